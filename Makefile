@@ -1,0 +1,42 @@
+# make demo    train FACENet on synthetic scenes, evaluate it, draw its predictions (CPU, minutes)
+# make test    run the tests
+# make lint    check style
+# make clean   remove what the others made
+#
+# Each makes .venv first when it is missing. PYTHON chooses the interpreter, 3.11 or 3.12.
+
+PYTHON ?= python3
+PIP = .venv/bin/python -m pip --disable-pip-version-check
+DEMO_CONFIG = configs/synthetic/facenet_R_18_demo.yaml
+DEMO_OUTPUT = output/facenet_R_18_demo
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+.venv/ready: setup.py constraints.txt tools/install_detectron2.py
+	$(PYTHON) tools/check_python.py
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install --quiet --constraint constraints.txt pip setuptools wheel
+	@echo "Installing PyTorch; this is the long part (about a minute on a fast line) ..."
+	$(PIP) install --quiet --constraint constraints.txt torch torchvision
+	.venv/bin/python tools/install_detectron2.py --constraint constraints.txt
+	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/ready
+	.venv/bin/python train_net.py --config-file $(DEMO_CONFIG)
+	.venv/bin/python demo/demo.py --config-file $(DEMO_OUTPUT)/config.yaml \
+	    --input "$${DETECTRON2_DATASETS:-datasets}"/synthetic_aerial_v1/val/images/0000*.png \
+	    --output $(DEMO_OUTPUT)/overlays \
+	    --opts MODEL.WEIGHTS $(DEMO_OUTPUT)/model_final.pth
+
+test: .venv/ready
+	.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+
+lint: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+clean:
+	rm -rf .venv output datasets/synthetic_aerial_v* build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
