@@ -1,0 +1,71 @@
+"""The project's configuration keys and their defaults."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_facenet_config(cfg: CN) -> None:
+    """Add the keys of SOLOv2, FACE-FPN, SEM and the data sets to a Detectron2 config.
+
+    Args:
+        cfg: as :func:`detectron2.config.get_cfg` gives it; changed in place.
+    """
+    # ---- SOLOv2: the defaults are the published model -------------------------------------------
+    cfg.MODEL.SOLOV2 = CN()
+    # 0: as many as the first training set has. Any other number is checked against it.
+    cfg.MODEL.SOLOV2.NUM_CLASSES = 0
+    # One entry a level, finest first. SCALE_RANGES: least and greatest square root of a box's area,
+    # in pixels of the network's input.
+    cfg.MODEL.SOLOV2.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    cfg.MODEL.SOLOV2.STRIDES = [8, 8, 16, 32, 32]
+    cfg.MODEL.SOLOV2.NUM_GRIDS = [40, 36, 24, 16, 12]
+    cfg.MODEL.SOLOV2.SCALE_RANGES = [[1, 96], [48, 192], [96, 384], [192, 768], [384, 2048]]
+    # Side of the centre region whose cells are positive, as a share of the box's.
+    cfg.MODEL.SOLOV2.CENTER_SCALE = 0.2
+    # Category and kernel branches.
+    cfg.MODEL.SOLOV2.NUM_CONVS = 4
+    cfg.MODEL.SOLOV2.CONV_CHANNELS = 512
+    cfg.MODEL.SOLOV2.KERNEL_CHANNELS = 256
+    cfg.MODEL.SOLOV2.NORM = "GN"
+    cfg.MODEL.SOLOV2.PRIOR_PROB = 0.01
+    # The deformable head: which branches ("category", "kernel") have DCNv2, and in how many of
+    # their convolutions, counted from the end.
+    cfg.MODEL.SOLOV2.DEFORM_BRANCHES = []
+    cfg.MODEL.SOLOV2.DEFORM_CONVS = 4
+    # Mask features.
+    cfg.MODEL.SOLOV2.MASK_IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    cfg.MODEL.SOLOV2.MASK_CHANNELS = 128
+    # Loss, equation (9).
+    cfg.MODEL.SOLOV2.FOCAL_ALPHA = 0.25
+    cfg.MODEL.SOLOV2.FOCAL_GAMMA = 2.0
+    cfg.MODEL.SOLOV2.DICE_WEIGHT = 3.0
+    # Inference. The most instances an image: TEST.DETECTIONS_PER_IMAGE.
+    cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.1
+    cfg.MODEL.SOLOV2.MASK_THRESHOLD = 0.5
+    cfg.MODEL.SOLOV2.NMS_PRE = 500
+    cfg.MODEL.SOLOV2.NMS_KERNEL = "gaussian"
+    cfg.MODEL.SOLOV2.NMS_SIGMA = 2.0
+    cfg.MODEL.SOLOV2.UPDATE_THRESHOLD = 0.05
+
+    # ---- FACE-FPN (MODEL.BACKBONE.NAME build_resnet_face_fpn_backbone) --------------------------
+    # Its levels, width and the norm of its plain projections are MODEL.FPN's.
+    cfg.MODEL.FACE_FPN = CN()
+    cfg.MODEL.FACE_FPN.ASPP_CHANNELS = 96
+    cfg.MODEL.FACE_FPN.ASPP_DILATIONS = [6, 12, 18]
+    cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
+
+    # ---- SEM ------------------------------------------------------------------------------------
+    cfg.MODEL.SEM = CN()
+    cfg.MODEL.SEM.ENABLED = False
+    cfg.MODEL.SEM.CHANNELS = 128
+    cfg.MODEL.SEM.DILATIONS = [1, 2, 3]
+    cfg.MODEL.SEM.NORM = "GN"
+
+    # ---- Data -----------------------------------------------------------------------------------
+    # COCO-format sets of your own: [name, JSON file, image folder] each; the names can then stand
+    # in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.COCO = []
+    # Class names in order. Filled from the data, and so in a run's config.yaml: a trained model can
+    # be used where its data is not at hand.
+    cfg.DATASETS.CLASS_NAMES = []

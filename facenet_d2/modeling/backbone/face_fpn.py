@@ -1,0 +1,206 @@
+"""FACE-FPN: fusion atrous and channel enhancement FPN (paper, section 3.2, figure 2a)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+from torch import nn
+
+from ..layers import (
+    ASPP,
+    ChannelAttentionGuidance,
+    SemanticEnhancementModule,
+    SubPixelContextEnhancement,
+    SubPixelConv2d,
+)
+
+
+class FACEFPN(Backbone):
+    """A bottom-up network with FACE-FPN on top; gives p2..p6 like Detectron2's FPN.
+
+    With B2..B5 the bottom-up features at strides 4..32:
+
+    - (1) F4 = phi(B4) + S(B5), F3 = phi(B3) + S(B4), F2 = phi(B2), or SEM(B2) where SEM is on;
+    - F'i = ASPP(Fi), and P4..P2 top-down over F'4..F'2;
+    - I, the integrated map at stride 16: the mean of P2, P3, P4 and SCE(B5) (3);
+    - (2) R5 = AdaptiveMaxPool(I), R4 = AdaptiveMaxPool(I) + F'4, R3 = up(I) + F'3,
+      R2 = up(I) + F'2;
+    - (4, 5) Hi = CA(I) * Ri. The outputs p2..p5 are H2..H5, p6 is p5 at half size.
+    """
+
+    def __init__(
+        self,
+        bottom_up: Backbone,
+        in_features: Sequence[str],
+        out_channels: int,
+        *,
+        aspp_channels: int,
+        aspp_dilations: Sequence[int] = (6, 12, 18),
+        aspp_norm: str = "GN",
+        norm: str = "",
+        sem: SemanticEnhancementModule | None = None,
+    ) -> None:
+        """
+        Args:
+            bottom_up: gives four features at strides 4, 8, 16 and 32.
+            in_features: their names, finest first (``res2`` .. ``res5``).
+            out_channels: channels of every output.
+            aspp_channels: channels of each branch of ASPP.
+            aspp_dilations: dilation rates of ASPP's 3x3 convolutions.
+            aspp_norm: normalisation inside ASPP.
+            norm: normalisation after the projections phi, S and those of SCE, as ``MODEL.FPN.NORM``
+                is in Detectron2's FPN.
+            sem: takes the place of phi(B2) where given.
+
+        Raises:
+            ValueError: where the features are not four at strides 4, 8, 16, 32.
+        """
+        super().__init__()
+        shapes = bottom_up.output_shape()
+        strides = [shapes[f].stride for f in in_features]
+        if strides != [4, 8, 16, 32]:
+            raise ValueError(
+                "FACE-FPN needs bottom-up features at strides 4, 8, 16, 32 (MODEL.FPN.IN_FEATURES "
+                f"res2, res3, res4, res5), not {list(in_features)} at strides {strides}"
+            )
+        self.bottom_up = bottom_up
+        self.in_features = tuple(in_features)
+        channels = [shapes[f].channels for f in in_features]
+
+        def projection(in_channels: int) -> Conv2d:
+            conv = Conv2d(
+                in_channels, out_channels, 1, bias=not norm, norm=get_norm(norm, out_channels)
+            )
+            weight_init.c2_xavier_fill(conv)
+            return conv
+
+        self.lateral2 = projection(channels[0]) if sem is None else sem
+        self.lateral3 = projection(channels[1])
+        self.lateral4 = projection(channels[2])
+        self.subpixel3 = SubPixelConv2d(channels[2], out_channels, norm=norm)
+        self.subpixel4 = SubPixelConv2d(channels[3], out_channels, norm=norm)
+        self.aspp = nn.ModuleDict(
+            {
+                f"f{i}": ASPP(
+                    out_channels,
+                    out_channels,
+                    branch_channels=aspp_channels,
+                    dilations=aspp_dilations,
+                    norm=aspp_norm,
+                )
+                for i in (2, 3, 4)
+            }
+        )
+        self.sce = SubPixelContextEnhancement(channels[3], out_channels, norm=norm)
+        self.cag = ChannelAttentionGuidance(out_channels)
+        self.top_block = LastLevelMaxPool()
+
+        self._out_features = ["p2", "p3", "p4", "p5", "p6"]
+        self._out_feature_strides = {f"p{i}": 2**i for i in range(2, 7)}
+        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Images are padded to multiples of this, so that all levels fit on each other."""
+        return 32
+
+    @property
+    def padding_constraints(self) -> dict[str, int]:
+        return {"size_divisibility": self.size_divisibility}
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: images, ``(N, 3, H, W)``, of any size.
+
+        Returns:
+            ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
+        """
+        features = self.bottom_up(x)
+        b2, b3, b4, b5 = (features[f] for f in self.in_features)
+        f2, f3, f4 = self.enhance(b2, b3, b4, b5)
+        integrated = self.integrate(f2, f3, f4, b5)
+        r2, r3, r4, r5 = self.decouple(integrated, f2, f3, f4, b5)
+        attention = self.cag(integrated)
+        outputs = {f"p{i}": attention * r for i, r in zip((2, 3, 4, 5), (r2, r3, r4, r5))}
+        outputs["p6"] = self.top_block(outputs["p5"])[0]
+        return outputs
+
+    def enhance(
+        self, b2: torch.Tensor, b3: torch.Tensor, b4: torch.Tensor, b5: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """F'2, F'3, F'4: equation (1), then ASPP."""
+        f4 = self.lateral4(b4) + self.subpixel4(b5, b4.shape[-2:])
+        f3 = self.lateral3(b3) + self.subpixel3(b4, b3.shape[-2:])
+        f2 = self.lateral2(b2)
+        return self.aspp["f2"](f2), self.aspp["f3"](f3), self.aspp["f4"](f4)
+
+    def integrate(
+        self, f2: torch.Tensor, f3: torch.Tensor, f4: torch.Tensor, b5: torch.Tensor
+    ) -> torch.Tensor:
+        """I, at F'4's size: the mean of the top-down maps P2..P4 and SCE(B5)."""
+        size = f4.shape[-2:]
+        p4 = f4
+        p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
+        p2 = f2 + F.interpolate(p3, size=f2.shape[-2:], mode="nearest")
+        pooled = F.adaptive_max_pool2d(p2, size) + F.adaptive_max_pool2d(p3, size)
+        return (pooled + p4 + self.sce(b5, size)) / 4
+
+    @staticmethod
+    def decouple(
+        integrated: torch.Tensor,
+        f2: torch.Tensor,
+        f3: torch.Tensor,
+        f4: torch.Tensor,
+        b5: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """R2..R5, equation (2). Pooling I to F'4's size, which it has, changes nothing."""
+
+        def upsampled(size: torch.Size) -> torch.Tensor:
+            return F.interpolate(integrated, size=size, mode="bilinear", align_corners=False)
+
+        return (
+            upsampled(f2.shape[-2:]) + f2,
+            upsampled(f3.shape[-2:]) + f3,
+            integrated + f4,
+            F.adaptive_max_pool2d(integrated, b5.shape[-2:]),
+        )
+
+
+def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
+    """SEM on the finest bottom-up level, as ``MODEL.SEM`` says."""
+    return SemanticEnhancementModule(
+        in_channels,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        branch_channels=cfg.MODEL.SEM.CHANNELS,
+        dilations=cfg.MODEL.SEM.DILATIONS,
+        norm=cfg.MODEL.SEM.NORM,
+        projection_norm=cfg.MODEL.FPN.NORM,
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
+    """ResNet with FACE-FPN; with SEM where ``MODEL.SEM.ENABLED``."""
+    bottom_up = build_resnet_backbone(cfg, input_shape)
+    in_features = cfg.MODEL.FPN.IN_FEATURES
+    sem = None
+    if cfg.MODEL.SEM.ENABLED:
+        sem = build_sem(cfg, bottom_up.output_shape()[in_features[0]].channels)
+    return FACEFPN(
+        bottom_up,
+        in_features,
+        cfg.MODEL.FPN.OUT_CHANNELS,
+        aspp_channels=cfg.MODEL.FACE_FPN.ASPP_CHANNELS,
+        aspp_dilations=cfg.MODEL.FACE_FPN.ASPP_DILATIONS,
+        aspp_norm=cfg.MODEL.FACE_FPN.ASPP_NORM,
+        norm=cfg.MODEL.FPN.NORM,
+        sem=sem,
+    )

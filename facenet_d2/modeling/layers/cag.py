@@ -1,0 +1,29 @@
+"""Channel attention guidance, CAG (paper, section 3.2.3; equations 4 and 5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+class ChannelAttentionGuidance(nn.Module):
+    """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4)."""
+
+    def __init__(self, channels: int) -> None:
+        """
+        Args:
+            channels: channels of the integrated map I and of the levels that are weighted.
+        """
+        super().__init__()
+        self.fc_avg = nn.Linear(channels, channels)
+        self.fc_max = nn.Linear(channels, channels)
+        # Weights around one half for every channel at first, so that no channel starts switched
+        # off; torch's default initialisation saturates on large activations.
+        for fc in (self.fc_avg, self.fc_max):
+            nn.init.normal_(fc.weight, std=0.01)
+            nn.init.zeros_(fc.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """I ``(N, C, H, W)`` to weights in (0, 1), ``(N, C, 1, 1)``."""
+        weights = torch.sigmoid(self.fc_avg(x.mean(dim=(2, 3))) + self.fc_max(x.amax(dim=(2, 3))))
+        return weights[:, :, None, None]

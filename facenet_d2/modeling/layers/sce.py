@@ -1,0 +1,62 @@
+"""Sub-pixel context enhancement, SCE (paper, section 3.2.2; equation 3)."""
+
+from __future__ import annotations
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.layers import Conv2d, get_norm
+from torch import nn
+
+
+class SubPixelContextEnhancement(nn.Module):
+    """Local, wide and global context of the coarsest level, summed at twice its size.
+
+    SCE(B5) = S2(C3x3(B5)) + S4(phi(MaxPool(B5))) + phi(GAP(B5)), where S2 and S4 are pixel shuffles
+    by 2 and 4. The paper's text calls the middle pooling global, but a 4x shuffle of a W x H map
+    must start from half of B5's size to end at twice of it; as in the published CE-FPN, it is a
+    3x3 maximum with stride 2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "") -> None:
+        """
+        Args:
+            in_channels: channels of B5.
+            out_channels: channels of the result.
+            norm: normalisation after the first two convolutions, a name known to
+                :func:`detectron2.layers.get_norm`; empty for none.
+        """
+        super().__init__()
+        self.local = Conv2d(
+            in_channels,
+            4 * out_channels,
+            3,
+            padding=1,
+            bias=not norm,
+            norm=get_norm(norm, 4 * out_channels),
+        )
+        self.wide = Conv2d(
+            in_channels,
+            16 * out_channels,
+            1,
+            bias=not norm,
+            norm=get_norm(norm, 16 * out_channels),
+        )
+        self.globally = Conv2d(in_channels, out_channels, 1)
+        for conv in (self.local, self.wide, self.globally):
+            weight_init.c2_xavier_fill(conv)
+
+    def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """
+        Args:
+            x: B5, ``(N, in_channels, h, w)``.
+            size: the (H, W) of the level above, at most (2h, 2w); what is over is cut off.
+
+        Returns:
+            ``(N, out_channels, H, W)``.
+        """
+        h, w = size
+        local = F.pixel_shuffle(self.local(x), 2)[..., :h, :w]
+        pooled = F.max_pool2d(x, kernel_size=3, stride=2, padding=1)
+        wide = F.pixel_shuffle(self.wide(pooled), 4)[..., :h, :w]
+        return local + wide + self.globally(x.mean(dim=(2, 3), keepdim=True))

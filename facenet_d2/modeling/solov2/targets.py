@@ -1,0 +1,172 @@
+"""Which cell of which grid is to find which instance (SOLOv2, section 3.3; SOLO, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+
+MASK_STRIDE = 4
+"""Stride of the mask features, and so of the masks the loss compares with."""
+
+
+@dataclass(frozen=True)
+class GridLayout:
+    """The grids and the instance sizes each is responsible for.
+
+    Attributes:
+        num_grids: S of each level.
+        scale_ranges: (least, greatest) square root of a box's area, in pixels of the network's
+            input, both included, of each level.
+        center_scale: side of the centre region as a share of the box's (the papers' epsilon, 0.2).
+    """
+
+    num_grids: tuple[int, ...]
+    scale_ranges: tuple[tuple[float, float], ...]
+    center_scale: float = 0.2
+
+    @property
+    def num_cells(self) -> int:
+        return sum(s * s for s in self.num_grids)
+
+
+@dataclass
+class ImageTargets:
+    """What the cells of one image's grids should say. N instances, P positive pairs.
+
+    An instance's mask is held once, however many cells refer to it by index.
+
+    Attributes:
+        categories: ``(cells,)`` int64, the class of each cell, or ``num_classes`` for background.
+        cells: ``(P,)`` int64, the cell of each pair.
+        instances: ``(P,)`` int64, the instance of each pair, an index into ``masks``.
+        masks: ``(N, H/4, W/4)`` bool.
+    """
+
+    categories: torch.Tensor
+    cells: torch.Tensor
+    instances: torch.Tensor
+    masks: torch.Tensor
+
+
+def full_size_masks(masks: BitMasks | PolygonMasks, image_size: tuple[int, int]) -> torch.Tensor:
+    """Ground-truth masks as ``(N, H, W)`` bool, whichever of Detectron2's kinds they are."""
+    if isinstance(masks, PolygonMasks):
+        masks = BitMasks.from_polygon_masks(masks, *image_size)
+    return masks.tensor
+
+
+def downsample_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Masks at a quarter of their size, padded to ``size``.
+
+    A pixel is set where at least half of the middle 2x2 of its 4x4 block is: bilinear scaling by
+    1/4, rounded. An instance too small or thin for that keeps each block it touches, so that none
+    is trained towards an empty mask.
+
+    Args:
+        masks: ``(N, H, W)`` bool.
+        size: (H', W') of the result, with 4H' >= H and 4W' >= W.
+
+    Returns:
+        ``(N, H', W')`` bool.
+    """
+    s = MASK_STRIDE
+    h, w = masks.shape[-2:]
+    masks = F.pad(masks, (0, size[1] * s - w, 0, size[0] * s - h))
+    rows = masks[:, 1::s].to(torch.uint8) + masks[:, 2::s]
+    small = (rows[:, :, 1::s] + rows[:, :, 2::s]) >= 2
+    lost = ~small.flatten(1).any(dim=1)
+    if lost.any():
+        small[lost] = (
+            masks[lost].unflatten(2, (size[1], s)).unflatten(1, (size[0], s)).any(4).any(2)
+        )
+    return small
+
+
+def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean x and y of each mask's pixels, as pixel indices; ``(N, H, W)`` to two ``(N,)`` float64.
+
+    NaN for an empty mask.
+    """
+    # Sums of counts are exact in float64, so the centres are.
+    columns = masks.sum(dim=1).double()
+    rows = masks.sum(dim=2).double()
+    area = columns.sum(dim=1)
+    xs = torch.arange(masks.shape[2], device=masks.device, dtype=torch.float64)
+    ys = torch.arange(masks.shape[1], device=masks.device, dtype=torch.float64)
+    return (columns @ xs) / area, (rows @ ys) / area
+
+
+@torch.no_grad()
+def assign_targets(
+    instances: Instances, layout: GridLayout, num_classes: int, mask_size: tuple[int, int]
+) -> ImageTargets:
+    """Assign one image's instances to cells.
+
+    An instance belongs to every level whose scale range holds the square root of its box's area.
+    There its cells are those that the centre region touches (the box shrunk to ``center_scale``
+    around the mass centre), at most one away from the cell of the mass centre. Where instances
+    share a cell, the last one gives its class and each one a mask pair, as in the published code.
+
+    Args:
+        instances: ``gt_boxes``, ``gt_classes`` and ``gt_masks`` of N instances. Those with an empty
+            mask are left out.
+        layout: the grids.
+        num_classes: number of classes C, and the label of background.
+        mask_size: (H/4, W/4) of the mask features of the padded batch.
+    """
+    device = instances.gt_classes.device
+    masks = full_size_masks(instances.gt_masks, instances.image_size)
+    padded_h, padded_w = mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE
+
+    keep = masks.flatten(1).any(dim=1)
+    masks = masks[keep]
+    classes = instances.gt_classes[keep]
+    boxes = instances.gt_boxes.tensor[keep].double()
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    scales = (widths * heights).sqrt()
+    center_x, center_y = mass_centers(masks)
+    half_w, half_h = widths * layout.center_scale / 2, heights * layout.center_scale / 2
+
+    categories, cells, owners = [], [], []
+    first_cell = 0
+    # The 3x3 neighbourhood of a cell, row by row.
+    dy, dx = (
+        d.flatten()
+        for d in torch.meshgrid(*[torch.arange(-1, 2, device=device)] * 2, indexing="ij")
+    )
+    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
+
+        def cell_of(position: torch.Tensor, extent: int, grid: int = grid) -> torch.Tensor:
+            # Multiplied before it is divided: exact on the border between two cells.
+            return (position * grid / extent).floor().long()
+
+        y = cell_of(center_y, padded_h)[:, None] + dy
+        x = cell_of(center_x, padded_w)[:, None] + dx
+        top = cell_of(center_y - half_h, padded_h).clamp(min=0)[:, None]
+        down = cell_of(center_y + half_h, padded_h).clamp(max=grid - 1)[:, None]
+        left = cell_of(center_x - half_w, padded_w).clamp(min=0)[:, None]
+        right = cell_of(center_x + half_w, padded_w).clamp(max=grid - 1)[:, None]
+        in_range = (scales >= least) & (scales <= greatest)
+        positive = in_range[:, None] & (y >= top) & (y <= down) & (x >= left) & (x <= right)
+
+        owner = positive.nonzero()[:, 0]
+        cell = (y * grid + x)[positive]
+        last = torch.full((grid * grid,), -1, device=device)
+        last.scatter_reduce_(0, cell, owner, reduce="amax")
+        background = torch.full_like(last, num_classes)
+        # Index -1 would read the last class; it is replaced, and with no instance nothing is read.
+        labels = classes[last] if len(classes) else background
+        categories.append(torch.where(last >= 0, labels, background))
+        cells.append(first_cell + cell)
+        owners.append(owner)
+        first_cell += grid * grid
+
+    return ImageTargets(
+        categories=torch.cat(categories),
+        cells=torch.cat(cells),
+        instances=torch.cat(owners),
+        masks=downsample_masks(masks, mask_size),
+    )

@@ -1,0 +1,131 @@
+"""The heads against a plain functional rendering of SOLOv2's description."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+
+from facenet_d2.modeling.layers import ModulatedDeformConv2d
+from facenet_d2.modeling.solov2.heads import (
+    SOLOv2InstanceHead,
+    SOLOv2MaskHead,
+    resize_instance_features,
+)
+
+
+def coordinates(x):
+    n, _, h, w = x.shape
+    out = torch.empty(n, 2, h, w)
+    for i in range(h):
+        for j in range(w):
+            out[:, 0, i, j] = -1 + 2 * j / (w - 1)
+            out[:, 1, i, j] = -1 + 2 * i / (h - 1)
+    return out
+
+
+def conv_gn_relu(x, state, prefix, padding=1):
+    x = F.conv2d(x, state[f"{prefix}.weight"], None, padding=padding)
+    x = F.group_norm(x, 32, state[f"{prefix}.norm.weight"], state[f"{prefix}.norm.bias"])
+    return x.relu()
+
+
+def test_instance_head():
+    head = SOLOv2InstanceHead(
+        32, num_classes=3, kernel_channels=5, num_grids=(6, 4), conv_channels=64, num_convs=4
+    )
+    state = head.state_dict()
+    features = [torch.randn(2, 32, 10, 12), torch.randn(2, 32, 5, 6)]
+    logits, kernels = head(features)
+    assert logits.shape == (2, 36 + 16, 3)
+    assert kernels.shape == (2, 36 + 16, 5)
+    first = 0
+    for x, s in zip(features, (6, 4), strict=True):
+        kernel = F.interpolate(torch.cat([x, coordinates(x)], 1), size=(s, s), mode="bilinear")
+        category = F.interpolate(x, size=(s, s), mode="bilinear")
+        for i in range(4):
+            kernel = conv_gn_relu(kernel, state, f"kernel_tower.{i}")
+            category = conv_gn_relu(category, state, f"category_tower.{i}")
+        kernel = F.conv2d(kernel, state["kernel_pred.weight"], state["kernel_pred.bias"], padding=1)
+        category = F.conv2d(
+            category, state["category_pred.weight"], state["category_pred.bias"], padding=1
+        )
+        for row in range(s):
+            for column in range(s):
+                cell = first + row * s + column
+                torch.testing.assert_close(logits[:, cell], category[:, :, row, column])
+                torch.testing.assert_close(kernels[:, cell], kernel[:, :, row, column])
+        first += s * s
+
+
+def test_instance_head_starts_as_published():
+    head = SOLOv2InstanceHead(256, num_classes=80, kernel_channels=256, num_grids=(4,))
+    assert head.category_pred.bias[0].item() == pytest.approx(-math.log(99))
+    for conv in (*head.kernel_tower, *head.category_tower, head.kernel_pred, head.category_pred):
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+    x = torch.randn(1, 256, 8, 8)
+    assert head([x])[0].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
+
+
+def test_mask_head():
+    head = SOLOv2MaskHead(32, conv_channels=64, out_channels=96)
+    state = head.state_dict()
+    features = [torch.randn(1, 32, 16 // 2**i, 24 // 2**i) for i in range(4)]
+
+    def double(x):
+        return F.interpolate(x, scale_factor=2, mode="bilinear")
+
+    total = conv_gn_relu(features[0], state, "levels.0.0")
+    for level in (1, 2, 3):
+        x = features[level]
+        if level == 3:
+            x = torch.cat([x, coordinates(x)], 1)
+        for i in range(level):
+            x = double(conv_gn_relu(x, state, f"levels.{level}.{i}"))
+        total = total + x
+    expected = conv_gn_relu(total, state, "predict", padding=0)
+    torch.testing.assert_close(head(features), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_grids_lie_on_strides_8_8_16_32_32():
+    names = ["p2", "p3", "p4", "p5", "p6"]
+    features = {n: torch.randn(1, 2, 64 // 2**i, 96 // 2**i) for i, n in enumerate(names)}
+    levels = resize_instance_features(features, names)
+    assert [tuple(x.shape[2:]) for x in levels] == [(32, 48), (32, 48), (16, 24), (8, 12), (8, 12)]
+    # Bilinear halving is the mean of 2x2.
+    torch.testing.assert_close(levels[0], F.avg_pool2d(features["p2"], 2))
+    assert levels[1] is features["p3"]
+
+
+@pytest.mark.parametrize("branches", [[], ["kernel"], ["category"], ["category", "kernel"]])
+@pytest.mark.parametrize("convs", [1, 2])
+def test_deformable_switch_changes_its_branches_and_nothing_else(model_cfg, branches, convs):
+    model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = branches
+    model_cfg.MODEL.SOLOV2.DEFORM_CONVS = convs
+    model = build_model(model_cfg)
+    found = {name for name, m in model.named_modules() if isinstance(m, ModulatedDeformConv2d)}
+    expected = {f"instance_head.{b}_tower.{i}" for b in branches for i in range(2 - convs, 2)}
+    assert found == expected
+    # What is not an offset has the same name and shape in either model: checkpoints carry over.
+    model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = []
+    plain = {k: v.shape for k, v in build_model(model_cfg).state_dict().items()}
+    ours = {k: v.shape for k, v in model.state_dict().items() if "conv_offset_mask" not in k}
+    assert ours == plain
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("DEFORM_BRANCHES", ["mask"], "MODEL.SOLOV2.DEFORM_BRANCHES.*mask.*category.*kernel"),
+        ("DEFORM_CONVS", 3, "MODEL.SOLOV2.DEFORM_CONVS is 3.*between 0 and"),
+        ("NMS_KERNEL", "hard", "MODEL.SOLOV2.NMS_KERNEL.*hard.*gaussian.*linear"),
+        ("IN_FEATURES", ["p2", "p3", "p4", "p5", "p7"], "MODEL.SOLOV2.IN_FEATURES.*p7"),
+        ("NUM_GRIDS", [40, 36], "MODEL.SOLOV2.NUM_GRIDS"),
+        ("NUM_CLASSES", 0, "MODEL.SOLOV2.NUM_CLASSES is 0"),
+    ],
+)
+def test_wrong_values_are_named(model_cfg, key, value, match):
+    setattr(model_cfg.MODEL.SOLOV2, key, value)
+    with pytest.raises(ValueError, match=match):
+        build_model(model_cfg)

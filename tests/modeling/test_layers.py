@@ -1,0 +1,210 @@
+"""Each module against its equation, computed plainly."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.ops import deform_conv2d
+
+from facenet_d2.modeling.layers import (
+    ASPP,
+    ChannelAttentionGuidance,
+    ModulatedDeformConv2d,
+    SemanticEnhancementModule,
+    SubPixelContextEnhancement,
+    SubPixelConv2d,
+    append_coordinates,
+)
+from facenet_d2.modeling.layers.deform import deform_conv2d_by_sampling
+
+
+def shuffle_by_loops(x: np.ndarray, r: int) -> np.ndarray:
+    """out[c, r*y + i, r*x + j] = in[c*r*r + i*r + j, y, x], for one image."""
+    c, h, w = x.shape
+    out = np.empty((c // r**2, r * h, r * w), x.dtype)
+    for channel in range(c):
+        o, rest = divmod(channel, r * r)
+        i, j = divmod(rest, r)
+        out[o, i::r, j::r] = x[channel]
+    return out
+
+
+def conv(x, layer, **kwargs):
+    return F.conv2d(x, layer.weight, layer.bias, **kwargs)
+
+
+def randomise(module):
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    return module.eval()
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_subpixel_convolution_shuffles_then_projects(size):
+    layer = randomise(SubPixelConv2d(16, 5))
+    x = torch.randn(1, 16, 3, 4)
+    shuffled = torch.from_numpy(shuffle_by_loops(x[0].numpy(), 2))[None]
+    expected = conv(shuffled[:, :, : size[0], : size[1]], layer.project)
+    torch.testing.assert_close(layer(x, size), expected)
+
+
+def test_subpixel_convolution_needs_a_multiple_of_four():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        SubPixelConv2d(6, 5)
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 9)])
+def test_sce_is_equation_3(size):
+    sce = randomise(SubPixelContextEnhancement(8, 4))
+    x = torch.randn(1, 8, 4, 5)
+    h, w = size
+    local = shuffle_by_loops(conv(x, sce.local, padding=1)[0].detach().numpy(), 2)[:, :h, :w]
+    pooled = np.full((8, 2, 3), -np.inf, np.float32)
+    for y in range(2):
+        for z in range(3):
+            window = x[0, :, max(0, 2 * y - 1) : 2 * y + 2, max(0, 2 * z - 1) : 2 * z + 2]
+            pooled[:, y, z] = window.amax(dim=(1, 2))
+    wide = conv(torch.from_numpy(pooled)[None], sce.wide)[0].detach().numpy()
+    wide = shuffle_by_loops(wide, 4)[:, :h, :w]
+    everywhere = sce.globally.weight[:, :, 0, 0] @ x[0].mean(dim=(1, 2)) + sce.globally.bias
+    expected = local + wide + everywhere.detach().numpy()[:, None, None]
+    torch.testing.assert_close(sce(x, size)[0].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_aspp_concatenates_five_branches():
+    aspp = randomise(ASPP(6, 7, branch_channels=4, dilations=(2, 3, 5), norm=""))
+    x = torch.randn(2, 6, 12, 9)
+    parts = [conv(x, aspp.branches[0]).relu()]
+    for branch, d in zip(aspp.branches[1:], (2, 3, 5), strict=True):
+        parts.append(conv(x, branch, dilation=d, padding=d).relu())
+    pooled = conv(F.adaptive_avg_pool2d(x, 1), aspp.pooled).relu()
+    parts.append(F.interpolate(pooled, size=(12, 9), mode="bilinear", align_corners=False))
+    expected = conv(torch.cat(parts, 1), aspp.project)
+    torch.testing.assert_close(aspp(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_aspp_normalises_its_branches():
+    aspp = randomise(ASPP(6, 7, branch_channels=32, norm="GN"))
+    x = torch.randn(1, 6, 8, 8)
+    branch = aspp.branches[1]
+    expected = F.group_norm(
+        F.conv2d(x, branch.weight, None, dilation=6, padding=6),
+        32,
+        branch.norm.weight,
+        branch.norm.bias,
+    ).relu()
+    torch.testing.assert_close(branch(x), expected)
+
+
+def test_cag_is_equation_4():
+    cag = randomise(ChannelAttentionGuidance(5))
+    x = torch.randn(2, 5, 4, 6)
+    weights = cag(x)
+    assert weights.shape == (2, 5, 1, 1)
+    for n in range(2):
+        for c in range(5):
+            avg, top = x[n].flatten(1).mean(1), x[n].flatten(1).max(1).values
+            z = cag.fc_avg.weight[c] @ avg + cag.fc_avg.bias[c]
+            z = z + cag.fc_max.weight[c] @ top + cag.fc_max.bias[c]
+            assert weights[n, c, 0, 0].item() == pytest.approx(
+                1 / (1 + math.exp(-z.item())), rel=1e-5
+            )
+
+
+def test_sem_is_equations_6_and_7():
+    sem = randomise(SemanticEnhancementModule(6, 8, branch_channels=4, norm=""))
+    b2 = torch.randn(2, 6, 9, 11)
+    x = conv(b2, sem.reduce)
+    total = sum(
+        conv(x, branch, dilation=i, padding=i).relu()
+        for i, branch in zip((1, 2, 3), sem.branches, strict=True)
+    )
+    expected = conv(total, sem.expand) + x
+    torch.testing.assert_close(sem(b2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_coordinates_are_x_then_y_from_minus_one_to_one():
+    out = append_coordinates(torch.zeros(2, 3, 3, 5))
+    assert out.shape == (2, 5, 3, 5)
+    assert out[1, 3, 2].tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert out[1, 4, :, 0].tolist() == [-1.0, 0.0, 1.0]
+
+
+def bilinear(image: np.ndarray, y: float, x: float) -> float:
+    """Value of a map between its pixels, zero outside."""
+    y0, x0 = math.floor(y), math.floor(x)
+    value = 0.0
+    for yi, wy in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
+        for xi, wx in ((x0, 1 - (x - x0)), (x0 + 1, x - x0)):
+            if 0 <= yi < image.shape[0] and 0 <= xi < image.shape[1]:
+                value += wy * wx * image[yi, xi]
+    return value
+
+
+def test_deformable_convolution_is_equation_8():
+    x, offsets = torch.randn(1, 2, 4, 5), 2 * torch.randn(1, 18, 4, 5)
+    weight, mask = torch.randn(3, 2, 3, 3), torch.rand(1, 9, 4, 5)
+    actual = deform_conv2d_by_sampling(
+        x, offsets, weight, None, stride=1, padding=1, dilation=1, mask=mask
+    )
+    for o in range(3):
+        for py in range(4):
+            for px in range(5):
+                y = 0.0
+                for k in range(9):
+                    dy, dx = offsets[0, 2 * k : 2 * k + 2, py, px].tolist()
+                    at = (py + k // 3 - 1 + dy, px + k % 3 - 1 + dx)
+                    for c in range(2):
+                        sample = bilinear(x[0, c].numpy(), *at)
+                        y += weight[o, c, k // 3, k % 3].item() * sample * mask[0, k, py, px].item()
+                assert actual[0, o, py, px].item() == pytest.approx(y, abs=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 1, 1), (2, 1, 1), (1, 2, 2)])
+def test_sampling_agrees_with_torchvision_forward_and_backward(stride, padding, dilation):
+    size = [(s + 2 * padding - 2 * dilation - 1) // stride + 1 for s in (9, 7)]
+    inputs = [
+        torch.randn(2, 6, 9, 7),
+        2 * torch.randn(2, 18, *size),
+        torch.rand(2, 9, *size),
+        torch.randn(5, 6, 3, 3),
+        torch.randn(5),
+    ]
+    results = []
+    for operator in (deform_conv2d, deform_conv2d_by_sampling):
+        x, offsets, mask, weight, bias = (t.clone().requires_grad_() for t in inputs)
+        y = operator(
+            x, offsets, weight, bias, stride=stride, padding=padding, dilation=dilation, mask=mask
+        )
+        grads = torch.autograd.grad(y.square().sum(), (x, offsets, mask, weight, bias))
+        results.append((y, *grads))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_zero_offsets_and_unit_modulation_are_a_plain_convolution():
+    layer = ModulatedDeformConv2d(4, 6)
+    x = torch.randn(2, 4, 7, 8)
+    plain = F.conv2d(x, layer.weight, layer.bias, padding=1)
+    # Freshly made: no offsets, modulation sigmoid(0).
+    torch.testing.assert_close(layer(x), 0.5 * plain, rtol=1e-4, atol=1e-5)
+    layer.conv_offset_mask.bias.data[18:] = 40.0
+    torch.testing.assert_close(layer(x), plain, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_reach_the_offsets_and_the_modulation():
+    layer = ModulatedDeformConv2d(4, 6)
+    layer(torch.randn(2, 4, 7, 8)).square().sum().backward()
+    grad = layer.conv_offset_mask.weight.grad
+    for tap in range(27):
+        assert grad[tap].abs().max() > 0
+
+
+def test_deformable_convolution_stays_in_float32_under_autocast():
+    layer = ModulatedDeformConv2d(4, 6)
+    x = torch.randn(1, 4, 7, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(layer(x), layer(x.float()), rtol=0, atol=0)
+        assert layer(x.bfloat16()).dtype == torch.float32

@@ -1,0 +1,135 @@
+"""The loss, equations (9) to (11), computed plainly."""
+
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+from facenet_d2.modeling.solov2 import ImageTargets, category_loss, dice_loss, mask_loss
+
+
+def test_dice_is_equation_11():
+    p = torch.rand(3, 4, 5)
+    q = (torch.rand(3, 4, 5) > 0.5).float()
+    loss = dice_loss(p, q)
+    for k in range(3):
+        overlap = squares = 0.0
+        for y in range(4):
+            for x in range(5):
+                a, b = p[k, y, x].item(), q[k, y, x].item()
+                overlap += a * b
+                squares += a * a + b * b
+        assert loss[k].item() == pytest.approx(1 - 2 * overlap / squares, abs=1e-3)
+
+
+def test_dice_of_a_perfect_mask_is_zero_and_of_a_disjoint_one_is_one():
+    q = torch.zeros(1, 100)
+    q[0, :50] = 1
+    assert dice_loss(q, q).item() == pytest.approx(0, abs=1e-4)
+    assert dice_loss(1 - q, q).item() == pytest.approx(1)
+
+
+def targets(categories, cells, instances, masks):
+    return ImageTargets(
+        torch.tensor(categories),
+        torch.tensor(cells, dtype=torch.int64),
+        torch.tensor(instances, dtype=torch.int64),
+        masks,
+    )
+
+
+def test_category_loss_is_focal_loss_over_positive_cells_plus_one():
+    logits = torch.randn(2, 4, 3)
+    no_masks = torch.zeros(0, 2, 2, dtype=torch.bool)
+    both = [targets([0, 3, 2, 3], [], [], no_masks), targets([3, 3, 3, 1], [], [], no_masks)]
+    alpha, gamma, total = 0.25, 2.0, 0.0
+    for n in range(2):
+        for cell in range(4):
+            for c in range(3):
+                p = 1 / (1 + math.exp(-logits[n, cell, c].item()))
+                if both[n].categories[cell] == c:
+                    total += -alpha * (1 - p) ** gamma * math.log(p)
+                else:
+                    total += -(1 - alpha) * p**gamma * math.log(1 - p)
+    loss = category_loss(logits, both, alpha=alpha, gamma=gamma)
+    assert loss.item() == pytest.approx(total / (3 + 1), rel=1e-5)
+
+
+def test_mask_loss_is_equation_10():
+    features, kernels = torch.randn(2, 4, 3, 5), torch.randn(2, 6, 4)
+    masks = [torch.rand(2, 3, 5) > 0.5, torch.rand(1, 3, 5) > 0.5]
+    both = [
+        targets([0] * 6, [1, 4, 4], [0, 0, 1], masks[0]),
+        targets([0] * 6, [2], [0], masks[1]),
+    ]
+    losses = []
+    for n, t in enumerate(both):
+        for cell, instance in zip(t.cells.tolist(), t.instances.tolist(), strict=True):
+            # Dynamic 1x1 convolution, pixel by pixel.
+            predicted = torch.empty(3, 5)
+            for y in range(3):
+                for x in range(5):
+                    z = sum(kernels[n, cell, d] * features[n, d, y, x] for d in range(4))
+                    predicted[y, x] = 1 / (1 + math.exp(-z.item()))
+            losses.append(dice_loss(predicted[None], t.masks[instance][None].float()))
+    expected = torch.cat(losses).mean()
+    torch.testing.assert_close(mask_loss(features, kernels, both), expected)
+
+
+def image(instances):
+    return {"image": torch.rand(3, 64, 80) * 255, "instances": instances}
+
+
+def no_objects():
+    instances = Instances((64, 80))
+    instances.gt_boxes = Boxes(torch.zeros(0, 4))
+    instances.gt_classes = torch.zeros(0, dtype=torch.int64)
+    instances.gt_masks = BitMasks(torch.zeros(0, 64, 80, dtype=torch.bool))
+    return instances
+
+
+def one_object():
+    instances = Instances((64, 80))
+    instances.gt_boxes = Boxes([[10.0, 10, 40, 50]])
+    instances.gt_classes = torch.tensor([2])
+    masks = torch.zeros(1, 64, 80, dtype=torch.bool)
+    masks[0, 10:50, 10:40] = True
+    instances.gt_masks = BitMasks(masks)
+    return instances
+
+
+@pytest.mark.parametrize("neck", ["build_resnet_fpn_backbone", "build_resnet_face_fpn_backbone"])
+@pytest.mark.parametrize(
+    "batch", [[no_objects], [no_objects, no_objects], [no_objects, one_object]]
+)
+def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck, batch):
+    model_cfg.MODEL.BACKBONE.NAME = neck
+    model_cfg.MODEL.SEM.ENABLED = True
+    model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
+    model = build_model(model_cfg).train()
+    with EventStorage():
+        losses = model([image(make()) for make in batch])
+    assert set(losses) == {"loss_category", "loss_mask"}
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    if one_object not in batch:
+        assert losses["loss_mask"].item() == 0
+    total.backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None]
+    assert without == []
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
+    model = build_model(model_cfg).train()
+    batch = [image(one_object())]
+    with EventStorage():
+        weighted = model(batch)
+        model.dice_weight = 1.0
+        plain = model(batch)
+    assert model_cfg.MODEL.SOLOV2.DICE_WEIGHT == 3.0
+    torch.testing.assert_close(weighted["loss_mask"], 3.0 * plain["loss_mask"])
+    torch.testing.assert_close(weighted["loss_category"], plain["loss_category"])

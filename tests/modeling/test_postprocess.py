@@ -1,0 +1,235 @@
+"""Inference: against the published rule written plainly, and ground truth through all of it."""
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from pycocotools.coco import COCO
+
+from facenet_d2.data.datasets import load_coco
+from facenet_d2.data.datasets.coco import register_coco
+from facenet_d2.evaluation import InstanceEvaluator
+from facenet_d2.modeling.solov2 import InferenceSettings, detect_instances, matrix_nms
+from facenet_d2.modeling.solov2.postprocess import enlarge_masks, suppress_neighbours
+
+GRIDS = (5, 3)
+STRIDES = torch.cat([torch.full((25,), 8), torch.full((9,), 16)])
+
+
+def test_points_nms_keeps_the_greatest_of_each_window():
+    scores = torch.rand(2, 34, 3)
+    out = suppress_neighbours(scores, GRIDS)
+    first = 0
+    for s in GRIDS:
+        grid = scores[:, first : first + s * s].reshape(2, s, s, 3)
+        for n in range(2):
+            for y in range(s):
+                for x in range(s):
+                    for c in range(3):
+                        window = grid[n, max(0, y - 1) : y + 1, max(0, x - 1) : x + 1, c]
+                        value = grid[n, y, x, c] if grid[n, y, x, c] == window.max() else 0.0
+                        assert out[n, first + y * s + x, c] == value
+        first += s * s
+
+
+def detect_by_loops(scores, kernels, features, settings, input_size, image_size):
+    """The published rule, one candidate after the other; gives (class, score, mask)."""
+    candidates = []
+    for cell in range(len(scores)):
+        for c in range(scores.shape[1]):
+            if scores[cell, c] <= settings.score_threshold:
+                continue
+            mask = (kernels[cell][:, None, None] * features).sum(0).sigmoid()
+            binary = mask > settings.mask_threshold
+            if binary.sum() <= STRIDES[cell]:
+                continue
+            candidates.append((scores[cell, c] * mask[binary].mean(), c, mask, binary))
+    candidates.sort(key=lambda x: -x[0])
+    candidates = candidates[: settings.nms_pre]
+    if not candidates:
+        return []
+    new = matrix_nms(
+        torch.stack([x[3] for x in candidates]),
+        torch.tensor([x[1] for x in candidates]),
+        torch.stack([x[0] for x in candidates]),
+        kernel=settings.nms_kernel,
+        sigma=settings.nms_sigma,
+    )
+    kept = [(s.item(), c, m) for s, (_, c, m, _) in zip(new, candidates, strict=True)]
+    kept = sorted((k for k in kept if k[0] >= settings.update_threshold), key=lambda x: -x[0])
+    results = []
+    for score, c, mask in kept[: settings.max_instances]:
+        size = (4 * mask.shape[0], 4 * mask.shape[1])
+        mask = F.interpolate(mask[None, None], size=size, mode="bilinear")
+        mask = mask[:, :, : input_size[0], : input_size[1]]
+        mask = F.interpolate(mask, size=image_size, mode="bilinear")[0, 0] > settings.mask_threshold
+        results.append((c, score, mask))
+    return results
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+@pytest.mark.parametrize("limits", [(500, 100), (7, 100), (500, 3)])
+@pytest.mark.parametrize("image_size", [(60, 75), (133, 97), (21, 30)])
+def test_published_rule(kernel, limits, image_size):
+    settings = InferenceSettings(
+        score_threshold=0.4, nms_pre=limits[0], nms_kernel=kernel, max_instances=limits[1]
+    )
+    scores, kernels = torch.rand(34, 2), torch.randn(34, 6)
+    # Smooth maps, so that masks are blobs.
+    features = F.interpolate(torch.randn(1, 6, 4, 5), size=(16, 20), mode="bicubic")[0]
+    args = (settings, (60, 75), image_size)
+    actual = detect_instances(scores, kernels, features, STRIDES, *args)
+    expected = detect_by_loops(scores, kernels, features, *args)
+    expected = [e for e in expected if e[2].any()]
+    assert len(actual) == len(expected) > 0
+    assert actual.pred_classes.tolist() == [e[0] for e in expected]
+    torch.testing.assert_close(actual.scores, torch.tensor([e[1] for e in expected]))
+    for n, (_, _, mask) in enumerate(expected):
+        # A pixel exactly on the threshold may fall to either side.
+        assert (actual.pred_masks[n] != mask).sum() <= 1
+        ys, xs = np.nonzero(actual.pred_masks[n].numpy())
+        box = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
+        assert actual.pred_boxes.tensor[n].tolist() == box
+
+
+def check_fields(instances: Instances, image_size):
+    assert instances.image_size == image_size
+    n = len(instances)
+    assert instances.pred_masks.shape == (n, *image_size)
+    assert instances.pred_masks.dtype == torch.bool
+    assert instances.pred_boxes.tensor.shape == (n, 4)
+    assert instances.scores.shape == (n,)
+    assert instances.pred_classes.dtype == torch.int64
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 300])
+def test_zero_one_and_hundreds(wanted):
+    """Masks in a row of tiles, one a cell."""
+    side = 20
+    cells = 400
+    features = torch.full((cells, side * 4, side * 4), -10.0)
+    for i in range(cells):
+        y, x = divmod(i, side)
+        features[i, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4] = 10.0
+    scores = torch.zeros(cells, 2)
+    scores[:wanted, 1] = torch.linspace(0.9, 0.5, wanted) if wanted else 0.0
+    settings = InferenceSettings(max_instances=1000)
+    out = detect_instances(
+        scores,
+        torch.eye(cells),
+        features,
+        torch.full((cells,), 8),
+        settings,
+        (320, 320),
+        (320, 320),
+    )
+    assert len(out) == wanted
+    check_fields(out, (320, 320))
+    assert (out.pred_classes == 1).all()
+    for n in range(wanted):
+        y, x = divmod(n, side)
+        assert out.pred_boxes.tensor[n].tolist() == [16 * x, 16 * y, 16 * x + 16, 16 * y + 16]
+
+
+def test_masks_below_the_cells_stride_are_dropped():
+    features = torch.full((2, 16, 16), -10.0)
+    features[0, :2, :4] = 10.0
+    features[1, 4:7, :3] = 10.0
+    out = detect_instances(
+        torch.full((2, 1), 0.9),
+        torch.eye(2),
+        features,
+        torch.tensor([8, 8]),
+        InferenceSettings(),
+        (64, 64),
+        (64, 64),
+    )
+    # Eight pixels are not more than the stride; nine are.
+    assert out.pred_boxes.tensor.tolist() == [[0, 16, 12, 28]]
+
+
+def test_enlarging_in_chunks_changes_nothing(monkeypatch):
+    masks = torch.rand(7, 8, 12)
+    whole = enlarge_masks(masks, (30, 45), (50, 71), 0.5)
+    monkeypatch.setattr("facenet_d2.modeling.solov2.postprocess.CHUNK_FLOATS", 2 * 50 * 71)
+    assert torch.equal(enlarge_masks(masks, (30, 45), (50, 71), 0.5), whole)
+
+
+def test_a_mask_is_enlarged_in_place():
+    """A disc comes out centred where it was, in an image of another size."""
+    masks = np.zeros((1, 50, 75), np.float32)
+    cv2.circle(masks[0], (30, 20), 8, 1.0, -1)
+    out = enlarge_masks(torch.from_numpy(masks), (200, 300), (400, 600), 0.5)
+    ys, xs = np.nonzero(out[0].numpy())
+    assert xs.mean() + 0.5 == pytest.approx(8 * 30.5, abs=0.5)
+    assert ys.mean() + 0.5 == pytest.approx(8 * 20.5, abs=0.5)
+    assert len(xs) == pytest.approx(64 * masks.sum(), rel=0.02)
+
+
+@pytest.fixture
+def model(model_cfg):
+    model_cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.009
+    model_cfg.MODEL.SOLOV2.UPDATE_THRESHOLD = 0.0
+    return build_model(model_cfg).eval()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 61), (33, 130), (40, 36)])
+def test_any_image_size(model, size):
+    with torch.no_grad():
+        (out,) = model([{"image": torch.rand(3, *size) * 255, "height": 77, "width": 41}])
+    check_fields(out["instances"], (77, 41))
+
+
+def test_a_batch_gives_what_its_images_give_alone(model):
+    # In double precision: an untrained model's scores lie too close to keep their order in single.
+    model.double()
+    images = [{"image": torch.rand(3, 96, 64).double() * 255} for _ in range(3)]
+    with torch.no_grad():
+        together = model(images)
+        alone = [model([x])[0] for x in images]
+    assert any(len(x["instances"]) for x in alone)
+    for a, b in zip(together, alone, strict=True):
+        a, b = a["instances"], b["instances"]
+        assert a.pred_classes.tolist() == b.pred_classes.tolist()
+        torch.testing.assert_close(a.scores, b.scores, rtol=1e-3, atol=1e-5)
+        differing = (a.pred_masks != b.pred_masks).float().mean() if len(a) else 0
+        assert differing < 1e-3
+
+
+def test_ground_truth_through_postprocessing_and_evaluator(scenes, tmp_path):
+    """Perfect predictions come out of the whole chain as AP 100.
+
+    Each instance is a cell whose kernel picks one channel of the mask features, the instance's own
+    mask. The scene plays the features, at a quarter of a network input four times its size.
+    """
+    name = f"ground_truth_{tmp_path.name}"
+    register_coco(name, scenes / "annotations.json", scenes / "images")
+    dicts = load_coco(name, scenes / "annotations.json", scenes / "images")
+    coco = COCO(str(scenes / "annotations.json"))
+    evaluator = InstanceEvaluator(name, output_dir=str(tmp_path))
+    evaluator.reset()
+    for record in dicts:
+        annotations = coco.imgToAnns[record["image_id"]]
+        masks = torch.from_numpy(np.array([coco.annToMask(a) for a in annotations]))
+        n, h, w = masks.shape
+        scores = torch.zeros(n, 5)
+        scores[range(n), [a["category_id"] - 1 for a in annotations]] = 0.99
+        out = detect_instances(
+            scores,
+            torch.eye(n),
+            20.0 * masks.float() - 10.0,
+            torch.full((n,), 8),
+            InferenceSettings(),
+            (4 * h, 4 * w),
+            (h, w),
+        )
+        evaluator.process([record], [{"instances": out}])
+    results = evaluator.evaluate()
+    assert results["segm"]["AP"] == pytest.approx(100)
+    assert results["bbox"]["AP"] >= 99
+    assert not math.isnan(results["segm"]["AP-ship"])

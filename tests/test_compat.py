@@ -1,0 +1,91 @@
+"""The package without Detectron2's compiled operators."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+from conftest import REPOSITORY
+
+from facenet_d2 import compat
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def test_works_with_the_compiled_module_absent():
+    """Whatever is installed here: hide ``detectron2._C``, import everything, run an operator."""
+    done = run_python(
+        """
+        import importlib.abc, sys
+
+        class Hide(importlib.abc.MetaPathFinder):
+            def find_spec(self, name, path, target=None):
+                if name == "detectron2._C":
+                    raise ModuleNotFoundError(name)
+
+        import importlib.util
+        find_spec = importlib.util.find_spec
+        hidden = "detectron2._C"
+        importlib.util.find_spec = lambda n, p=None: None if n == hidden else find_spec(n, p)
+        sys.meta_path.insert(0, Hide())
+        import facenet_d2, facenet_d2.engine, facenet_d2.data, facenet_d2.evaluation
+        import facenet_d2.inference, detectron2.utils.collect_env
+        assert not facenet_d2.compat.compiled_operators_available()
+        import detectron2.evaluation.coco_evaluation as e
+        from pycocotools.cocoeval import COCOeval
+        assert e.COCOeval_opt is COCOeval
+        assert "not built" in detectron2.utils.collect_env.collect_env_info()
+        import torch
+        from detectron2 import _C
+        assert _C.__spec__ is not None
+        try:
+            _C.nms_rotated(torch.zeros(1))
+        except RuntimeError as error:
+            print(error)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert "nms_rotated" in done.stdout
+    assert "without its compiled operators" in done.stdout
+
+
+def test_nothing_in_the_package_uses_the_compiled_module():
+    for folder in ("facenet_d2", "tools", "demo"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
+            if file.name == "compat.py":
+                continue
+            text = file.read_text()
+            assert "detectron2._C" not in text, file
+            assert "import _C" not in text, file
+            assert "DeformConv(" not in text, file
+
+
+def test_a_stand_in_for_pkg_resources_finds_files():
+    done = run_python(
+        """
+        import importlib.util, sys
+        find_spec = importlib.util.find_spec
+        hidden = "pkg_resources"
+        importlib.util.find_spec = lambda n, p=None: None if n == hidden else find_spec(n, p)
+        import facenet_d2
+        assert sys.modules["pkg_resources"].__spec__.loader is None
+        from detectron2 import model_zoo
+        print(model_zoo.get_config_file("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_3x.yaml"))
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("mask_rcnn_R_50_FPN_3x.yaml")
+
+
+def test_stand_in_has_no_dunder_attributes():
+    stand_in = compat._MissingOperators()
+    with pytest.raises(AttributeError):
+        _ = stand_in.__wrapped__
+    assert stand_in.has_cuda() is False
