@@ -1,0 +1,5 @@
+from . import datasets
+from .loader import TrainLoader, build_train_loader
+from .mapper import SceneMapper
+
+__all__ = ["SceneMapper", "TrainLoader", "build_train_loader", "datasets"]

@@ -1,0 +1,22 @@
+from .coco import (
+    load_coco,
+    num_classes_key,
+    register_coco,
+    register_coco_from_config,
+    resolve_num_classes,
+)
+from .nwpu_vhr10 import register_nwpu_vhr10
+from .synthetic_aerial import register_synthetic_aerial
+
+__all__ = [
+    "load_coco",
+    "num_classes_key",
+    "register_coco",
+    "register_coco_from_config",
+    "register_nwpu_vhr10",
+    "register_synthetic_aerial",
+    "resolve_num_classes",
+]
+
+register_nwpu_vhr10()
+register_synthetic_aerial()

@@ -1,0 +1,208 @@
+"""COCO-format data sets: loading with clear errors, registration, the number of classes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+from ...errors import UserError
+
+
+def datasets_root() -> Path:
+    """Where the built-in data sets are looked for: ``$DETECTRON2_DATASETS``, else ``datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
+    """Detectron2's ``load_coco_json``, with one clear sentence for what is wrong.
+
+    Args:
+        name: of the data set; its metadata gets ``thing_classes`` and
+            ``thing_dataset_id_to_contiguous_id``.
+        json_file: annotations in COCO format.
+        image_root: the folder that ``file_name`` in the JSON is relative to.
+
+    Returns:
+        Detectron2's dataset dicts.
+
+    Raises:
+        UserError: for a missing file or folder, JSON that is not COCO, images that are not there.
+    """
+    json_file, image_root = Path(json_file), Path(image_root)
+    if not json_file.is_file():
+        raise UserError(f"dataset {name!r}: its annotation file {json_file} does not exist.")
+    if not image_root.is_dir():
+        raise UserError(f"dataset {name!r}: its image folder {image_root} does not exist.")
+    try:
+        dicts = load_coco_json(str(json_file), str(image_root), name)
+    except Exception as error:
+        raise UserError(
+            f"dataset {name!r}: {json_file} cannot be used as COCO annotations: "
+            f"{_why_not_coco(json_file) or f'{type(error).__name__}: {error}'}"
+        ) from error
+    if not dicts:
+        raise UserError(f"dataset {name!r}: {json_file} lists no images.")
+    first = Path(dicts[0]["file_name"])
+    if not first.is_file():
+        raise UserError(
+            f"dataset {name!r}: image {first} does not exist; is {image_root} the folder that the "
+            f"file names in {json_file} are relative to?"
+        )
+    return dicts
+
+
+def _why_not_coco(json_file: Path) -> str | None:
+    """What is wrong with a file that could not be loaded; None where it is not seen."""
+    try:
+        content = json.loads(json_file.read_text())
+    except (ValueError, OSError) as error:
+        return f"it is not JSON ({error})."
+    if not isinstance(content, dict):
+        return f"its top level is a {type(content).__name__}, not an object."
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            return f'it has no list "{key}".'
+    for key, fields in (
+        ("categories", ("id", "name")),
+        ("images", ("id", "file_name", "height", "width")),
+        ("annotations", ("id", "image_id", "category_id", "bbox", "segmentation")),
+    ):
+        for i, entry in enumerate(content[key]):
+            missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
+            if missing:
+                return f"entry {i} of {key!r} has no {missing[0]!r}."
+    ids = {c["id"] for c in content["categories"]}
+    for a in content["annotations"]:
+        if a["category_id"] not in ids:
+            return (
+                f"annotation {a['id']} has category_id {a['category_id']}, which is not among its "
+                f"categories {sorted(ids)}."
+            )
+    if len({a["id"] for a in content["annotations"]}) < len(content["annotations"]):
+        return "some annotations share an id."
+    return None
+
+
+def register_coco(
+    name: str,
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    loader: Callable[[], list[dict[str, Any]]] | None = None,
+    classes: Sequence[str] | None = None,
+    colors: Sequence[tuple[int, int, int]] | None = None,
+) -> None:
+    """Register a COCO-format data set with Detectron2; nothing is read before it is used.
+
+    Args:
+        name: to use in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: annotations.
+        image_root: folder of the images.
+        loader: gives the dataset dicts; :func:`load_coco` of the three above by default.
+        classes: class names in order, where they are known beforehand; checked on loading.
+        colors: one RGB colour a class, for drawing.
+    """
+    DatasetCatalog.register(name, loader or (lambda: load_coco(name, json_file, image_root)))
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
+    if classes is not None:
+        metadata.set(thing_classes=list(classes))
+    if colors is not None:
+        metadata.set(thing_colors=[tuple(c) for c in colors])
+
+
+def register_coco_from_config(cfg: CfgNode) -> None:
+    """Register the sets in ``DATASETS.COCO``: [name, JSON file, image folder] each.
+
+    Registering one of the same name again replaces it, unless it is a built-in set's name.
+
+    Raises:
+        UserError: where an entry has another form or takes the name of another data set.
+    """
+    for entry in cfg.DATASETS.COCO:
+        if not (isinstance(entry, (list, tuple)) and len(entry) == 3 and all(entry)):
+            raise UserError(
+                f"DATASETS.COCO: each entry is [name, JSON file, image folder], not {entry!r}."
+            )
+        name, json_file, image_root = map(str, entry)
+        if name in DatasetCatalog.list():
+            if not getattr(MetadataCatalog.get(name), "from_config", False):
+                raise UserError(
+                    f"DATASETS.COCO: {name!r} is already the name of a registered data set; "
+                    "choose another."
+                )
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        register_coco(name, json_file, image_root)
+        MetadataCatalog.get(name).set(from_config=True)
+
+
+def class_names(dataset: str) -> list[str]:
+    """Class names of a registered data set, read from its JSON where they are not known yet.
+
+    Raises:
+        UserError: for an unknown name, or as :func:`load_coco`.
+    """
+    if dataset not in DatasetCatalog.list():
+        own = [d for d in DatasetCatalog.list() if _is_ours(d)]
+        raise UserError(
+            f"dataset {dataset!r} is not registered; this project knows {', '.join(sorted(own))}, "
+            "Detectron2's own, and what DATASETS.COCO lists."
+        )
+    metadata = MetadataCatalog.get(dataset)
+    if not hasattr(metadata, "thing_classes"):
+        DatasetCatalog.get(dataset)
+    return list(metadata.thing_classes)
+
+
+def _is_ours(dataset: str) -> bool:
+    metadata = MetadataCatalog.get(dataset)
+    return getattr(metadata, "from_config", False) or dataset.startswith(("nwpu_", "synthetic_"))
+
+
+def resolve_num_classes(cfg: CfgNode) -> None:
+    """Take the number of classes from the first data set, or check it against every one.
+
+    ``MODEL.SOLOV2.NUM_CLASSES`` 0 takes it. For Detectron2's own meta-architectures
+    ``MODEL.ROI_HEADS.NUM_CLASSES`` is checked. ``DATASETS.CLASS_NAMES`` is set to the names.
+
+    Args:
+        cfg: changed in place.
+
+    Raises:
+        UserError: where the numbers or the names differ, or there is no data set to ask.
+    """
+    key, node = num_classes_key(cfg)
+    datasets = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
+    if not datasets:
+        raise UserError("DATASETS.TRAIN and DATASETS.TEST are both empty; name a data set.")
+    names = class_names(datasets[0])
+    if key == "MODEL.SOLOV2.NUM_CLASSES" and node.NUM_CLASSES == 0:
+        node.NUM_CLASSES = len(names)
+    if len(names) != node.NUM_CLASSES:
+        way_out = " (or 0, to take it from the data)" if "SOLOV2" in key else ""
+        raise UserError(
+            f"{key} is {node.NUM_CLASSES}, but dataset {datasets[0]!r} has {len(names)} classes: "
+            f"{', '.join(names)}. Set {key} {len(names)}{way_out}."
+        )
+    for dataset in datasets[1:]:
+        if class_names(dataset) != names:
+            raise UserError(
+                f"datasets {datasets[0]!r} and {dataset!r} have other classes: {', '.join(names)} "
+                f"and {', '.join(class_names(dataset))}."
+            )
+    cfg.DATASETS.CLASS_NAMES = names
+
+
+def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
+    """The key with the number of classes of the config's model, and the node it is in."""
+    if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
+        return "MODEL.SOLOV2.NUM_CLASSES", cfg.MODEL.SOLOV2
+    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS

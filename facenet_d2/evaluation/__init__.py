@@ -1,0 +1,3 @@
+from .coco import InstanceEvaluator
+
+__all__ = ["InstanceEvaluator"]

@@ -1,0 +1,75 @@
+"""COCO evaluation of masks and boxes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+from detectron2.evaluation import COCOEvaluator
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from .. import compat
+
+logger = logging.getLogger(__name__)
+
+
+class InstanceEvaluator(COCOEvaluator):
+    """Detectron2's ``COCOEvaluator`` for ``bbox`` and ``segm``, also where nothing is predicted.
+
+    The figures are AP, AP50, AP75, APs, APm and APl (paper, section 4.3) and AP of each class.
+    """
+
+    def __init__(
+        self, dataset_name: str, *, output_dir: str | None = None, max_dets_per_image: int = 100
+    ) -> None:
+        """
+        Args:
+            dataset_name: a registered data set in COCO format.
+            output_dir: predictions are written there as ``coco_instances_results.json``.
+            max_dets_per_image: the best so many of an image count.
+        """
+        if output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            dataset_name,
+            tasks=("bbox", "segm"),
+            output_dir=output_dir,
+            max_dets_per_image=max_dets_per_image,
+            use_fast_impl=compat.compiled_operators_available(),
+        )
+        self._avoid_id_zero()
+
+    def _avoid_id_zero(self) -> None:
+        # pycocotools marks a detection as matched by the id of its annotation, so that a match with
+        # annotation 0 counts as none. Sets numbered from 0 exist (NWPU VHR-10 as published).
+        annotations = self._coco_api.dataset.get("annotations", [])
+        if any(a["id"] == 0 for a in annotations):
+            for a in annotations:
+                a["id"] += 1
+            self._coco_api.createIndex()
+
+    def _derive_coco_results(
+        self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
+    ) -> dict[str, Any]:
+        # Detectron2 gives NaN where there is no prediction at all. Finding none of the objects is
+        # an AP of zero; only what has no annotation to be found stays without a figure.
+        if coco_eval is None:
+            logger.warning(
+                "The model predicted no instance in any image: no score reached its threshold "
+                "(MODEL.SOLOV2.SCORE_THRESHOLD), as is usual in the first hundreds of iterations. "
+                "If it stays so, compare the objects' sizes in the network's input with "
+                "MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS."
+            )
+            nothing = COCO()
+            nothing.dataset = {**self._coco_api.dataset, "annotations": []}
+            with contextlib.redirect_stdout(io.StringIO()):
+                nothing.createIndex()
+                coco_eval = COCOeval(self._coco_api, nothing, iou_type)
+                coco_eval.evaluate()
+                coco_eval.accumulate()
+                coco_eval.summarize()
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)

@@ -1,0 +1,176 @@
+import json
+import math
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from facenet_d2 import UserError, add_facenet_config
+from facenet_d2.data.datasets import load_coco, register_coco_from_config, resolve_num_classes
+from facenet_d2.evaluation import InstanceEvaluator
+
+
+@pytest.fixture
+def content(scenes):
+    return json.loads((scenes / "annotations.json").read_text())
+
+
+def load(tmp_path, scenes, content):
+    file = tmp_path / "set.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return load_coco(f"set_{tmp_path.name}", file, scenes / "images")
+
+
+def test_loads_what_is_right(tmp_path, scenes, content):
+    dicts = load(tmp_path, scenes, content)
+    assert len(dicts) == 6
+    assert sum(len(d["annotations"]) for d in dicts) == len(content["annotations"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda c: "{not json", "is not JSON"),
+        (lambda c: [1, 2], "top level is a list"),
+        (lambda c: {"images": c["images"], "annotations": c["annotations"]}, '"categories"'),
+        (lambda c: {**c, "images": []}, "lists no images"),
+        (lambda c: {**c, "images": [{"id": 1}]}, "entry 0 of 'images' has no 'file_name'"),
+        (
+            lambda c: {**c, "annotations": [{**c["annotations"][0], "category_id": 77}]},
+            "category_id 77",
+        ),
+        (lambda c: {**c, "annotations": [c["annotations"][0]] * 2}, "share an id"),
+        (
+            lambda c: {**c, "images": [{**i, "file_name": "gone.png"} for i in c["images"]]},
+            "gone.png does not exist",
+        ),
+    ],
+)
+def test_says_what_is_wrong(tmp_path, scenes, content, spoil, match):
+    with pytest.raises(UserError, match=match) as raised:
+        load(tmp_path, scenes, spoil(content))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_file_and_folder(tmp_path, scenes):
+    with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
+        load_coco("a", tmp_path / "nowhere.json", scenes / "images")
+    with pytest.raises(UserError, match=r"nowhere does not exist"):
+        load_coco("a", scenes / "annotations.json", tmp_path / "nowhere")
+
+
+def config(scenes, name, **solo):
+    cfg = get_cfg()
+    add_facenet_config(cfg)
+    cfg.MODEL.META_ARCHITECTURE = "SOLOv2"
+    cfg.DATASETS.COCO = [[name, str(scenes / "annotations.json"), str(scenes / "images")]]
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.DATASETS.TEST = ()
+    for key, value in solo.items():
+        setattr(cfg.MODEL.SOLOV2, key, value)
+    return cfg
+
+
+def test_own_set_by_config_alone(scenes, tmp_path):
+    name = f"own_{tmp_path.name}"
+    cfg = config(scenes, name)
+    register_coco_from_config(cfg)
+    resolve_num_classes(cfg)
+    assert cfg.MODEL.SOLOV2.NUM_CLASSES == 5
+    assert cfg.DATASETS.CLASS_NAMES[0] == "ship"
+    assert len(DatasetCatalog.get(name)) == 6
+    # The same config again, as a resumed or repeated command in one process.
+    register_coco_from_config(cfg)
+    assert len(DatasetCatalog.get(name)) == 6
+
+
+def test_number_of_classes_is_checked(scenes, tmp_path):
+    cfg = config(scenes, f"own_{tmp_path.name}", NUM_CLASSES=4)
+    register_coco_from_config(cfg)
+    with pytest.raises(UserError, match=r"MODEL\.SOLOV2\.NUM_CLASSES is 4.*5 classes.*ship"):
+        resolve_num_classes(cfg)
+
+
+def test_number_of_classes_of_mask_rcnn_is_checked(scenes, tmp_path):
+    cfg = config(scenes, f"own_{tmp_path.name}")
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    register_coco_from_config(cfg)
+    with pytest.raises(UserError, match=r"MODEL\.ROI_HEADS\.NUM_CLASSES is 80.*NUM_CLASSES 5"):
+        resolve_num_classes(cfg)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 5
+    resolve_num_classes(cfg)
+
+
+def test_train_and_test_must_have_the_same_classes(scenes, tmp_path):
+    cfg = config(scenes, f"own_{tmp_path.name}")
+    cfg.DATASETS.TEST = ("nwpu_vhr10_test",)
+    register_coco_from_config(cfg)
+    with pytest.raises(UserError, match="other classes"):
+        resolve_num_classes(cfg)
+
+
+@pytest.mark.parametrize(
+    ("entry", "match"),
+    [
+        (["a", "b"], r"\[name, JSON file, image folder\]"),
+        ("abc.json", r"\[name, JSON file, image folder\]"),
+        (["nwpu_vhr10_train", "a", "b"], "already the name"),
+    ],
+)
+def test_wrong_entries(scenes, entry, match):
+    cfg = config(scenes, "x")
+    cfg.DATASETS.COCO = [entry]
+    with pytest.raises(UserError, match=match):
+        register_coco_from_config(cfg)
+
+
+def test_unknown_name(scenes):
+    cfg = config(scenes, "x")
+    cfg.DATASETS.COCO = []
+    cfg.DATASETS.TRAIN = ("nwpu_vhr10_trian",)
+    with pytest.raises(UserError, match=r"nwpu_vhr10_trian.*not registered.*nwpu_vhr10_train"):
+        resolve_num_classes(cfg)
+
+
+def test_built_in_set_that_is_not_prepared():
+    with pytest.raises(UserError, match=r"prepare_nwpu_vhr10"):
+        DatasetCatalog.get("nwpu_vhr10_train")
+    assert len(MetadataCatalog.get("nwpu_vhr10_train").thing_colors) == 10
+
+
+def test_annotation_id_zero_counts_as_any_other(tmp_path, scenes, content):
+    """pycocotools takes a match with annotation 0 for none; perfect predictions must score 100."""
+    image = content["images"][0]
+    first = [a for a in content["annotations"] if a["image_id"] == image["id"]][:1]
+    first[0] = {**first[0], "id": 0}
+    few = {**content, "images": [image], "annotations": first}
+    file = tmp_path / "zero.json"
+    file.write_text(json.dumps(few))
+    name = f"zero_{tmp_path.name}"
+    cfg = config(scenes, name)
+    cfg.DATASETS.COCO = [[name, str(file), str(scenes / "images")]]
+    register_coco_from_config(cfg)
+    DatasetCatalog.get(name)
+    evaluator = InstanceEvaluator(name)
+    evaluator.reset()
+    result = {k: first[0][k] for k in ("image_id", "bbox", "segmentation")}
+    result |= {"category_id": first[0]["category_id"] - 1, "score": 0.9}
+    result["segmentation"] = evaluator._coco_api.annToRLE(first[0])
+    result["segmentation"]["counts"] = result["segmentation"]["counts"].decode()
+    evaluator._predictions = [{"image_id": image["id"], "instances": [result]}]
+    results = evaluator.evaluate()
+    assert results["segm"]["AP"] == pytest.approx(100)
+
+
+def test_no_predictions_are_an_ap_of_zero(tmp_path, scenes):
+    name = f"own_{tmp_path.name}"
+    cfg = config(scenes, name)
+    register_coco_from_config(cfg)
+    DatasetCatalog.get(name)
+    evaluator = InstanceEvaluator(name, output_dir=str(tmp_path / "deep" / "folder"))
+    evaluator.reset()
+    evaluator._predictions = [{"image_id": 1, "instances": []}]
+    results = evaluator.evaluate()
+    assert results["segm"]["AP"] == results["bbox"]["AP50"] == results["segm"]["AP-ship"] == 0
+    # The scenes are 128 pixels wide: nothing there is large.
+    assert math.isnan(results["segm"]["APl"])

@@ -1,0 +1,103 @@
+"""Batches are a function of the seed and their number."""
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data.samplers import TrainingSampler
+
+from facenet_d2 import UserError
+from facenet_d2.data import TrainLoader, build_train_loader
+from facenet_d2.data.mapper import SceneMapper
+from facenet_d2.engine import load_config
+
+
+def draw(record):
+    return {**record, "noise": np.random.rand(), "torch": torch.zeros(1)}
+
+
+DATASET = [{"id": i, "width": 10 + 10 * (i % 3), "height": 20} for i in range(12)]
+
+
+def loader(**kwargs):
+    settings = {"batch_size": 3, "seed": 5, "num_workers": 0} | kwargs
+    return TrainLoader(
+        DATASET,
+        draw,
+        build_sampler=lambda seed: TrainingSampler(len(DATASET), seed=seed),
+        **settings,
+    )
+
+
+def take(loader, n):
+    return [[(x["id"], x["noise"]) for x in batch] for batch in itertools.islice(iter(loader), n)]
+
+
+def test_workers_do_not_change_batches():
+    assert take(loader(), 12) == take(loader(num_workers=2), 12)
+
+
+def test_resuming_goes_on_where_it_stopped():
+    whole = take(loader(), 12)
+    resumed = loader()
+    resumed.start_iter = 7
+    assert take(resumed, 5) == whole[7:]
+
+
+def test_seeds_differ_and_epochs_differ():
+    a, b = take(loader(), 12), take(loader(seed=6), 12)
+    assert a != b
+    noise = [x for batch in a for _, x in batch]
+    assert len(set(noise)) == len(noise)
+
+
+def test_every_image_is_seen_and_wide_ones_stay_together():
+    batches = take(loader(), 16)
+    for batch in batches:
+        assert len({DATASET[i]["width"] > DATASET[i]["height"] for i, _ in batch}) == 1
+    seen = Counter(i for batch in batches for i, _ in batch)
+    assert set(seen) == set(range(12))
+    assert max(seen.values()) - min(seen.values()) <= 2
+
+
+def test_the_callers_generators_are_left_alone():
+    np.random.seed(1)
+    expected = np.random.RandomState(1).rand(2).tolist()
+    values = [np.random.rand()]
+    take(loader(), 3)
+    values.append(np.random.rand())
+    assert values == expected
+
+
+def test_wrong_batch_size_and_no_data(tiny_config):
+    cfg = load_config(tiny_config, ["SOLVER.IMS_PER_BATCH", "0"])
+    with pytest.raises(UserError, match=r"SOLVER\.IMS_PER_BATCH is 0"):
+        build_train_loader(cfg)
+    cfg = load_config(tiny_config, ["DATASETS.TRAIN", "()"])
+    with pytest.raises(UserError, match=r"DATASETS\.TRAIN is empty"):
+        build_train_loader(cfg)
+    cfg = load_config(tiny_config, ["DATALOADER.SAMPLER_TRAIN", "Other"])
+    with pytest.raises(UserError, match=r"SAMPLER_TRAIN is 'Other'"):
+        build_train_loader(cfg)
+
+
+@pytest.mark.parametrize("sampler", ["TrainingSampler", "RepeatFactorTrainingSampler"])
+def test_samplers(tiny_config, sampler):
+    cfg = load_config(tiny_config, ["DATALOADER.SAMPLER_TRAIN", sampler])
+    first, again = (
+        [[x["image_id"] for x in b] for b in itertools.islice(iter(build_train_loader(cfg)), 6)]
+        for _ in range(2)
+    )
+    assert first == again
+    assert {i for b in first for i in b} == set(range(1, 7))
+
+
+def test_the_mapper_names_a_broken_image(tiny_config, tmp_path):
+    cfg = load_config(tiny_config)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG broken")
+    record = {"file_name": str(broken), "height": 10, "width": 10, "annotations": []}
+    with pytest.raises(UserError, match=r"broken\.png cannot be used"):
+        SceneMapper(cfg, is_train=True)(record)

@@ -1,0 +1,114 @@
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+import prepare_nwpu_vhr10
+import pytest
+from conftest import REAL_DATA, needs_real
+from PIL import Image
+
+from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
+from facenet_d2.engine import run_command
+
+
+def prepare(monkeypatch, *args):
+    monkeypatch.setattr(sys, "argv", ["prepare_nwpu_vhr10.py", *map(str, args)])
+    return run_command(prepare_nwpu_vhr10.main)
+
+
+def make_source(folder, spoil=lambda content: None):
+    """Ten images with a square each, ids from 0, in the published layout."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(10):
+        Image.fromarray(np.full((40, 50, 3), 20 * i, np.uint8)).save(
+            folder / "images" / f"{i:03d}.jpg"
+        )
+        images.append({"id": i, "file_name": f"{i:03d}.jpg", "height": 40, "width": 50})
+        annotations.append(
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": i % 10 + 1,
+                "segmentation": [[5, 5, 25, 5, 25, 20, 5, 20]],
+                "bbox": [0, 0, 1, 1],
+                "area": 7,
+                "iscrowd": 0,
+            }
+        )
+    categories = [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    spoil(content)
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return "--images", folder / "images", "--annotations", folder / "annotations.json"
+
+
+def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
+    source = make_source(tmp_path / "source")
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "out") in printed
+    train = json.loads((tmp_path / "out" / "train.json").read_text())
+    test = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert (len(train["images"]), len(test["images"])) == (7, 3)
+    annotations = train["annotations"] + test["annotations"]
+    assert sorted(a["id"] for a in annotations) == list(range(1, 11))
+    for a in annotations:
+        assert a["bbox"] == [5, 5, 20, 15]
+        assert a["area"] == 300
+    assert (tmp_path / "out" / "images" / "000.jpg").is_file()
+    # The same again, with copies over the link.
+    before = (tmp_path / "out" / "train.json").read_bytes()
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "out", "--copy") == 0
+    assert (tmp_path / "out" / "train.json").read_bytes() == before
+    assert not (tmp_path / "out" / "images").is_symlink()
+
+
+def set_value(key, index, field, value):
+    def spoil(content):
+        content[key][index][field] = value
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
+        (set_value("images", 3, "width", 51), "50x40 pixels, annotated 51x40"),
+        (set_value("categories", 2, "name", "windmill"), "windmill"),
+        (set_value("annotations", 4, "image_id", 99), "annotation 4 is of image 99"),
+        (set_value("annotations", 4, "segmentation", [[1, 1, 2, 2]]), "annotation 4: its polygons"),
+        (lambda c: c.pop("categories"), "not COCO JSON"),
+    ],
+)
+def test_says_what_is_wrong(tmp_path, monkeypatch, capsys, spoil, message):
+    source = make_source(tmp_path / "source", spoil)
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_broken_image_is_named(tmp_path, monkeypatch, capsys):
+    source = make_source(tmp_path / "source")
+    (tmp_path / "source" / "images" / "004.jpg").write_bytes(b"\xff\xd8 broken")
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 2
+    assert "004.jpg" in capsys.readouterr().err
+
+
+@needs_real("nwpu_vhr10")
+def test_real_set(tmp_path, monkeypatch):
+    real = REAL_DATA / "nwpu_vhr10"
+    args = ("--images", real / "images", "--annotations", real / "annotations.json")
+    assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
+    published = json.loads((real / "annotations.json").read_text())
+    splits = [json.loads((tmp_path / f"{s}.json").read_text()) for s in ("train", "test")]
+    assert [len(s["images"]) for s in splits] == [455, 195]
+    files = [{i["file_name"] for i in s["images"]} for s in splits]
+    assert len(files[0] | files[1]) == 650
+    count = Counter(a["category_id"] for s in splits for a in s["annotations"])
+    assert count == Counter(a["category_id"] for a in published["annotations"])
+    assert count.total() == 3921

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+"""Cut a few images out of a COCO JSON, for a quick run or an overfitting check.
+
+  subset_coco.py --json datasets/nwpu_vhr10/train.json --num-images 8 --output train8.json
+  train_net.py ... DATASETS.COCO "[['few', 'train8.json', 'datasets/nwpu_vhr10/images']]" \\
+      DATASETS.TRAIN "('few',)" DATASETS.TEST "('few',)"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+from pathlib import Path
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+from facenet_d2 import UserError
+from facenet_d2.engine import run_command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--json", type=Path, required=True, help="COCO annotations")
+    parser.add_argument("--output", type=Path, required=True, help="COCO annotations of the subset")
+    parser.add_argument("--num-images", type=int, required=True)
+    parser.add_argument("--seed", type=int, help="choose at random; without it the first ones")
+    args = parser.parse_args()
+    if not args.json.is_file():
+        raise UserError(f"--json {args.json} does not exist.")
+    try:
+        content = json.loads(args.json.read_text())
+        images, annotations = content["images"], content["annotations"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--json {args.json} is not COCO JSON ({type(error).__name__}: {error})."
+        ) from error
+    if not 1 <= args.num_images <= len(images):
+        raise UserError(
+            f"--num-images {args.num_images}: {args.json} has {len(images)} images; choose from "
+            f"1 to {len(images)}."
+        )
+    if args.seed is not None:
+        images = random.Random(args.seed).sample(images, args.num_images)
+    images = images[: args.num_images]
+    ids = {image["id"] for image in images}
+    kept = [a for a in annotations if a["image_id"] in ids]
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({**content, "images": images, "annotations": kept}))
+    print(f"{len(images)} images, {len(kept)} instances in {args.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
