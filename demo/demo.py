@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Draw a model's instances over images or videos.
+
+  demo.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml \\
+      --input harbour.jpg photos/ 'scenes/*.png' flight.mp4 --output overlays \\
+      --opts MODEL.WEIGHTS output/model_best.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+import cv2
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+from tqdm import tqdm
+
+from facenet_d2 import UserError
+from facenet_d2.engine import load_config, run_command
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.engine.trainer import LOADING_ERRORS
+from facenet_d2.inference import VIDEO_SUFFIXES, draw_instances, find_inputs, output_names
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="images, folders of images, quoted glob patterns, videos",
+    )
+    parser.add_argument(
+        "--output",
+        default="output/demo",
+        metavar="DIR",
+        help="folder for the overlays (%(default)s)",
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.3,
+        metavar="SCORE",
+        help="least score of an instance to be drawn and saved (%(default)s)",
+    )
+    parser.add_argument(
+        "--save-json", metavar="FILE", help="save the instances as COCO results, with file names"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, as in MODEL.WEIGHTS model.pth; must come last",
+    )
+    return parser.parse_args()
+
+
+class Demo:
+    """A model, what it is to draw, and the results so far."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        cfg = load_config(args.config_file, args.opts, need_data=False)
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError(
+                "no trained model: add --opts MODEL.WEIGHTS path/to/model.pth as last arguments."
+            )
+        self.threshold = args.confidence_threshold
+        self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
+        self.category_ids: dict[int, int] = {}
+        for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+            known = MetadataCatalog.get(dataset)
+            if hasattr(known, "thing_colors"):
+                self.metadata.thing_colors = known.thing_colors
+            ids = known.get("thing_dataset_id_to_contiguous_id", {})
+            self.category_ids = {v: k for k, v in ids.items()}
+            break
+        try:
+            self.predictor = DefaultPredictor(cfg)
+        except LOADING_ERRORS as error:
+            raise UserError(
+                f"the model of {args.config_file} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} cannot be "
+                f"made ({' '.join(str(error).split())[:300]})."
+            ) from error
+        self.results: list[dict] = []
+        self.images_seen = 0
+
+    def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
+        """One BGR image to its overlay in BGR and a line that says what was found."""
+        start = time.perf_counter()
+        everything = self.predictor(image)["instances"].to("cpu")
+        seconds = time.perf_counter() - start
+        shown = everything[everything.scores >= self.threshold]
+        self._keep(shown, name)
+        picture = draw_instances(np.ascontiguousarray(image[:, :, ::-1]), shown, self.metadata)
+        line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
+        if len(shown) == 0:
+            line += (
+                f" (the best score, {everything.scores.max():.2f}, is below --confidence-threshold "
+                f"{self.threshold})"
+                if len(everything)
+                else " (no score above MODEL.SOLOV2.SCORE_THRESHOLD)"
+            )
+        return picture[:, :, ::-1], line
+
+    def _keep(self, instances: Instances, name: str) -> None:
+        self.images_seen += 1
+        for result in instances_to_coco_json(instances, self.images_seen):
+            # Ids of the data set where they are known, else counted from 1 as COCO does.
+            category = result["category_id"]
+            result["category_id"] = self.category_ids.get(category, category + 1)
+            self.results.append({"file_name": name, **result})
+
+
+def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
+    """Frames (BGR), frames a second, and how many there should be.
+
+    Raises:
+        UserError: where the file cannot be decoded.
+    """
+    video = cv2.VideoCapture(str(path))
+    ok, first = video.read()
+    if not ok:
+        raise UserError(f"video {path} cannot be decoded.")
+
+    def frames() -> Iterator[np.ndarray]:
+        ok, frame = True, first
+        while ok:
+            yield frame
+            ok, frame = video.read()
+        video.release()
+
+    fps = video.get(cv2.CAP_PROP_FPS) or 25.0
+    return frames(), fps, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+
+
+def run_video(demo: Demo, path: Path, out: Path) -> str:
+    frames, fps, count = read_video(path)
+    beside = out.with_name(f"{out.stem}.part{out.suffix}")
+    writer = None
+    instances_before, start, done = len(demo.results), time.perf_counter(), 0
+    try:
+        for frame in tqdm(frames, total=count or None, unit="frame", desc=path.name):
+            done += 1
+            picture, _ = demo.run_image(frame, f"{path}#{done}")
+            if writer is None:
+                size = (picture.shape[1], picture.shape[0])
+                writer = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+                if not writer.isOpened():
+                    raise UserError(f"this OpenCV cannot write the video {out}.")
+            writer.write(np.ascontiguousarray(picture))
+        writer.release()
+        beside.replace(out)
+    finally:
+        if writer is not None:
+            writer.release()
+        beside.unlink(missing_ok=True)
+    seconds = time.perf_counter() - start
+    return (
+        f"{path}: {done} frames, {len(demo.results) - instances_before} instances, {seconds:.2f} s"
+    )
+
+
+def run_file(demo: Demo, path: Path, out: Path) -> str:
+    """Draw one file; returns the line about it.
+
+    Raises:
+        UserError: where it cannot be read or its overlay cannot be written.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return run_video(demo, path, out)
+    try:
+        image = read_image(str(path), format="BGR")
+    except Exception as error:
+        raise UserError(
+            f"image {path} cannot be read ({type(error).__name__}: {error})."
+        ) from error
+    picture, line = demo.run_image(image, str(path))
+    beside = out.with_name(f"{out.stem}.part{out.suffix}")
+    if not cv2.imwrite(str(beside), picture):
+        raise UserError(f"overlay {out} cannot be written.")
+    beside.replace(out)
+    return line
+
+
+def main() -> int:
+    args = parse_args()
+    logging.getLogger("fvcore").setLevel(logging.WARNING)
+    inputs = find_inputs(args.input)
+    folder = check_writable(args.output)
+    outputs = output_names(inputs, folder)
+    if args.save_json:
+        check_writable(Path(args.save_json).parent)
+    demo = Demo(args)
+
+    failed = []
+    bar = tqdm(list(zip(inputs, outputs)), unit="file")
+    for path, out in bar:
+        try:
+            bar.write(run_file(demo, path, out))
+        except UserError as error:
+            failed.append(path)
+            bar.write(f"error: {error} Skipped.", file=sys.stderr)
+    if args.save_json:
+        target = Path(args.save_json)
+        beside = target.with_name(target.name + ".part")
+        beside.write_text(json.dumps(demo.results))
+        beside.replace(target)
+        print(f"{len(demo.results)} instances saved to {target}")
+    print(f"{len(inputs) - len(failed)} overlays are in {folder.resolve()}")
+    if failed:
+        print(f"error: {len(failed)} of {len(inputs)} inputs failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,5 @@
+from .cli import run_command
+from .setup import load_config
+from .trainer import Trainer
+
+__all__ = ["Trainer", "load_config", "run_command"]

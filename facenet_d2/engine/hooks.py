@@ -1,0 +1,73 @@
+"""Training hooks beside Detectron2's."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import BestCheckpointer
+from fvcore.common.checkpoint import Checkpointer
+
+logger = logging.getLogger(__name__)
+
+
+class ResumableBestCheckpointer(BestCheckpointer):
+    """Detectron2's ``BestCheckpointer``, which does not forget the best figure on ``--resume``.
+
+    The figure is kept beside ``model_best.pth`` in ``model_best.json``, since the periodic
+    checkpoint is written before the evaluation and cannot know it.
+    """
+
+    def __init__(self, eval_period: int, checkpointer: Checkpointer, val_metric: str) -> None:
+        super().__init__(eval_period, checkpointer, val_metric, "max")
+        self.record = Path(checkpointer.save_dir) / "model_best.json"
+
+    def before_train(self) -> None:
+        if self.trainer.start_iter == 0 or not self.record.is_file():
+            return
+        best = json.loads(self.record.read_text())
+        if best["metric"] == self._val_metric and best["iteration"] < self.trainer.start_iter:
+            self.best_metric, self.best_iter = best["value"], best["iteration"]
+
+    def _update_best(self, val: float, iteration: int) -> bool:
+        updated = super()._update_best(val, iteration)
+        if updated:
+            record = {"metric": self._val_metric, "value": val, "iteration": iteration}
+            beside = self.record.with_suffix(".json.new")
+            beside.write_text(json.dumps(record) + "\n")
+            beside.replace(self.record)
+        return updated
+
+
+class StopOnInterrupt(HookBase):
+    """On Ctrl-C: finish the step, save a checkpoint, then stop. A second Ctrl-C stops at once."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self.checkpointer = checkpointer
+        self.requested = False
+        self._previous: Any = None
+
+    def before_train(self) -> None:
+        self._previous = signal.getsignal(signal.SIGINT)
+        signal.signal(signal.SIGINT, self._request)
+
+    def _request(self, signum: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        logger.warning("Stopping after this step (Ctrl-C again to stop at once) ...")
+
+    def after_step(self) -> None:
+        if self.requested:
+            self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+            logger.warning("Interrupted; continue with --resume.")
+            raise KeyboardInterrupt
+
+    def after_train(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)

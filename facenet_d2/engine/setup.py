@@ -1,0 +1,134 @@
+"""From a config file and command-line overrides to a checked, frozen config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..config import add_facenet_config
+from ..data.datasets import num_classes_key, register_coco_from_config, resolve_num_classes
+from ..errors import UserError
+
+SEM_BUILDERS = ("build_resnet_face_fpn_backbone", "build_resnet_sem_fpn_backbone")
+
+
+def load_config(
+    config_file: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    train: bool = False,
+    need_data: bool = True,
+) -> CfgNode:
+    """Read, override and check a config; register the data sets it lists.
+
+    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+
+    Args:
+        config_file: YAML, loaded without executing anything in it.
+        overrides: KEY VALUE pairs, as on the command line.
+        train: check also what only training needs.
+        need_data: without it, the data is not looked at where the config already has the class
+            names, as the ``config.yaml`` of a training run has.
+
+    Returns:
+        the frozen config.
+
+    Raises:
+        UserError: for a missing or broken file, an unknown key, a wrong value, missing weights or
+            data.
+    """
+    cfg = get_cfg()
+    add_facenet_config(cfg)
+    config_file = Path(config_file)
+    if not config_file.is_file():
+        raise UserError(f"config file {config_file} does not exist.")
+    try:
+        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"config file {config_file} is not plain YAML: {' '.join(str(error).split())}"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(
+            f"config file {config_file}: its _BASE_ {error.filename} does not exist."
+        ) from error
+    except Exception as error:
+        raise UserError(f"config file {config_file}: {_sentence(error)}") from error
+    misplaced = [o for o in overrides if o.startswith("--")]
+    if misplaced:
+        raise UserError(
+            f"{misplaced[0]} stands after the KEY VALUE overrides; options come before them."
+        )
+    try:
+        cfg.merge_from_list(list(overrides))
+    except Exception as error:
+        raise UserError(
+            f"overrides {' '.join(overrides)!r}: {_sentence(error)} (KEY VALUE pairs, as in "
+            "SOLVER.BASE_LR 0.01)"
+        ) from error
+
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
+    _check(cfg, train=train)
+    register_coco_from_config(cfg)
+    names = cfg.DATASETS.CLASS_NAMES
+    if need_data or not names or len(names) != num_classes_key(cfg)[1].NUM_CLASSES:
+        resolve_num_classes(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _sentence(error: Exception) -> str:
+    # KeyError's str() is the quoted key.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(str(text).split()) or type(error).__name__
+
+
+def _check(cfg: CfgNode, *, train: bool) -> None:
+    if cfg.MODEL.SEM.ENABLED and cfg.MODEL.BACKBONE.NAME not in SEM_BUILDERS:
+        raise UserError(
+            f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
+            f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
+        )
+    check_weights(cfg.MODEL.WEIGHTS)
+    if not train:
+        return
+    if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
+        raise UserError(
+            "SOLVER.AMP.ENABLED is True, but mixed-precision training needs a GPU and none is "
+            "available here; set SOLVER.AMP.ENABLED False."
+        )
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise UserError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it must be at least 1.")
+
+
+def check_weights(weights: str) -> None:
+    """Raise a :class:`UserError` where ``MODEL.WEIGHTS`` names a local file that does not exist."""
+    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+        raise UserError(
+            f"MODEL.WEIGHTS {weights} does not exist; give a checkpoint, or '' for none."
+        )
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Make a folder, and see that files can be made in it.
+
+    Raises:
+        UserError: where they cannot.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_probe_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder} cannot be written ({error.strerror}); choose another."
+        ) from error
+    return folder

@@ -1,0 +1,172 @@
+"""Detectron2's ``DefaultTrainer`` with this project's data, evaluation and checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_test_loader
+from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.solver import build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+
+from ..data import SceneMapper, TrainLoader, build_train_loader
+from ..errors import UserError
+from ..evaluation import InstanceEvaluator
+from .hooks import ResumableBestCheckpointer, StopOnInterrupt
+
+
+class _OneSentenceForUserErrors(logging.Filter):
+    """Detectron2's training loop logs every exception with its trace; a UserError needs none."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+
+
+logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserErrors())
+
+
+class Trainer(DefaultTrainer):
+    """Trains what a config describes; evaluates with COCO metrics and keeps the best checkpoint."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self.train_loader: TrainLoader = self._trainer.data_loader
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
+        """As Detectron2.
+
+        Raises:
+            UserError: where the config describes no model; says which key is wrong.
+        """
+        try:
+            return super().build_model(cfg)
+        except (ValueError, KeyError, AssertionError) as error:
+            raise UserError(
+                f"this config's model cannot be built: {' '.join(map(str, error.args))}."
+            ) from error
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
+        return build_train_loader(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+        return build_detection_test_loader(
+            cfg, dataset_name, mapper=SceneMapper(cfg, is_train=False)
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return InstanceEvaluator(
+            dataset_name,
+            output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name),
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Detectron2's; ``CLIP_TYPE full_model`` clips the norm of all gradients together.
+
+        Detectron2's own "norm" clips each parameter by itself, which changes the direction of the
+        step.
+        """
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        if not (clip.ENABLED and clip.CLIP_TYPE == "full_model"):
+            return build_optimizer(cfg, model)
+        unclipped = cfg.clone()
+        unclipped.defrost()
+        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
+        optimizer = build_optimizer(unclipped, model)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+        def clip_gradients(*_: Any) -> None:
+            # A hook before the step sees gradients that AMP has already scaled back.
+            norm = torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
+            get_event_storage().put_scalar("gradient_norm", norm.item())
+
+        optimizer.register_step_pre_hook(clip_gradients)
+        return optimizer
+
+    def build_hooks(self) -> list[HookBase | None]:
+        hooks = super().build_hooks()
+        own: list[HookBase] = []
+        if comm.is_main_process():
+            if self.cfg.DATASETS.TEST:
+                metric = (
+                    "segm/AP"
+                    if len(self.cfg.DATASETS.TEST) == 1
+                    else f"{self.cfg.DATASETS.TEST[0]}/segm/AP"
+                )
+                own.append(
+                    ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
+                )
+            if comm.get_world_size() == 1:
+                own.append(StopOnInterrupt(self.checkpointer))
+        # Before the writers, which come last so that they write what the others measured.
+        writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
+        return [h for h in hooks if h not in writers] + own + writers
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        load_checkpoint(self.checkpointer, self.cfg, resume=resume)
+        if resume and self.checkpointer.has_checkpoint():
+            self.start_iter = self.iter + 1
+        self.train_loader.start_iter = self.start_iter
+
+    def state_dict(self) -> dict[str, Any]:
+        # Detectron2 0.6 leaves the optimizer (momentum) and the gradient scaler out of checkpoints;
+        # its newer main keeps them under this key.
+        return {
+            **super().state_dict(),
+            "_trainer": self._trainer.state_dict(),
+            "data_seed": self.train_loader.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        self.train_loader.seed = state_dict["data_seed"]
+
+
+# What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.
+LOADING_ERRORS = (
+    AssertionError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+def load_checkpoint(
+    checkpointer: DetectionCheckpointer, cfg: CfgNode, *, resume: bool = False
+) -> None:
+    """Load the last checkpoint of ``OUTPUT_DIR`` when resuming, else ``MODEL.WEIGHTS``.
+
+    Raises:
+        UserError: where the weights cannot be fetched or read.
+    """
+    resuming = resume and checkpointer.has_checkpoint()
+    path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+    try:
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    except LOADING_ERRORS as error:
+        way_out = (
+            f"remove OUTPUT_DIR/last_checkpoint in {cfg.OUTPUT_DIR} or start without --resume"
+            if resuming
+            else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
+        )
+        raise UserError(
+            f"weights {path} cannot be loaded ({' '.join(str(error).split())[:300]}); {way_out}."
+        ) from error

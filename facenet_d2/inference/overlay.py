@@ -1,0 +1,38 @@
+"""Drawing instances over an image."""
+
+from __future__ import annotations
+
+import numpy as np
+from detectron2.data.catalog import Metadata
+from detectron2.structures import Instances
+from detectron2.utils.colormap import colormap
+from detectron2.utils.visualizer import GenericMask, Visualizer
+
+# Labels cannot be read on smaller pictures; these are enlarged to about this longest side.
+LEAST_SIDE = 800
+
+
+def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
+    """Masks with outlines, class names and scores over an image; one colour a class.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        instances: ``pred_masks``, ``pred_classes`` and ``scores``, on the CPU.
+        metadata: ``thing_classes``, and ``thing_colors`` where there are.
+
+    Returns:
+        RGB uint8, of the image's size or, for a small image, a multiple of it.
+    """
+    scale = max(1, round(LEAST_SIDE / max(image.shape[:2])))
+    visualizer = Visualizer(image, metadata, scale=scale)
+    height, width = image.shape[:2]
+    names = metadata.thing_classes
+    palette = metadata.get("thing_colors", None) or colormap(rgb=True).tolist()
+    classes = instances.pred_classes.tolist()
+    visualizer.overlay_instances(
+        masks=[GenericMask(m, height, width) for m in instances.pred_masks.numpy()],
+        labels=[f"{names[c]} {score:.0%}" for c, score in zip(classes, instances.scores.tolist())],
+        assigned_colors=[[v / 255 for v in palette[c % len(palette)]] for c in classes],
+        alpha=0.4,
+    )
+    return visualizer.output.get_image()

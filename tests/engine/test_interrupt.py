@@ -1,0 +1,41 @@
+"""Ctrl-C while training, in a process of its own."""
+
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import REPOSITORY
+
+
+def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
+    command = [sys.executable, "train_net.py", "--config-file", str(tiny_config)]
+    overrides = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER"]
+    log = tmp_path / "output" / "log.txt"
+    with (tmp_path / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(
+            [*command, *overrides, "100000"],
+            cwd=REPOSITORY,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+        )
+        deadline = time.time() + 120
+        while "iter: 19" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None
+            assert time.time() < deadline
+            time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    text = (tmp_path / "printed.txt").read_text()
+    assert "continue with --resume" in text
+    assert "Traceback" not in text
+    last = (tmp_path / "output" / "last_checkpoint").read_text().strip()
+    iteration = int(last.removeprefix("model_").removesuffix(".pth"))
+    done = subprocess.run(
+        [*command, "--resume", *overrides, str(iteration + 2)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr

@@ -1,0 +1,198 @@
+"""demo.py as its users run it."""
+
+import json
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import write_tiny_config
+from detectron2.data.catalog import Metadata
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+
+import demo
+from facenet_d2.engine import load_config, run_command
+from facenet_d2.inference import draw_instances, find_inputs, output_names
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, scenes):
+    """A config and an untrained checkpoint that finds something everywhere."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = write_tiny_config(folder, scenes)
+    torch.manual_seed(0)
+    model = build_model(load_config(config))
+    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
+    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    return config, folder / "model.pth"
+
+
+def run(monkeypatch, trained, *args, opts=()):
+    config, weights = trained
+    argv = ["demo.py", "--config-file", config, *args, "--opts", "MODEL.WEIGHTS", weights, *opts]
+    monkeypatch.setattr(sys, "argv", list(map(str, argv)))
+    return run_command(demo.main)
+
+
+def test_images_folders_and_patterns(tmp_path, trained, scenes, monkeypatch, capsys):
+    out = tmp_path / "overlays"
+    inputs = ["--input", scenes / "images" / "00000.png", scenes / "images" / "0000[12].png"]
+    args = (*inputs, "--output", out, "--save-json", tmp_path / "json" / "results.json")
+    assert run(monkeypatch, trained, *args) == 0
+    assert sorted(p.name for p in out.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    printed = capsys.readouterr().out
+    assert printed.count(" instances, ") == 3
+    assert str(out) in printed
+    results = json.loads((tmp_path / "json" / "results.json").read_text())
+    assert len(results) > 3
+    for r in results:
+        assert {"image_id", "category_id", "bbox", "score", "segmentation", "file_name"} <= set(r)
+        assert r["segmentation"]["size"] == [128, 128]
+        assert r["score"] >= 0.3
+        assert 1 <= r["category_id"] <= 5
+    assert {r["image_id"] for r in results} <= {1, 2, 3}
+    picture = cv2.imread(str(out / "00000.png"))
+    assert picture.shape == (768, 768, 3)
+
+
+def test_a_broken_image_is_reported_skipped_and_counted(
+    tmp_path, trained, scenes, monkeypatch, capsys
+):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = (scenes / "images" / "00000.png").read_bytes()
+    (folder / "a.png").write_bytes(good)
+    (folder / "b.png").write_bytes(good[:500])
+    (folder / "c.png").write_bytes(good)
+    (folder / "notes.txt").write_text("no image")
+    assert run(monkeypatch, trained, "--input", folder, "--output", tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    assert "b.png cannot be read" in captured.err
+    assert "1 of 3 inputs failed" in captured.err
+    assert "Traceback" not in captured.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+
+
+def test_grayscale_and_odd_sizes(tmp_path, trained, monkeypatch):
+    cv2.imwrite(str(tmp_path / "gray.tif"), np.full((61, 203), 90, np.uint8))
+    cv2.imwrite(str(tmp_path / "large.jpg"), np.full((900, 1200, 3), 90, np.uint8))
+    args = ("--input", tmp_path / "gray.tif", tmp_path / "large.jpg", "--output", tmp_path / "out")
+    assert run(monkeypatch, trained, *args) == 0
+    assert cv2.imread(str(tmp_path / "out" / "gray.png")).shape[1] == 812
+    assert cv2.imread(str(tmp_path / "out" / "large.jpg")).shape == (900, 1200, 3)
+
+
+def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):
+    image = scenes / "images" / "00000.png"
+    args = ("--input", image, "--output", tmp_path, "--confidence-threshold", "0.999")
+    assert run(monkeypatch, trained, *args) == 0
+    assert "below --confidence-threshold 0.999" in capsys.readouterr().out
+    opts = ("MODEL.SOLOV2.SCORE_THRESHOLD", "0.999")
+    assert run(monkeypatch, trained, *args, opts=opts) == 0
+    assert "no score above MODEL.SOLOV2.SCORE_THRESHOLD" in capsys.readouterr().out
+
+
+def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
+    file = tmp_path / "flight.avi"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 5, (128, 128))
+    for i in range(3):
+        writer.write(cv2.imread(str(scenes / "images" / f"0000{i}.png")))
+    writer.release()
+    assert run(monkeypatch, trained, "--input", file, "--output", tmp_path / "out") == 0
+    assert "3 frames" in capsys.readouterr().out
+    video = cv2.VideoCapture(str(tmp_path / "out" / "flight.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["flight.mp4"]
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    args = ("--input", tmp_path / "broken.mp4", "--output", tmp_path / "out")
+    assert run(monkeypatch, trained, *args) == 1
+    assert "cannot be decoded" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--input", "nowhere/*.png"), "no such file, folder or match"),
+        (("--input", "{empty}"), "no images"),
+        (("--input", "{image}", "--output", "{file}/out"), "cannot be written"),
+        (("--input", "{image}", "--output", "{images}"), "over an input"),
+        (("--input", "{image}", "--save-json", "{file}/r.json"), "cannot be written"),
+    ],
+)
+def test_wrong_arguments_give_one_sentence(
+    tmp_path, trained, scenes, monkeypatch, capfd, args, message
+):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    names = {
+        "empty": tmp_path / "empty",
+        "file": tmp_path / "file",
+        "images": scenes / "images",
+        "image": scenes / "images" / "00000.png",
+    }
+    if "--output" not in args:
+        args = (*args, "--output", str(tmp_path / "out"))
+    assert run(monkeypatch, trained, *(a.format(**names) for a in args)) == 2
+    error = capfd.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_missing_and_broken_weights(tmp_path, trained, scenes, monkeypatch, capfd):
+    image = scenes / "images" / "00000.png"
+    (tmp_path / "broken.pth").write_bytes(b"nothing")
+    for weights, message in (
+        ("nowhere.pth", "nowhere.pth does not exist"),
+        (tmp_path / "broken.pth", "broken.pth cannot be"),
+        ("", "no trained model"),
+    ):
+        model = (trained[0], weights)
+        assert run(monkeypatch, model, "--input", image, "--output", tmp_path / "out") == 2
+        assert message in capfd.readouterr().err
+
+
+def test_a_trained_model_is_used_without_its_data(tmp_path, trained, scenes, monkeypatch):
+    config, weights = trained
+    cfg = load_config(config).clone()
+    cfg.defrost()
+    cfg.DATASETS.COCO = [[cfg.DATASETS.TRAIN[0], str(tmp_path / "gone.json"), str(tmp_path)]]
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    image = scenes / "images" / "00000.png"
+    args = ("--input", image, "--output", tmp_path / "out")
+    assert run(monkeypatch, (tmp_path / "config.yaml", weights), *args) == 0
+
+
+def test_inputs_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes(b"")
+        (tmp_path / folder / "y.tif").write_bytes(b"")
+    inputs = find_inputs([str(tmp_path / "a"), str(tmp_path / "b"), str(tmp_path / "a" / "x.png")])
+    assert len(inputs) == 4
+    names = output_names(inputs, tmp_path / "out")
+    assert [n.name for n in names] == ["x.png", "y.png", "x_2.png", "y_2.png"]
+
+
+def test_the_overlay_lies_on_its_object():
+    image = np.zeros((200, 300, 3), np.uint8)
+    masks = torch.zeros(1, 200, 300, dtype=torch.bool)
+    masks[0, 50:120, 180:260] = True
+    instances = Instances((200, 300))
+    instances.pred_masks = masks
+    instances.pred_classes = torch.tensor([1])
+    instances.scores = torch.tensor([0.9])
+    metadata = Metadata(thing_classes=["a", "b"], thing_colors=[(0, 0, 255), (255, 0, 0)])
+    picture = draw_instances(image, instances, metadata)
+    scale = picture.shape[0] // 200
+    assert picture.shape == (200 * scale, 300 * scale, 3)
+    # The mask's colour where the mask is; the label is white on black.
+    red = (picture[:, :, 0] > 60) & (picture[:, :, 1] < 40) & (picture[:, :, 2] < 40)
+    ys, xs = np.nonzero(red)
+    edge = 2 * scale
+    assert abs(ys.min() - 50 * scale) <= edge
+    assert abs(ys.max() - 120 * scale) <= edge
+    assert abs(xs.min() - 180 * scale) <= edge
+    assert abs(xs.max() - 260 * scale) <= edge
+    assert red[60 * scale : 110 * scale, 190 * scale : 250 * scale].mean() > 0.5

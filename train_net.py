@@ -1,0 +1,97 @@
+#!/usr/bin/env python3
+"""Train or evaluate FACENet, SOLOv2 or any other Detectron2 model that a config describes.
+
+train_net.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --num-gpus 1
+train_net.py --config-file ... --resume
+train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_best.pth
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from facenet_d2 import UserError
+from facenet_d2.engine import Trainer, load_config, run_command
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.engine.trainer import load_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = default_argument_parser(epilog=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the evaluation's figures as one line of JSON last",
+    )
+    return parser.parse_args()
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    if not args.config_file:
+        raise UserError("--config-file is needed; configs/ has those of this project.")
+    cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
+    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and last.is_file()):
+        raise UserError(
+            "--eval-only needs a trained model: add MODEL.WEIGHTS path/to/model.pth, or --resume "
+            f"for the last checkpoint in {cfg.OUTPUT_DIR}."
+        )
+    check_writable(cfg.OUTPUT_DIR)
+    return cfg
+
+
+def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
+    cfg = setup(args)
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        load_checkpoint(checkpointer, cfg, resume=args.resume)
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+    else:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        trainer.train()
+        results = getattr(trainer, "_last_eval_results", None)
+    if comm.is_main_process():
+        print(f"Results, logs and checkpoints are in {os.path.abspath(cfg.OUTPUT_DIR)}")
+        if args.json:
+            print(json.dumps(results))
+    return results
+
+
+def run() -> None:
+    args = parse_args()
+    if args.num_gpus > 1 or args.num_machines > 1:
+        # Once here too: an error in a child process would end in a trace of all of them.
+        setup(args)
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(run))
