@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
@@ -44,6 +45,12 @@ def parse_args() -> argparse.Namespace:
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is needed; configs/ has those of this project.")
+    available = torch.cuda.device_count()
+    if args.num_gpus > max(1, available):
+        raise UserError(
+            f"--num-gpus {args.num_gpus}: {available} are available here"
+            + ("; leave the option out to run on the CPU." if available == 0 else ".")
+        )
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
     if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and last.is_file()):

@@ -83,14 +83,11 @@ class Demo:
             )
         self.threshold = args.confidence_threshold
         self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
-        self.category_ids: dict[int, int] = {}
-        for dataset in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-            known = MetadataCatalog.get(dataset)
-            if hasattr(known, "thing_colors"):
-                self.metadata.thing_colors = known.thing_colors
-            ids = known.get("thing_dataset_id_to_contiguous_id", {})
-            self.category_ids = {v: k for k, v in ids.items()}
-            break
+        known = MetadataCatalog.get(next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "none"))
+        if hasattr(known, "thing_colors"):
+            self.metadata.thing_colors = known.thing_colors
+        ids = known.get("thing_dataset_id_to_contiguous_id", {})
+        self.category_ids = {contiguous: given for given, contiguous in ids.items()}
         try:
             self.predictor = DefaultPredictor(cfg)
         except LOADING_ERRORS as error:

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
+from conftest import REPOSITORY
 
-from facenet_d2.data.synthetic import CLASSES, draw_scene, write_dataset
+from facenet_d2.data.synthetic import CLASSES, SCENES_VERSION, draw_scene, write_dataset
 from facenet_d2.errors import UserError
 
 
@@ -97,3 +98,8 @@ def test_a_second_writer_keeps_the_first_ones_set(tmp_path):
     write_dataset(tmp_path / "set", num_scenes=2, seed=5, size=64)
     assert (tmp_path / "set" / "annotations.json").read_text() == first
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_make_demo_draws_the_current_scenes():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert f"/synthetic_aerial_v{SCENES_VERSION}/val/" in makefile

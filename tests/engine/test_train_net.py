@@ -197,6 +197,11 @@ def test_evaluation_needs_a_model(tiny_config, monkeypatch, capfd):
     assert "MODEL.WEIGHTS" in error_of(monkeypatch, capfd, *args)
 
 
+def test_more_gpus_than_there_are(tiny_config, monkeypatch, capfd):
+    args = ("--config-file", tiny_config, "--num-gpus", "99")
+    assert "--num-gpus 99" in error_of(monkeypatch, capfd, *args)
+
+
 def test_options_after_overrides(tiny_config, monkeypatch, capfd):
     args = ("--config-file", tiny_config, "SEED", "1", "--resume")
     assert "--resume stands after" in error_of(monkeypatch, capfd, *args)
