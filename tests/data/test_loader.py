@@ -101,3 +101,25 @@ def test_the_mapper_names_a_broken_image(tiny_config, tmp_path):
     record = {"file_name": str(broken), "height": 10, "width": 10, "annotations": []}
     with pytest.raises(UserError, match=r"broken\.png cannot be used"):
         SceneMapper(cfg, is_train=True)(record)
+
+
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
+def test_an_image_without_objects_has_no_masks_but_the_field(tiny_config, scenes, mask_format):
+    cfg = load_config(tiny_config, ["INPUT.MASK_FORMAT", mask_format])
+    record = {
+        "file_name": str(scenes / "images" / "00000.png"),
+        "height": 128,
+        "width": 128,
+        "annotations": [],
+    }
+    instances = SceneMapper(cfg, is_train=True)(record)["instances"]
+    assert len(instances) == len(instances.gt_masks) == len(instances.gt_boxes) == 0
+
+
+def test_annotations_without_masks_are_named(tiny_config, scenes):
+    cfg = load_config(tiny_config)
+    box = {"bbox": [1, 1, 20, 20], "bbox_mode": 1, "category_id": 0}
+    file = str(scenes / "images" / "00000.png")
+    record = {"file_name": file, "height": 128, "width": 128, "annotations": [box]}
+    with pytest.raises(UserError, match=r"00000\.png.*no segmentation"):
+        SceneMapper(cfg, is_train=True)(record)

@@ -228,3 +228,19 @@ def test_a_broken_image_among_good_ones_is_named(tmp_path, scenes, monkeypatch, 
     message = error_of(monkeypatch, capfd, "--config-file", config, *args)
     assert "00003.png cannot be used" in message
     assert "mend it or take it out" in message
+
+
+def test_trains_on_images_without_objects(tmp_path, scenes, monkeypatch):
+    """Half of the images empty, and a batch of nothing but empty ones."""
+    content = json.loads((scenes / "annotations.json").read_text())
+    empty = {i["id"] for i in content["images"][:3]}
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in empty]
+    own = tmp_path / "scenes"
+    own.mkdir()
+    (own / "images").symlink_to(scenes / "images")
+    (own / "annotations.json").write_text(json.dumps(content))
+    config = write_tiny_config(tmp_path, own)
+    args = ("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False", "SOLVER.MAX_ITER", "6")
+    args += ("DATASETS.TEST", "()", "SOLVER.IMS_PER_BATCH", "1")
+    assert run(monkeypatch, "--config-file", config, *args) == 0
+    assert all(v.isfinite().all() for v in weights(tmp_path / "output")["model"].values())

@@ -91,6 +91,12 @@ def no_objects():
     return instances
 
 
+def no_objects_and_no_mask_field():
+    instances = no_objects()
+    instances.remove("gt_masks")
+    return instances
+
+
 def one_object():
     instances = Instances((64, 80))
     instances.gt_boxes = Boxes([[10.0, 10, 40, 50]])
@@ -103,7 +109,8 @@ def one_object():
 
 @pytest.mark.parametrize("neck", ["build_resnet_fpn_backbone", "build_resnet_face_fpn_backbone"])
 @pytest.mark.parametrize(
-    "batch", [[no_objects], [no_objects, no_objects], [no_objects, one_object]]
+    "batch",
+    [[no_objects], [no_objects_and_no_mask_field, no_objects], [no_objects, one_object]],
 )
 def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck, batch):
     model_cfg.MODEL.BACKBONE.NAME = neck

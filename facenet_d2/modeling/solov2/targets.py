@@ -51,10 +51,18 @@ class ImageTargets:
     masks: torch.Tensor
 
 
-def full_size_masks(masks: BitMasks | PolygonMasks, image_size: tuple[int, int]) -> torch.Tensor:
-    """Ground-truth masks as ``(N, H, W)`` bool, whichever of Detectron2's kinds they are."""
+def full_size_masks(instances: Instances) -> torch.Tensor:
+    """Ground-truth masks as ``(N, H, W)`` bool, whichever of Detectron2's kinds they are.
+
+    Detectron2's own mapper gives an image without objects no ``gt_masks`` at all.
+    """
+    height, width = instances.image_size
+    if len(instances) == 0:
+        device = instances.gt_classes.device
+        return torch.zeros((0, height, width), dtype=torch.bool, device=device)
+    masks = instances.gt_masks
     if isinstance(masks, PolygonMasks):
-        masks = BitMasks.from_polygon_masks(masks, *image_size)
+        masks = BitMasks.from_polygon_masks(masks, height, width).to(instances.gt_classes.device)
     return masks.tensor
 
 
@@ -118,7 +126,7 @@ def assign_targets(
         mask_size: (H/4, W/4) of the mask features of the padded batch.
     """
     device = instances.gt_classes.device
-    masks = full_size_masks(instances.gt_masks, instances.image_size)
+    masks = full_size_masks(instances)
     padded_h, padded_w = mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE
 
     keep = masks.flatten(1).any(dim=1)
