@@ -7,6 +7,7 @@ from conftest import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.engine.trainer import load_checkpoint
 

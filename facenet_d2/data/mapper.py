@@ -12,7 +12,7 @@ from ..errors import UserError
 
 
 class SceneMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper``, also for images without objects; names what cannot be used."""
+    """Detectron2's ``DatasetMapper``, also for images without objects; names bad ones."""
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """

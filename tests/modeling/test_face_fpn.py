@@ -183,7 +183,7 @@ def test_the_neck_is_all_that_the_backbone_switch_changes(model_cfg):
     for builder in ("build_resnet_fpn_backbone", "build_resnet_face_fpn_backbone"):
         model_cfg.MODEL.BACKBONE.NAME = builder
         shapes.append({k: v.shape for k, v in build_model(model_cfg).state_dict().items()})
-    changed = {k for k in shapes[0].keys() ^ shapes[1].keys()}
+    changed = set(shapes[0].keys() ^ shapes[1].keys())
     changed |= {k for k in shapes[0].keys() & shapes[1].keys() if shapes[0][k] != shapes[1][k]}
     assert changed
     assert all(k.startswith("backbone.") and "bottom_up" not in k for k in changed)
