@@ -120,6 +120,8 @@ def main() -> None:
         raise UserError(f"--input-size {args.input_size}: both must be positive.")
     cfg = load_config(args.config_file, ["MODEL.WEIGHTS", ""], need_data=False).clone()
     cfg.defrost()
+    # On a GPU the deformable convolution is torchvision's operator, which fvcore cannot count.
+    cfg.MODEL.DEVICE = "cpu"
     if args.num_classes is not None:
         cfg.MODEL.SOLOV2.NUM_CLASSES = args.num_classes
     rows = analyze(cfg, *args.input_size)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from detectron2.data import DatasetMapper
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.structures import BitMasks, PolygonMasks
 
 from ..errors import UserError
 
@@ -27,10 +28,7 @@ class SceneMapper(DatasetMapper):
                 annotations have no masks.
         """
         try:
-            mapped = super().__call__(dataset_dict)
-            if "instances" in mapped and self.use_instance_mask:
-                self._complete(mapped["instances"])
-            return mapped
+            return super().__call__(dataset_dict)
         except Exception as error:
             raise UserError(
                 f"image {dataset_dict.get('file_name')} cannot be used "
@@ -38,14 +36,22 @@ class SceneMapper(DatasetMapper):
                 "of the annotations."
             ) from error
 
-    def _complete(self, instances: Instances) -> None:
-        # Detectron2 leaves the masks out where there is nothing to have one.
-        if instances.has("gt_masks"):
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
+    ) -> None:
+        annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        if annotations:
+            if self.use_instance_mask and any(not a.get("segmentation") for a in annotations):
+                raise ValueError("it has an annotation without a segmentation")
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
             return
-        if len(instances):
-            raise ValueError("its annotations have no segmentation")
-        instances.gt_masks = (
-            BitMasks(torch.zeros((0, *instances.image_size), dtype=torch.bool))
-            if self.instance_mask_format == "bitmask"
-            else PolygonMasks([])
-        )
+        # Detectron2 leaves the masks out where there is nothing to have one.
+        del dataset_dict["annotations"]
+        instances = annotations_to_instances([], image_shape)
+        if self.use_instance_mask:
+            instances.gt_masks = (
+                BitMasks(torch.zeros((0, *image_shape), dtype=torch.bool))
+                if self.instance_mask_format == "bitmask"
+                else PolygonMasks([])
+            )
+        dataset_dict["instances"] = instances

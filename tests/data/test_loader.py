@@ -103,9 +103,13 @@ def test_the_mapper_names_a_broken_image(tiny_config, tmp_path):
         SceneMapper(cfg, is_train=True)(record)
 
 
+@pytest.mark.parametrize("crop", ["True", "False"])
 @pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
-def test_an_image_without_objects_has_no_masks_but_the_field(tiny_config, scenes, mask_format):
-    cfg = load_config(tiny_config, ["INPUT.MASK_FORMAT", mask_format])
+def test_an_image_without_objects_has_no_masks_but_the_field(
+    tiny_config, scenes, mask_format, crop
+):
+    overrides = ["INPUT.MASK_FORMAT", mask_format, "INPUT.CROP.ENABLED", crop]
+    cfg = load_config(tiny_config, overrides)
     record = {
         "file_name": str(scenes / "images" / "00000.png"),
         "height": 128,
@@ -121,5 +125,5 @@ def test_annotations_without_masks_are_named(tiny_config, scenes):
     box = {"bbox": [1, 1, 20, 20], "bbox_mode": 1, "category_id": 0}
     file = str(scenes / "images" / "00000.png")
     record = {"file_name": file, "height": 128, "width": 128, "annotations": [box]}
-    with pytest.raises(UserError, match=r"00000\.png.*no segmentation"):
+    with pytest.raises(UserError, match=r"00000\.png.*without a segmentation"):
         SceneMapper(cfg, is_train=True)(record)

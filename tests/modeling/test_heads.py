@@ -121,11 +121,37 @@ def test_deformable_switch_changes_its_branches_and_nothing_else(model_cfg, bran
         ("DEFORM_CONVS", 3, "MODEL.SOLOV2.DEFORM_CONVS is 3.*between 0 and"),
         ("NMS_KERNEL", "hard", "MODEL.SOLOV2.NMS_KERNEL.*hard.*gaussian.*linear"),
         ("IN_FEATURES", ["p2", "p3", "p4", "p5", "p7"], "MODEL.SOLOV2.IN_FEATURES.*p7"),
+        ("IN_FEATURES", ["p2", "p3"], "MODEL.SOLOV2.IN_FEATURES.*4, 8, 16, 32, 64"),
+        ("MASK_IN_FEATURES", ["p3", "p4", "p5"], "MODEL.SOLOV2.MASK_IN_FEATURES.*4, 8, 16, 32"),
+        ("NORM", "GNN", "MODEL.SOLOV2.NORM is 'GNN'.*'GN'"),
+        ("CONV_CHANNELS", 48, "MODEL.SOLOV2.CONV_CHANNELS is 48.*multiple of 32"),
+        ("SCALE_RANGES", [[1, 2, 3]] * 5, "MODEL.SOLOV2.SCALE_RANGES.*pairs"),
+        ("PRIOR_PROB", 0.0, "MODEL.SOLOV2.PRIOR_PROB is 0.0.*between 0 and 1"),
         ("NUM_GRIDS", [40, 36], "MODEL.SOLOV2.NUM_GRIDS"),
         ("NUM_CLASSES", 0, "MODEL.SOLOV2.NUM_CLASSES is 0"),
     ],
 )
 def test_wrong_values_are_named(model_cfg, key, value, match):
     setattr(model_cfg.MODEL.SOLOV2, key, value)
+    with pytest.raises(ValueError, match=match):
+        build_model(model_cfg)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("SEM.NORM", "XX", "MODEL.SEM.NORM is 'XX'"),
+        ("SEM.CHANNELS", 33, "MODEL.SEM.CHANNELS is 33"),
+        ("SEM.DILATIONS", [], "MODEL.SEM.DILATIONS is"),
+        ("FACE_FPN.ASPP_CHANNELS", 100, "MODEL.FACE_FPN.ASPP_CHANNELS is 100"),
+        ("FACE_FPN.ASPP_DILATIONS", [0, 6], "MODEL.FACE_FPN.ASPP_DILATIONS is"),
+        ("FPN.NORM", "GNN", "MODEL.FPN.NORM is 'GNN'"),
+    ],
+)
+def test_wrong_values_of_the_neck_are_named(model_cfg, key, value, match):
+    model_cfg.MODEL.BACKBONE.NAME = "build_resnet_face_fpn_backbone"
+    model_cfg.MODEL.SEM.ENABLED = True
+    node, name = key.split(".")
+    setattr(model_cfg.MODEL[node], name, value)
     with pytest.raises(ValueError, match=match):
         build_model(model_cfg)

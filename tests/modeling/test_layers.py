@@ -208,3 +208,4 @@ def test_deformable_convolution_stays_in_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(layer(x), layer(x.float()), rtol=0, atol=0)
         assert layer(x.bfloat16()).dtype == torch.float32
+    assert layer.double()(x.double()).dtype == torch.float64

@@ -233,3 +233,24 @@ def test_ground_truth_through_postprocessing_and_evaluator(scenes, tmp_path):
     assert results["segm"]["AP"] == pytest.approx(100)
     assert results["bbox"]["AP"] >= 99
     assert not math.isnan(results["segm"]["AP-ship"])
+
+
+def test_autocast_does_not_touch_postprocessing():
+    """Masks of more pixels than half precision can count, one on top of the other."""
+    features = torch.full((2, 280, 280), 10.0)
+    features[1, :140] = -10.0
+    args = (
+        torch.tensor([[0.9], [0.8]]),
+        torch.eye(2),
+        features,
+        torch.tensor([8, 8]),
+        InferenceSettings(),
+        (1120, 1120),
+        (280, 280),
+    )
+    expected = detect_instances(*args)
+    assert len(expected) == 2
+    with torch.autocast("cpu", dtype=torch.float16):
+        actual = detect_instances(*args)
+    assert torch.equal(actual.scores, expected.scores)
+    assert torch.equal(actual.pred_masks, expected.pred_masks)

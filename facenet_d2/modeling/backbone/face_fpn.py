@@ -13,6 +13,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbo
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
+from ..checks import check_dilations, check_norm
 from ..layers import (
     ASPP,
     ChannelAttentionGuidance,
@@ -176,6 +177,8 @@ class FACEFPN(Backbone):
 
 def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
     """SEM on the finest bottom-up level, as ``MODEL.SEM`` says."""
+    check_norm("MODEL.SEM.NORM", cfg.MODEL.SEM.NORM, "MODEL.SEM.CHANNELS", cfg.MODEL.SEM.CHANNELS)
+    check_dilations("MODEL.SEM.DILATIONS", cfg.MODEL.SEM.DILATIONS)
     return SemanticEnhancementModule(
         in_channels,
         cfg.MODEL.FPN.OUT_CHANNELS,
@@ -189,6 +192,11 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
 @BACKBONE_REGISTRY.register()
 def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
     """ResNet with FACE-FPN; with SEM where ``MODEL.SEM.ENABLED``."""
+    face, fpn = cfg.MODEL.FACE_FPN, cfg.MODEL.FPN
+    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+    aspp = ("MODEL.FACE_FPN.ASPP_NORM", "MODEL.FACE_FPN.ASPP_CHANNELS")
+    check_norm(aspp[0], face.ASPP_NORM, aspp[1], face.ASPP_CHANNELS)
+    check_dilations("MODEL.FACE_FPN.ASPP_DILATIONS", face.ASPP_DILATIONS)
     bottom_up = build_resnet_backbone(cfg, input_shape)
     in_features = cfg.MODEL.FPN.IN_FEATURES
     sem = None
@@ -198,9 +206,9 @@ def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACE
         bottom_up,
         in_features,
         cfg.MODEL.FPN.OUT_CHANNELS,
-        aspp_channels=cfg.MODEL.FACE_FPN.ASPP_CHANNELS,
-        aspp_dilations=cfg.MODEL.FACE_FPN.ASPP_DILATIONS,
-        aspp_norm=cfg.MODEL.FACE_FPN.ASPP_NORM,
+        aspp_channels=face.ASPP_CHANNELS,
+        aspp_dilations=face.ASPP_DILATIONS,
+        aspp_norm=face.ASPP_NORM,
         norm=cfg.MODEL.FPN.NORM,
         sem=sem,
     )

@@ -114,10 +114,10 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')`` as a plain convolution."""
-        # The operator has no half-precision kernel on every device, and sampling positions lose
-        # whole pixels in bfloat16: always in float32.
+        # In the parameters' own precision also under autocast: the operator has no half-precision
+        # kernel on every device, and sampling positions lose whole pixels in bfloat16.
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.float()
+            x = x.to(self.weight.dtype)
             offsets, mask = self.offsets_and_mask(x)
             convolve = deform_conv2d_by_sampling if x.device.type == "cpu" else deform_conv2d
             x = convolve(

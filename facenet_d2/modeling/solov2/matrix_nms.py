@@ -40,7 +40,9 @@ def matrix_nms(
     if len(scores) == 0:
         return scores
     flat = masks.flatten(1).float()
-    intersection = flat @ flat.T
+    # Counts of pixels overflow half precision.
+    with torch.autocast(masks.device.type, enabled=False):
+        intersection = flat @ flat.T
     area = flat.sum(dim=1)
     iou = intersection / (area[:, None] + area[None, :] - intersection)
     same_class = classes[:, None] == classes[None, :]

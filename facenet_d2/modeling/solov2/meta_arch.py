@@ -12,6 +12,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from ..checks import check_levels, check_norm
 from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, resize_instance_features
 from .losses import category_loss, mask_loss
 from .matrix_nms import KERNELS
@@ -101,18 +102,21 @@ class SOLOv2(nn.Module):
             raise ValueError(
                 f"MODEL.SOLOV2.NMS_KERNEL is {solo.NMS_KERNEL!r}; it must be one of {list(KERNELS)}"
             )
+        if not 0 < solo.PRIOR_PROB < 1:
+            raise ValueError(
+                f"MODEL.SOLOV2.PRIOR_PROB is {solo.PRIOR_PROB}; it must lie between 0 and 1"
+            )
+        if any(len(r) != 2 for r in solo.SCALE_RANGES):
+            raise ValueError(
+                f"MODEL.SOLOV2.SCALE_RANGES is {solo.SCALE_RANGES}; it must be pairs of a "
+                "least and a greatest size"
+            )
+        for key in ("CONV_CHANNELS", "MASK_CHANNELS", "KERNEL_CHANNELS"):
+            check_norm("MODEL.SOLOV2.NORM", solo.NORM, f"MODEL.SOLOV2.{key}", solo[key])
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        for key, names in (
-            ("IN_FEATURES", solo.IN_FEATURES),
-            ("MASK_IN_FEATURES", solo.MASK_IN_FEATURES),
-        ):
-            missing = [name for name in names if name not in shapes]
-            if missing:
-                raise ValueError(
-                    f"MODEL.SOLOV2.{key} names {missing}; {cfg.MODEL.BACKBONE.NAME} gives "
-                    f"{sorted(shapes)}"
-                )
+        check_levels("MODEL.SOLOV2.IN_FEATURES", solo.IN_FEATURES, shapes, (4, 8, 16, 32, 64))
+        check_levels("MODEL.SOLOV2.MASK_IN_FEATURES", solo.MASK_IN_FEATURES, shapes, (4, 8, 16, 32))
         # Every level of the pyramid has as many channels.
         in_channels = shapes[solo.IN_FEATURES[0]].channels
         return {
@@ -221,7 +225,7 @@ class SOLOv2(nn.Module):
             assign_targets(x, self.layout, self.num_classes, mask_features.shape[-2:])
             for x in gt_instances
         ]
-        num_positive = sum(len(t.cells) for t in targets)
+        num_positive = sum((t.categories < self.num_classes).sum().item() for t in targets)
         get_event_storage().put_scalar("positive_cells", num_positive / len(targets))
         return {
             "loss_category": category_loss(

@@ -112,6 +112,26 @@ def enlarge_masks(
     return out
 
 
+def area_and_maskness(
+    masks: torch.Tensor, binary: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pixels of each mask, and the mean probability in it: how sure the network is of the mask.
+
+    Args:
+        masks: ``(N, pixels)``, probabilities.
+        binary: ``(N, pixels)`` bool.
+
+    Returns:
+        two ``(N,)``, int64 and float; the second is 0 for an empty mask.
+    """
+    # Both sums make copies, of eight and four bytes a pixel: some masks at a time.
+    step = max(1, CHUNK_FLOATS // masks.shape[1])
+    chunks = list(zip(masks.split(step), binary.split(step)))
+    area = torch.cat([b.sum(dim=1) for _, b in chunks])
+    total = torch.cat([(m * b).sum(dim=1) for m, b in chunks])
+    return area, total / area.clamp(min=1)
+
+
 @torch.no_grad()
 def detect_instances(
     scores: torch.Tensor,
@@ -137,6 +157,22 @@ def detect_instances(
         ``pred_masks`` ``(M, *image_size)`` bool, ``scores``, ``pred_classes`` and the masks' tight
         ``pred_boxes``, by falling score; M may be zero.
     """
+    # In half precision the products overflow and the overlaps are wrong.
+    with torch.autocast(scores.device.type, enabled=False):
+        return _detect_instances(
+            scores, kernels, mask_features, cell_strides, settings, input_size, image_size
+        )
+
+
+def _detect_instances(
+    scores: torch.Tensor,
+    kernels: torch.Tensor,
+    mask_features: torch.Tensor,
+    cell_strides: torch.Tensor,
+    settings: InferenceSettings,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Instances:
     cells, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
     if len(cells) == 0:
         return empty_instances(image_size, scores.device)
@@ -144,11 +180,9 @@ def detect_instances(
 
     # A cell that passes for several classes has one mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
-    masks = (kernels[unique_cells] @ mask_features.flatten(1)).float().sigmoid_()
+    masks = (kernels[unique_cells].float() @ mask_features.flatten(1).float()).sigmoid_()
     binary = masks > settings.mask_threshold
-    area = binary.sum(dim=1)
-    # Mean probability inside the mask: how sure the network is of it.
-    maskness = (masks * binary).sum(dim=1) / area.clamp(min=1)
+    area, maskness = area_and_maskness(masks, binary)
     large_enough = (area > cell_strides[unique_cells])[mask_of]
     cell_scores = cell_scores[large_enough] * maskness[mask_of[large_enough]]
     classes, mask_of = classes[large_enough], mask_of[large_enough]

@@ -1,0 +1,42 @@
+"""Checks of configured values when a model is built; each names the key and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from detectron2.layers import ShapeSpec
+
+# Those that `detectron2.layers.get_norm` knows by name; empty for none.
+NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN")
+GROUPS = 32
+
+
+def check_norm(norm_key: str, norm: str, channels_key: str, channels: int) -> None:
+    """Raise a ValueError for an unknown normalisation, or a width that its groups do not divide."""
+    if norm not in NORMS:
+        raise ValueError(f"{norm_key} is {norm!r}; it must be one of {list(NORMS)}")
+    if channels < 1 or (norm == "GN" and channels % GROUPS):
+        what = (
+            f"a multiple of {GROUPS}, the groups of {norm_key} GN" if norm == "GN" else "positive"
+        )
+        raise ValueError(f"{channels_key} is {channels}; it must be {what}")
+
+
+def check_dilations(key: str, dilations: Sequence[int]) -> None:
+    """Raise a ValueError unless there is at least one dilation and all are at least 1."""
+    if not dilations or min(dilations) < 1:
+        raise ValueError(
+            f"{key} is {list(dilations)}; it must be one or more dilations, each 1 or more"
+        )
+
+
+def check_levels(
+    key: str, names: Sequence[str], shapes: Mapping[str, ShapeSpec], strides: Sequence[int]
+) -> None:
+    """Raise a ValueError unless the named levels have just these strides."""
+    found = [shapes[name].stride if name in shapes else None for name in names]
+    if found != list(strides):
+        raise ValueError(
+            f"{key} is {list(names)}, with strides {found}; it must name levels of strides "
+            f"{list(strides)} among the backbone's {sorted(shapes)}"
+        )
