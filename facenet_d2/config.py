@@ -18,7 +18,10 @@ def add_facenet_config(cfg: CN) -> None:
     # One entry a level, finest first. SCALE_RANGES: least and greatest square root of a box's area,
     # in pixels of the network's input.
     cfg.MODEL.SOLOV2.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
-    cfg.MODEL.SOLOV2.STRIDES = [8, 8, 16, 32, 32]
+    # MIN_MASK_AREAS: predicted masks of no more pixels, at a quarter of the network's input, are
+    # dropped. The published figures (the strides of the levels) are for inputs of about 800 pixels:
+    # under them, objects of less than about 12x12 are never found.
+    cfg.MODEL.SOLOV2.MIN_MASK_AREAS = [8, 8, 16, 32, 32]
     cfg.MODEL.SOLOV2.NUM_GRIDS = [40, 36, 24, 16, 12]
     cfg.MODEL.SOLOV2.SCALE_RANGES = [[1, 96], [48, 192], [96, 384], [192, 768], [384, 2048]]
     # Side of the centre region whose cells are positive, as a share of the box's.

@@ -18,7 +18,7 @@ from facenet_d2.modeling.solov2 import InferenceSettings, detect_instances, matr
 from facenet_d2.modeling.solov2.postprocess import enlarge_masks, suppress_neighbours
 
 GRIDS = (5, 3)
-STRIDES = torch.cat([torch.full((25,), 8), torch.full((9,), 16)])
+MIN_AREAS = torch.cat([torch.full((25,), 8), torch.full((9,), 16)])
 
 
 def test_points_nms_keeps_the_greatest_of_each_window():
@@ -46,7 +46,7 @@ def detect_by_loops(scores, kernels, features, settings, input_size, image_size)
                 continue
             mask = (kernels[cell][:, None, None] * features).sum(0).sigmoid()
             binary = mask > settings.mask_threshold
-            if binary.sum() <= STRIDES[cell]:
+            if binary.sum() <= MIN_AREAS[cell]:
                 continue
             candidates.append((scores[cell, c] * mask[binary].mean(), c, mask, binary))
     candidates.sort(key=lambda x: -x[0])
@@ -83,7 +83,7 @@ def test_published_rule(kernel, limits, image_size):
     # Smooth maps, so that masks are blobs.
     features = F.interpolate(torch.randn(1, 6, 4, 5), size=(16, 20), mode="bicubic")[0]
     args = (settings, (60, 75), image_size)
-    actual = detect_instances(scores, kernels, features, STRIDES, *args)
+    actual = detect_instances(scores, kernels, features, MIN_AREAS, *args)
     expected = detect_by_loops(scores, kernels, features, *args)
     expected = [e for e in expected if e[2].any()]
     assert len(actual) == len(expected) > 0
@@ -136,7 +136,7 @@ def test_zero_one_and_hundreds(wanted):
         assert out.pred_boxes.tensor[n].tolist() == [16 * x, 16 * y, 16 * x + 16, 16 * y + 16]
 
 
-def test_masks_below_the_cells_stride_are_dropped():
+def test_masks_up_to_the_cells_least_area_are_dropped():
     features = torch.full((2, 16, 16), -10.0)
     features[0, :2, :4] = 10.0
     features[1, 4:7, :3] = 10.0
@@ -149,7 +149,7 @@ def test_masks_below_the_cells_stride_are_dropped():
         (64, 64),
         (64, 64),
     )
-    # Eight pixels are not more than the stride; nine are.
+    # Eight pixels are dropped; nine are not.
     assert out.pred_boxes.tensor.tolist() == [[0, 16, 12, 28]]
 
 

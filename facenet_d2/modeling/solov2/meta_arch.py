@@ -34,7 +34,7 @@ class SOLOv2(nn.Module):
         instance_in_features: Sequence[str],
         mask_in_features: Sequence[str],
         layout: GridLayout,
-        strides: Sequence[int],
+        min_mask_areas: Sequence[int],
         settings: InferenceSettings,
         focal_alpha: float,
         focal_gamma: float,
@@ -50,7 +50,8 @@ class SOLOv2(nn.Module):
             instance_in_features: levels under the grids, finest first.
             mask_in_features: levels fused to the mask features, finest first.
             layout: the grids and their scale ranges.
-            strides: stride of each grid's level.
+            min_mask_areas: of each level, in pixels of the mask features; predicted masks of no
+                more are dropped.
             settings: thresholds and limits of inference.
             focal_alpha: alpha of the focal loss.
             focal_gamma: gamma of the focal loss.
@@ -59,14 +60,14 @@ class SOLOv2(nn.Module):
             pixel_std: of each channel, the input is divided by it.
 
         Raises:
-            ValueError: where the lists of levels, grids, ranges and strides differ in length.
+            ValueError: where the lists of levels, grids, ranges and areas differ in length.
         """
         super().__init__()
         lengths = {
             "MODEL.SOLOV2.IN_FEATURES": len(instance_in_features),
             "MODEL.SOLOV2.NUM_GRIDS": len(layout.num_grids),
             "MODEL.SOLOV2.SCALE_RANGES": len(layout.scale_ranges),
-            "MODEL.SOLOV2.STRIDES": len(strides),
+            "MODEL.SOLOV2.MIN_MASK_AREAS": len(min_mask_areas),
         }
         if len(set(lengths.values())) > 1:
             raise ValueError(
@@ -87,8 +88,8 @@ class SOLOv2(nn.Module):
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
         )
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
-        cell_strides = [torch.full((s * s,), t) for s, t in zip(layout.num_grids, strides)]
-        self.register_buffer("cell_strides", torch.cat(cell_strides), persistent=False)
+        areas = [torch.full((s * s,), a) for s, a in zip(layout.num_grids, min_mask_areas)]
+        self.register_buffer("cell_min_areas", torch.cat(areas), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class SOLOv2(nn.Module):
                 scale_ranges=tuple((low, high) for low, high in solo.SCALE_RANGES),
                 center_scale=solo.CENTER_SCALE,
             ),
-            "strides": solo.STRIDES,
+            "min_mask_areas": solo.MIN_MASK_AREAS,
             "settings": InferenceSettings(
                 score_threshold=solo.SCORE_THRESHOLD,
                 mask_threshold=solo.MASK_THRESHOLD,
@@ -249,7 +250,7 @@ class SOLOv2(nn.Module):
                 scores[i],
                 kernels[i],
                 mask_features[i],
-                self.cell_strides,
+                self.cell_min_areas,
                 self.settings,
                 tuple(input_sizes[i]),
                 tuple(image_sizes[i]),

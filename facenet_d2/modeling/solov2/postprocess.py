@@ -137,7 +137,7 @@ def detect_instances(
     scores: torch.Tensor,
     kernels: torch.Tensor,
     mask_features: torch.Tensor,
-    cell_strides: torch.Tensor,
+    cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
@@ -148,7 +148,7 @@ def detect_instances(
         scores: ``(cells, C)``, class probabilities after :func:`suppress_neighbours`.
         kernels: ``(cells, D)``.
         mask_features: ``(D, H/4, W/4)``.
-        cell_strides: ``(cells,)``, stride of each cell's level; a mask of fewer pixels is dropped.
+        cell_min_areas: ``(cells,)``; a mask of no more pixels than its cell's is dropped.
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
         image_size: (height, width) to give the result at.
@@ -160,7 +160,7 @@ def detect_instances(
     # In half precision the products overflow and the overlaps are wrong.
     with torch.autocast(scores.device.type, enabled=False):
         return _detect_instances(
-            scores, kernels, mask_features, cell_strides, settings, input_size, image_size
+            scores, kernels, mask_features, cell_min_areas, settings, input_size, image_size
         )
 
 
@@ -168,7 +168,7 @@ def _detect_instances(
     scores: torch.Tensor,
     kernels: torch.Tensor,
     mask_features: torch.Tensor,
-    cell_strides: torch.Tensor,
+    cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
@@ -183,7 +183,7 @@ def _detect_instances(
     masks = (kernels[unique_cells].float() @ mask_features.flatten(1).float()).sigmoid_()
     binary = masks > settings.mask_threshold
     area, maskness = area_and_maskness(masks, binary)
-    large_enough = (area > cell_strides[unique_cells])[mask_of]
+    large_enough = (area > cell_min_areas[unique_cells])[mask_of]
     cell_scores = cell_scores[large_enough] * maskness[mask_of[large_enough]]
     classes, mask_of = classes[large_enough], mask_of[large_enough]
 

@@ -125,10 +125,8 @@ def assign_targets(
     share a cell, the last one gives its class and each one a mask pair, as in the published code.
 
     Unlike in AdelaiDet's SOLOv2, which drops instances of few pixels at a quarter of their size,
-    every instance is assigned. Of predictions, masks of no more pixels there than the stride of
-    their level (8 at least) are dropped, as published: objects under about 12x12 pixels of the
-    network's input are not found, however well they are learned. Enlarge the input for them, or
-    lower ``MODEL.SOLOV2.STRIDES``, which has no other use.
+    every instance is assigned. For the smallest to be found too, ``MODEL.SOLOV2.MIN_MASK_AREAS``
+    must not be over the area of their masks at a quarter of the input's size.
 
     Args:
         instances: ``gt_boxes``, ``gt_classes`` and ``gt_masks`` of N instances. Those with an empty
