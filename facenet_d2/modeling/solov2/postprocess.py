@@ -157,22 +157,6 @@ def detect_instances(
         ``pred_masks`` ``(M, *image_size)`` bool, ``scores``, ``pred_classes`` and the masks' tight
         ``pred_boxes``, by falling score; M may be zero.
     """
-    # In half precision the products overflow and the overlaps are wrong.
-    with torch.autocast(scores.device.type, enabled=False):
-        return _detect_instances(
-            scores, kernels, mask_features, cell_min_areas, settings, input_size, image_size
-        )
-
-
-def _detect_instances(
-    scores: torch.Tensor,
-    kernels: torch.Tensor,
-    mask_features: torch.Tensor,
-    cell_min_areas: torch.Tensor,
-    settings: InferenceSettings,
-    input_size: tuple[int, int],
-    image_size: tuple[int, int],
-) -> Instances:
     cells, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
     if len(cells) == 0:
         return empty_instances(image_size, scores.device)
@@ -180,7 +164,10 @@ def _detect_instances(
 
     # A cell that passes for several classes has one mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
-    masks = (kernels[unique_cells].float() @ mask_features.flatten(1).float()).sigmoid_()
+    # Half precision would move the masks' borders.
+    with torch.autocast(scores.device.type, enabled=False):
+        masks = kernels[unique_cells].float() @ mask_features.flatten(1).float()
+    masks = masks.sigmoid_()
     binary = masks > settings.mask_threshold
     area, maskness = area_and_maskness(masks, binary)
     large_enough = (area > cell_min_areas[unique_cells])[mask_of]
