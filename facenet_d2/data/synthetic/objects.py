@@ -12,7 +12,7 @@ from .canvas import Scene, mirrored, pose, rectangle
 
 
 def ship(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
-    """A ship around ``center``, its bow along ``angle``, ``length`` pixels long; whether it fitted."""
+    """A ship around ``center``, its bow along ``angle``, in pixels; whether it fitted."""
     ratio = scene.rng.uniform(0.2, 0.3)
     hull = mirrored(
         [
