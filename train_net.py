@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -51,7 +52,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
             f"--num-gpus {args.num_gpus}: {available} are available here"
             + ("; leave the option out to run on the CPU." if available == 0 else ".")
         )
+    if args.num_machines > 1 and available == 0:
+        raise UserError(f"--num-machines {args.num_machines}: this needs GPUs, and here are none.")
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; name a data set to evaluate on.")
     last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
     if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and last.is_file()):
         raise UserError(
@@ -62,14 +67,28 @@ def setup(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
+def without_nan(value: Any) -> Any:
+    """None in place of NaN, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {k: without_nan(v) for k, v in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     cfg = setup(args)
-    default_setup(cfg, args)
+    if args.eval_only:
+        # Its log and config are not the training run's, which may lie in OUTPUT_DIR.
+        record = cfg.clone()
+        record.defrost()
+        record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+        default_setup(record, args)
+    else:
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     if args.eval_only:
         model = Trainer.build_model(cfg)
         checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        load_checkpoint(checkpointer, cfg, resume=args.resume)
+        load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)
@@ -81,7 +100,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     if comm.is_main_process():
         print(f"Results, logs and checkpoints are in {os.path.abspath(cfg.OUTPUT_DIR)}")
         if args.json:
-            print(json.dumps(results))
+            print(json.dumps(without_nan(results)))
     return results
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
+from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
@@ -28,9 +30,11 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
+from facenet_d2.data.mapper import check_depth
 from facenet_d2.engine import load_config, run_command
+from facenet_d2.engine.cli import explained
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.engine.trainer import LOADING_ERRORS
+from facenet_d2.engine.trainer import load_checkpoint
 from facenet_d2.inference import VIDEO_SUFFIXES, draw_instances, find_inputs, output_names
 
 
@@ -88,13 +92,12 @@ class Demo:
             self.metadata.thing_colors = known.thing_colors
         ids = known.get("thing_dataset_id_to_contiguous_id", {})
         self.category_ids = {contiguous: given for given, contiguous in ids.items()}
-        try:
-            self.predictor = DefaultPredictor(cfg)
-        except LOADING_ERRORS as error:
-            raise UserError(
-                f"the model of {args.config_file} with MODEL.WEIGHTS {cfg.MODEL.WEIGHTS} cannot be "
-                f"made ({' '.join(str(error).split())[:300]})."
-            ) from error
+        without_weights = cfg.clone()
+        without_weights.defrost()
+        without_weights.MODEL.WEIGHTS = ""
+        with explained(f"the model of {args.config_file} cannot be built"):
+            self.predictor = DefaultPredictor(without_weights)
+        load_checkpoint(DetectionCheckpointer(self.predictor.model), cfg, complete=True)
         self.results: list[dict] = []
         self.images_seen = 0
 
@@ -149,7 +152,7 @@ def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
 
 def run_video(demo: Demo, path: Path, out: Path) -> str:
     frames, fps, count = read_video(path)
-    beside = out.with_name(f"{out.stem}.part{out.suffix}")
+    beside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     writer = None
     instances_before, start, done = len(demo.results), time.perf_counter(), 0
     try:
@@ -183,16 +186,22 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return run_video(demo, path, out)
     try:
+        check_depth(str(path))
         image = read_image(str(path), format="BGR")
     except Exception as error:
         raise UserError(
             f"image {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    picture, line = demo.run_image(image, str(path))
-    beside = out.with_name(f"{out.stem}.part{out.suffix}")
-    if not cv2.imwrite(str(beside), picture):
-        raise UserError(f"overlay {out} cannot be written.")
-    beside.replace(out)
+    with explained(f"image {path} cannot be processed"):
+        picture, line = demo.run_image(image, str(path))
+    beside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
+    try:
+        if not cv2.imwrite(str(beside), picture):
+            raise OSError(f"OpenCV cannot write {beside}")
+        beside.replace(out)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
     return line
 
 
@@ -204,6 +213,10 @@ def main() -> int:
     outputs = output_names(inputs, folder)
     if args.save_json:
         check_writable(Path(args.save_json).parent)
+        if Path(args.save_json).resolve() in {p.resolve() for p in inputs}:
+            raise UserError(f"--save-json {args.save_json} is one of the inputs; choose another.")
+        if Path(args.save_json).is_dir():
+            raise UserError(f"--save-json {args.save_json} is a folder; give a file.")
     demo = Demo(args)
 
     failed = []

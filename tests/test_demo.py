@@ -84,6 +84,24 @@ def test_grayscale_and_odd_sizes(tmp_path, trained, monkeypatch):
     assert cv2.imread(str(tmp_path / "out" / "large.jpg")).shape == (900, 1200, 3)
 
 
+def test_images_that_would_lose_their_contents_are_refused(tmp_path, trained, monkeypatch, capsys):
+    cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 40), 5000, np.uint16))
+    cv2.imwrite(str(tmp_path / "float.tif"), np.full((40, 40), 0.5, np.float32))
+    args = ("--input", tmp_path / "deep.png", tmp_path / "float.tif", "--output", tmp_path / "out")
+    assert run(monkeypatch, trained, *args) == 1
+    assert capsys.readouterr().err.count("are not 8 bits a channel") == 2
+
+
+def test_one_image_that_cannot_be_processed_does_not_stop_the_others(
+    tmp_path, trained, scenes, monkeypatch, capsys
+):
+    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 3000, 3), np.uint8))
+    inputs = ("--input", tmp_path / "thin.png", scenes / "images" / "00000.png")
+    assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "out") == 1
+    assert "thin.png cannot be processed" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["00000.png"]
+
+
 def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):
     image = scenes / "images" / "00000.png"
     args = ("--input", image, "--output", tmp_path, "--confidence-threshold", "0.999")
@@ -119,6 +137,8 @@ def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
         (("--input", "{image}", "--output", "{file}/out"), "cannot be written"),
         (("--input", "{image}", "--output", "{images}"), "over an input"),
         (("--input", "{image}", "--save-json", "{file}/r.json"), "cannot be written"),
+        (("--input", "{image}", "--save-json", "{empty}"), "is a folder"),
+        (("--input", "{image}", "--save-json", "{image}"), "one of the inputs"),
     ],
 )
 def test_wrong_arguments_give_one_sentence(

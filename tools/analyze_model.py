@@ -25,6 +25,7 @@ from torch import nn
 
 from facenet_d2 import UserError
 from facenet_d2.engine import load_config, run_command
+from facenet_d2.engine.cli import explained
 
 # Names of fvcore's operators that multiply and add along a kernel or a matrix.
 COUNTED = ("conv", "matmul", "linear", "addmm", "bmm")
@@ -124,7 +125,8 @@ def main() -> None:
     cfg.MODEL.DEVICE = "cpu"
     if args.num_classes is not None:
         cfg.MODEL.SOLOV2.NUM_CLASSES = args.num_classes
-    rows = analyze(cfg, *args.input_size)
+    with explained("this model cannot be analysed"):
+        rows = analyze(cfg, *args.input_size)
     if args.json:
         print(json.dumps(rows))
         return

@@ -25,7 +25,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import datasets_root
+from facenet_d2.data.datasets.coco import coco_problem, datasets_root
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
@@ -58,16 +58,16 @@ def parse_args() -> argparse.Namespace:
 def read_annotations(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"--annotations {path} does not exist.")
-    try:
-        content = json.loads(path.read_text())
-        images, annotations = content["images"], content["annotations"]
-        names = {c["id"]: c["name"].replace(" ", "_") for c in content["categories"]}
-        used = {a["category_id"] for a in annotations}
-    except (ValueError, KeyError, TypeError) as error:
+    problem = coco_problem(path)
+    if problem:
         raise UserError(
-            f"--annotations {path} is not COCO JSON ({type(error).__name__}: {error}). The "
-            "data set's own text files have boxes only; masks in COCO format are published apart."
-        ) from error
+            f"--annotations {path} is not COCO JSON: {problem}. The data set's own text files have "
+            "boxes only; masks in COCO format are published apart."
+        )
+    content = json.loads(path.read_text())
+    images, annotations = content["images"], content.get("annotations", [])
+    names = {c["id"]: c["name"].replace(" ", "_") for c in content["categories"]}
+    used = {a["category_id"] for a in annotations}
     wrong = sorted({names.get(i, f"id {i}") for i in used} - set(CLASSES))
     if wrong:
         raise UserError(
@@ -160,19 +160,36 @@ def write_split(
     return Counter(CLASSES[a["category_id"] - 1] for a in kept)
 
 
-def provide_images(source: Path, target: Path, copy: bool) -> None:
+def check_target(source: Path, target: Path) -> None:
+    """Refuse, before anything is written, what would touch images that are there already."""
+    source = source.resolve()
+    if target.resolve() == source:
+        return
     if target.is_symlink():
-        target.unlink()
-    elif target.exists():
-        if target.samefile(source):
-            return
-        if not copy:
-            raise UserError(f"{target} exists already and is no link; remove it or give --copy.")
-        shutil.rmtree(target)
-    if copy:
-        shutil.copytree(source, target)
-    else:
-        target.symlink_to(os.path.abspath(source), target_is_directory=True)
+        return
+    if target.exists():
+        raise UserError(
+            f"{target} exists already and is no link of this tool's; move it away, or choose "
+            "another --output."
+        )
+    if target.resolve().is_relative_to(source):
+        raise UserError(f"--output {target.parent} lies in --images {source}; choose another.")
+
+
+def provide_images(source: Path, target: Path, copy: bool) -> None:
+    source = source.resolve()
+    if target.resolve() == source and (not copy or not target.is_symlink()):
+        return
+    target.unlink(missing_ok=True)
+    if not copy:
+        target.symlink_to(source, target_is_directory=True)
+        return
+    beside = target.with_name(f"{target.name}.new{os.getpid()}")
+    try:
+        shutil.copytree(source, beside)
+        beside.rename(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def main() -> None:
@@ -180,6 +197,7 @@ def main() -> None:
     if not args.images.is_dir():
         raise UserError(f"--images {args.images} is not a folder.")
     content = read_annotations(args.annotations)
+    check_target(args.images, args.output / "images")
     check_images(content["images"], args.images)
     annotations = clean(content)
     check_writable(args.output)

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
+from facenet_d2.data.datasets.coco import coco_problem
 from facenet_d2.engine import run_command
+from facenet_d2.engine.setup import check_writable
 
 
 def main() -> None:
@@ -25,18 +27,18 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, required=True, help="COCO annotations")
     parser.add_argument("--output", type=Path, required=True, help="COCO annotations of the subset")
-    parser.add_argument("--num-images", type=int, required=True)
+    parser.add_argument("--num-images", type=int, required=True, help="how many to keep")
     parser.add_argument("--seed", type=int, help="choose at random; without it the first ones")
     args = parser.parse_args()
     if not args.json.is_file():
         raise UserError(f"--json {args.json} does not exist.")
-    try:
-        content = json.loads(args.json.read_text())
-        images, annotations = content["images"], content["annotations"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"--json {args.json} is not COCO JSON ({type(error).__name__}: {error})."
-        ) from error
+    if args.output.resolve() == args.json.resolve():
+        raise UserError(f"--output {args.output} is the file to be cut; choose another.")
+    problem = coco_problem(args.json)
+    if problem:
+        raise UserError(f"--json {args.json} is not COCO JSON: {problem}.")
+    content = json.loads(args.json.read_text())
+    images, annotations = content["images"], content.get("annotations", [])
     if not 1 <= args.num_images <= len(images):
         raise UserError(
             f"--num-images {args.num_images}: {args.json} has {len(images)} images; choose from "
@@ -47,8 +49,10 @@ def main() -> None:
     images = images[: args.num_images]
     ids = {image["id"] for image in images}
     kept = [a for a in annotations if a["image_id"] in ids]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({**content, "images": images, "annotations": kept}))
+    check_writable(args.output.parent)
+    beside = args.output.with_name(args.output.name + ".new")
+    beside.write_text(json.dumps({**content, "images": images, "annotations": kept}))
+    beside.replace(args.output)
     print(f"{len(images)} images, {len(kept)} instances in {args.output}")
 
 

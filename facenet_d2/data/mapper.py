@@ -8,8 +8,20 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import annotations_to_instances
 from detectron2.structures import BitMasks, PolygonMasks
+from PIL import Image
 
 from ..errors import UserError
+
+
+def check_depth(file: str) -> None:
+    """Raise a ValueError for an image of more than 8 bits a channel that would lose its contents.
+
+    Pillow cuts such values off at 255 when it makes an RGB image of them.
+    """
+    with Image.open(file) as image:
+        mode = image.mode
+    if mode == "F" or mode.startswith("I"):
+        raise ValueError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
 
 
 class SceneMapper(DatasetMapper):
@@ -28,6 +40,7 @@ class SceneMapper(DatasetMapper):
                 annotations have no masks.
         """
         try:
+            check_depth(dataset_dict["file_name"])
             return super().__call__(dataset_dict)
         except Exception as error:
             raise UserError(

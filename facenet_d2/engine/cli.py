@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from ..errors import UserError
 
@@ -15,13 +16,34 @@ def run_command(command: Callable[[], int | None]) -> int:
         command: does the work; gives an exit code, or None for 0.
 
     Returns:
-        the command's own code; 2 for a :class:`UserError`, printed as one sentence; 130 for Ctrl-C.
+        the command's own code; 2 for a :class:`UserError` or an error of the operating system,
+        printed as one sentence; 130 for Ctrl-C.
     """
     try:
         return command() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A full disk, a file that may not be read: the machine's state, not the program's.
+        print(f"error: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn what goes wrong inside into one sentence, where only configured values drive the code.
+
+    Raises:
+        UserError: ``what``, and the error's own words.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        words = " ".join(" ".join(map(str, error.args)).split())[:500]
+        raise UserError(f"{what}: {words} ({type(error).__name__}).") from error

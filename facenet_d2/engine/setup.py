@@ -11,7 +11,12 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_facenet_config
-from ..data.datasets import num_classes_key, register_coco_from_config, resolve_num_classes
+from ..data.datasets import (
+    check_available,
+    num_classes_key,
+    register_coco_from_config,
+    resolve_num_classes,
+)
 from ..errors import UserError
 
 SEM_BUILDERS = ("build_resnet_face_fpn_backbone", "build_resnet_sem_fpn_backbone")
@@ -79,6 +84,8 @@ def load_config(
     names = cfg.DATASETS.CLASS_NAMES
     if need_data or not names or len(names) != num_classes_key(cfg)[1].NUM_CLASSES:
         resolve_num_classes(cfg)
+    if need_data:
+        check_available((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
     cfg.freeze()
     return cfg
 
@@ -95,7 +102,15 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
             f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
         )
+    if cfg.MODEL.META_ARCHITECTURE == "SOLOv2" and not cfg.MODEL.MASK_ON:
+        raise UserError("MODEL.MASK_ON is False, but SOLOv2 finds nothing but masks; set it True.")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {_sentence(error)[:200]}.") from error
     check_weights(cfg.MODEL.WEIGHTS)
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name a folder.")
     if not train:
         return
     if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
@@ -103,8 +118,9 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             "SOLVER.AMP.ENABLED is True, but mixed-precision training needs a GPU and none is "
             "available here; set SOLVER.AMP.ENABLED False."
         )
-    if cfg.SOLVER.MAX_ITER < 1:
-        raise UserError(f"SOLVER.MAX_ITER is {cfg.SOLVER.MAX_ITER}; it must be at least 1.")
+    for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
+        if cfg.SOLVER[key] < 1:
+            raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; it must be at least 1.")
 
 
 def check_weights(weights: str) -> None:

@@ -21,6 +21,7 @@ from detectron2.utils.events import get_event_storage
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
+from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
 
 
@@ -28,7 +29,10 @@ class _OneSentenceForUserErrors(logging.Filter):
     """Detectron2's training loop logs every exception with its trace; a UserError needs none."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], UserError))
+        return not (
+            record.exc_info
+            and isinstance(record.exc_info[1], (UserError, FloatingPointError, OSError))
+        )
 
 
 logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserErrors())
@@ -38,22 +42,22 @@ class Trainer(DefaultTrainer):
     """Trains what a config describes; evaluates with COCO metrics and keeps the best checkpoint."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__(cfg)
+        """
+        Args:
+            cfg: as :func:`load_config` gives it.
+
+        Raises:
+            UserError: where model, optimizer, schedule, data or hooks cannot be made of it.
+        """
+        with explained("training cannot be set up from this config"):
+            super().__init__(cfg)
         self.train_loader: TrainLoader = self._trainer.data_loader
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """As Detectron2.
-
-        Raises:
-            UserError: where the config describes no model; says which key is wrong.
-        """
-        try:
+        """As Detectron2; :class:`UserError` where the config describes no model."""
+        with explained("this config's model cannot be built"):
             return super().build_model(cfg)
-        except (ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"this config's model cannot be built: {' '.join(map(str, error.args))}."
-            ) from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -122,6 +126,17 @@ class Trainer(DefaultTrainer):
             self.start_iter = self.iter + 1
         self.train_loader.start_iter = self.start_iter
 
+    def train(self) -> Any:
+        """As Detectron2; :class:`UserError` where the loss is no longer finite."""
+        try:
+            return super().train()
+        except FloatingPointError as error:
+            raise UserError(
+                f"{' '.join(str(error).split())} Lower SOLVER.BASE_LR (now "
+                f"{self.cfg.SOLVER.BASE_LR}) or lengthen SOLVER.WARMUP_ITERS (now "
+                f"{self.cfg.SOLVER.WARMUP_ITERS})."
+            ) from error
+
     def state_dict(self) -> dict[str, Any]:
         # Detectron2 0.6 leaves the optimizer (momentum) and the gradient scaler out of checkpoints;
         # its newer main keeps them under this key.
@@ -140,25 +155,52 @@ class Trainer(DefaultTrainer):
 # What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.
 LOADING_ERRORS = (
     AssertionError,
+    AttributeError,
     EOFError,
     KeyError,
     OSError,
     RuntimeError,
+    TypeError,
     ValueError,
     pickle.UnpicklingError,
 )
 
 
 def load_checkpoint(
-    checkpointer: DetectionCheckpointer, cfg: CfgNode, *, resume: bool = False
+    checkpointer: DetectionCheckpointer,
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    complete: bool = False,
 ) -> None:
     """Load the last checkpoint of ``OUTPUT_DIR`` when resuming, else ``MODEL.WEIGHTS``.
 
+    Args:
+        checkpointer: of the model.
+        cfg: its config.
+        resume: continue the run in ``OUTPUT_DIR``.
+        complete: the weights must be those of the whole model, as when resuming; otherwise some of
+            it is enough, a backbone for example.
+
     Raises:
-        UserError: where the weights cannot be fetched or read.
+        UserError: where the weights cannot be fetched or read, or are not this model's.
     """
     resuming = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+    load_model = checkpointer._load_model
+
+    def load_and_compare(checkpoint: dict[str, Any]) -> Any:
+        result = load_model(checkpoint)
+        wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
+        everything = len(checkpointer.model.state_dict())
+        if wrong and (complete or resuming or len(wrong) == everything):
+            raise ValueError(
+                f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
+                f"shape: {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
+            )
+        return result
+
+    checkpointer._load_model = load_and_compare
     try:
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     except LOADING_ERRORS as error:
@@ -168,5 +210,8 @@ def load_checkpoint(
             else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
         )
         raise UserError(
-            f"weights {path} cannot be loaded ({' '.join(str(error).split())[:300]}); {way_out}."
+            f"weights {path} cannot be loaded ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}); {way_out}."
         ) from error
+    finally:
+        checkpointer._load_model = load_model

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import pycocotools.mask as mask_util
 from detectron2.evaluation import COCOEvaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -41,16 +42,20 @@ class InstanceEvaluator(COCOEvaluator):
             max_dets_per_image=max_dets_per_image,
             use_fast_impl=compat.compiled_operators_available(),
         )
-        self._avoid_id_zero()
+        self._complete_annotations()
 
-    def _avoid_id_zero(self) -> None:
-        # pycocotools marks a detection as matched by the id of its annotation, so that a match with
-        # annotation 0 counts as none. Sets numbered from 0 exist (NWPU VHR-10 as published).
+    def _complete_annotations(self) -> None:
         annotations = self._coco_api.dataset.get("annotations", [])
-        if any(a["id"] == 0 for a in annotations):
-            for a in annotations:
-                a["id"] += 1
-            self._coco_api.createIndex()
+        for number, a in enumerate(annotations, start=1):
+            # pycocotools marks a detection as matched by the id of its annotation, so that a match
+            # with annotation 0 counts as none. Sets numbered from 0 exist (NWPU VHR-10 as
+            # published).
+            a["id"] = number
+            # It relies on these two as well, and sets without them exist.
+            a["iscrowd"] = a.get("iscrowd") or 0
+            if not isinstance(a.get("area"), (int, float)):
+                a["area"] = float(mask_util.area(self._coco_api.annToRLE(a)))
+        self._coco_api.createIndex()
 
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None

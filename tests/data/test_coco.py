@@ -15,6 +15,11 @@ def content(scenes):
     return json.loads((scenes / "annotations.json").read_text())
 
 
+def spoil_first(content, **fields):
+    first, *others = content["annotations"]
+    return {**content, "annotations": [{**first, **fields}, *others]}
+
+
 def load(tmp_path, scenes, content):
     file = tmp_path / "set.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -30,16 +35,24 @@ def test_loads_what_is_right(tmp_path, scenes, content):
 @pytest.mark.parametrize(
     ("spoil", "match"),
     [
-        (lambda c: "{not json", "is not JSON"),
+        (lambda c: "{not json", "it is not JSON"),
         (lambda c: [1, 2], "top level is a list"),
         (lambda c: {"images": c["images"], "annotations": c["annotations"]}, '"categories"'),
-        (lambda c: {**c, "images": []}, "lists no images"),
+        (lambda c: {**c, "images": [], "annotations": []}, "lists no images"),
         (lambda c: {**c, "images": [{"id": 1}]}, "entry 0 of 'images' has no 'file_name'"),
         (
             lambda c: {**c, "annotations": [{**c["annotations"][0], "category_id": 77}]},
             "category_id 77",
         ),
-        (lambda c: {**c, "annotations": [c["annotations"][0]] * 2}, "share an id"),
+        (lambda c: {**c, "annotations": [c["annotations"][0]] * 2}, "annotations share an id"),
+        (lambda c: {**c, "images": [{**c["images"][0], "height": None}]}, "'height' must be a pos"),
+        (lambda c: spoil_first(c, bbox=[1, 2, float("nan"), 4]), "'bbox' must be four numbers"),
+        (lambda c: spoil_first(c, segmentation="abc"), "'segmentation' must be polygons"),
+        (lambda c: spoil_first(c, segmentation=[[1, "2", 3, 4, 5, 6]]), "'segmentation' must be"),
+        (lambda c: spoil_first(c, segmentation=[[1e9, 1, 3, 4, 5, 6]]), "far outside of its im"),
+        (lambda c: spoil_first(c, segmentation=[[float("nan")] * 6]), "'segmentation' must be"),
+        (lambda c: spoil_first(c, image_id=999), "is of image 999, which is not listed"),
+        (lambda c: spoil_first(c, id="a7"), "'id' must be an integer, not 'a7'"),
         (
             lambda c: {**c, "images": [{**i, "file_name": "gone.png"} for i in c["images"]]},
             "gone.png does not exist",
@@ -142,7 +155,8 @@ def test_annotation_id_zero_counts_as_any_other(tmp_path, scenes, content):
     """pycocotools takes a match with annotation 0 for none; perfect predictions must score 100."""
     image = content["images"][0]
     first = [a for a in content["annotations"] if a["image_id"] == image["id"]][:1]
-    first[0] = {**first[0], "id": 0}
+    # Without area and crowd flag, too, as some sets come.
+    first[0] = {k: v for k, v in first[0].items() if k not in ("area", "iscrowd")} | {"id": 0}
     few = {**content, "images": [image], "annotations": first}
     file = tmp_path / "zero.json"
     file.write_text(json.dumps(few))
@@ -174,3 +188,11 @@ def test_no_predictions_are_an_ap_of_zero(tmp_path, scenes):
     assert results["segm"]["AP"] == results["bbox"]["AP50"] == results["segm"]["AP-ship"] == 0
     # The scenes are 128 pixels wide: nothing there is large.
     assert math.isnan(results["segm"]["APl"])
+
+
+def test_classes_of_a_trained_model_are_checked(scenes, tmp_path):
+    cfg = config(scenes, f"own_{tmp_path.name}")
+    register_coco_from_config(cfg)
+    cfg.DATASETS.CLASS_NAMES = ["vehicle", "ship", "airplane", "storage_tank", "tennis_court"]
+    with pytest.raises(UserError, match=r"DATASETS\.CLASS_NAMES.*vehicle, ship"):
+        resolve_num_classes(cfg)

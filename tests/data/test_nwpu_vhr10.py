@@ -58,11 +58,31 @@ def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
         assert a["bbox"] == [5, 5, 20, 15]
         assert a["area"] == 300
     assert (tmp_path / "out" / "images" / "000.jpg").is_file()
-    # The same again, with copies over the link.
+    # The same again through its own link, then with copies in place of the link.
+    link = ("--images", tmp_path / "out" / "images", *source[2:], "--output", tmp_path / "out")
+    assert prepare(monkeypatch, *link) == 0
+    assert (tmp_path / "out" / "images" / "000.jpg").is_file()
     before = (tmp_path / "out" / "train.json").read_bytes()
     assert prepare(monkeypatch, *source, "--output", tmp_path / "out", "--copy") == 0
     assert (tmp_path / "out" / "train.json").read_bytes() == before
     assert not (tmp_path / "out" / "images").is_symlink()
+
+
+def test_never_touches_images_that_are_there(tmp_path, monkeypatch, capsys):
+    source = make_source(tmp_path / "source")
+    originals = sorted((tmp_path / "source" / "images").iterdir())
+    (tmp_path / "out" / "images").mkdir(parents=True)
+    (tmp_path / "out" / "images" / "precious.txt").write_text("")
+    inside = tmp_path / "source" / "images" / "out"
+    for output, message in ((tmp_path / "out", "exists already"), (inside, "lies in --images")):
+        for copy in ([], ["--copy"]):
+            assert prepare(monkeypatch, *source, "--output", output, *copy) == 2
+            assert message in capsys.readouterr().err
+    assert (tmp_path / "out" / "images" / "precious.txt").exists()
+    assert sorted((tmp_path / "source" / "images").iterdir()) == originals
+    # The images in place are used in place.
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "source", "--copy") == 0
+    assert sorted((tmp_path / "source" / "images").iterdir()) == originals
 
 
 def set_value(key, index, field, value):
@@ -78,7 +98,10 @@ def set_value(key, index, field, value):
         (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
         (set_value("images", 3, "width", 51), "50x40 pixels, annotated 51x40"),
         (set_value("categories", 2, "name", "windmill"), "windmill"),
-        (set_value("annotations", 4, "image_id", 99), "annotation 4 is of image 99"),
+        (
+            set_value("annotations", 4, "image_id", 99),
+            "annotation 4 is of image 99, which is not listed",
+        ),
         (set_value("annotations", 4, "segmentation", [[1, 1, 2, 2]]), "annotation 4: its polygons"),
         (lambda c: c.pop("categories"), "not COCO JSON"),
     ],

@@ -158,6 +158,12 @@ def error_of(monkeypatch, capfd, *args):
         (["MODEL.SOLOV2.NUM_CLASSES", "3"], "MODEL.SOLOV2.NUM_CLASSES is 3"),
         (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0"),
+        (["SOLVER.BASE_LR", "-1.0"], "Invalid learning rate: -1.0"),
+        (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "Unknown LR scheduler: Foo"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu'"),
+        (["MODEL.MASK_ON", "False"], "MODEL.MASK_ON is False"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+        (["SOLVER.BASE_LR", "1e30", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "5"], "Lower SOLVER"),
         (["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "MODEL.SEM.ENABLED"),
         (["MODEL.SOLOV2.DEFORM_BRANCHES", "['mask']"], "MODEL.SOLOV2.DEFORM_BRANCHES"),
         (["MODEL.BACKBONE.NAME", "build_nothing", "MODEL.SEM.ENABLED", "False"], "build_nothing"),
@@ -244,3 +250,26 @@ def test_trains_on_images_without_objects(tmp_path, scenes, monkeypatch):
     args += ("DATASETS.TEST", "()", "SOLVER.IMS_PER_BATCH", "1")
     assert run(monkeypatch, "--config-file", config, *args) == 0
     assert all(v.isfinite().all() for v in weights(tmp_path / "output")["model"].values())
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, scenes, monkeypatch, capfd):
+    config = write_tiny_config(tmp_path, scenes)
+    quiet = ("DATASETS.TEST", "()", "SOLVER.MAX_ITER", "1")
+    assert run(monkeypatch, "--config-file", config, *quiet) == 0
+    before = (tmp_path / "output" / "config.yaml").read_text()
+    capfd.readouterr()
+    wider = ("MODEL.SOLOV2.CONV_CHANNELS", "64")
+    given = ("MODEL.WEIGHTS", tmp_path / "output" / "model_final.pth", *wider)
+    message = error_of(monkeypatch, capfd, "--config-file", config, "--eval-only", *given)
+    assert "of another shape: instance_head." in message
+    assert (tmp_path / "output" / "config.yaml").read_text() == before
+    message = error_of(monkeypatch, capfd, "--config-file", config, "--resume", *wider)
+    assert "of another shape" in message
+    torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "foreign.pth")
+    foreign = ("MODEL.WEIGHTS", tmp_path / "foreign.pth")
+    assert "cannot be loaded" in error_of(monkeypatch, capfd, "--config-file", config, *foreign)
+
+
+def test_evaluation_needs_data(tiny_config, monkeypatch, capfd):
+    args = ("--config-file", tiny_config, "--eval-only", "DATASETS.TEST", "()")
+    assert "DATASETS.TEST is empty" in error_of(monkeypatch, capfd, *args)

@@ -1,4 +1,5 @@
 from .coco import (
+    check_available,
     load_coco,
     num_classes_key,
     register_coco,
@@ -9,6 +10,7 @@ from .nwpu_vhr10 import register_nwpu_vhr10
 from .synthetic_aerial import register_synthetic_aerial
 
 __all__ = [
+    "check_available",
     "load_coco",
     "num_classes_key",
     "register_coco",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,12 +41,15 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
         raise UserError(f"dataset {name!r}: its annotation file {json_file} does not exist.")
     if not image_root.is_dir():
         raise UserError(f"dataset {name!r}: its image folder {image_root} does not exist.")
+    problem = coco_problem(json_file)
+    if problem:
+        raise UserError(f"dataset {name!r}: {json_file} is not usable COCO annotations: {problem}.")
     try:
         dicts = load_coco_json(str(json_file), str(image_root), name)
     except Exception as error:
         raise UserError(
-            f"dataset {name!r}: {json_file} cannot be used as COCO annotations: "
-            f"{_why_not_coco(json_file) or f'{type(error).__name__}: {error}'}"
+            f"dataset {name!r}: {json_file} cannot be used as COCO annotations "
+            f"({type(error).__name__}: {error})."
         ) from error
     if not dicts:
         raise UserError(f"dataset {name!r}: {json_file} lists no images.")
@@ -58,36 +62,100 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
     return dicts
 
 
-def _why_not_coco(json_file: Path) -> str | None:
-    """What is wrong with a file that could not be loaded; None where it is not seen."""
+def coco_problem(json_file: str | Path) -> str | None:
+    """The first thing that keeps a file from being COCO annotations of masks; None where nothing.
+
+    Looked at is what Detectron2 and pycocotools rely on: the three lists, the fields of their
+    entries with types, ids that are there and not there twice.
+    """
     try:
-        content = json.loads(json_file.read_text())
-    except (ValueError, OSError) as error:
-        return f"it is not JSON ({error})."
+        content = json.loads(Path(json_file).read_text())
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        return f"it is not JSON ({error})"
     if not isinstance(content, dict):
-        return f"its top level is a {type(content).__name__}, not an object."
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            return f'it has no list "{key}".'
-    for key, fields in (
-        ("categories", ("id", "name")),
-        ("images", ("id", "file_name", "height", "width")),
-        ("annotations", ("id", "image_id", "category_id", "bbox", "segmentation")),
-    ):
-        for i, entry in enumerate(content[key]):
-            missing = [f for f in fields if not isinstance(entry, dict) or f not in entry]
-            if missing:
-                return f"entry {i} of {key!r} has no {missing[0]!r}."
-    ids = {c["id"] for c in content["categories"]}
-    for a in content["annotations"]:
-        if a["category_id"] not in ids:
+        return f"its top level is a {type(content).__name__}, not an object"
+    for key, fields in _FIELDS.items():
+        if key == "annotations" and key not in content:
+            continue  # A test set whose annotations are not published.
+        entries = content.get(key)
+        if not isinstance(entries, list):
+            return f'it has no list "{key}"'
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict):
+                return f"entry {i} of {key!r} is no object"
+            for field, valid, what in fields:
+                if field not in entry:
+                    return f"entry {i} of {key!r} has no {field!r}"
+                if not valid(entry[field]):
+                    return (
+                        f"entry {i} of {key!r}: its {field!r} must be {what}, not "
+                        + repr(entry[field])[:80]
+                    )
+        ids = [entry["id"] for entry in entries]
+        if len(set(ids)) < len(ids):
+            return f"some {key} share an id"
+    categories = {c["id"] for c in content["categories"]}
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    for a in content.get("annotations", ()):
+        if a["category_id"] not in categories:
             return (
                 f"annotation {a['id']} has category_id {a['category_id']}, which is not among its "
-                f"categories {sorted(ids)}."
+                f"categories {sorted(categories)}"
             )
-    if len({a["id"] for a in content["annotations"]}) < len(content["annotations"]):
-        return "some annotations share an id."
+        if a["image_id"] not in sizes:
+            return f"annotation {a['id']} is of image {a['image_id']}, which is not listed"
+        # pycocotools takes all memory, or crashes, on polygons far outside of their image.
+        reach = 2 * max(sizes[a["image_id"]])
+        if isinstance(a["segmentation"], list) and any(
+            abs(v) > reach for polygon in a["segmentation"] for v in polygon
+        ):
+            return f"annotation {a['id']} has a polygon far outside of its image"
     return None
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_segmentation(value: Any) -> bool:
+    if isinstance(value, dict):
+        return isinstance(value.get("counts"), (str, list)) and isinstance(value.get("size"), list)
+    # Polygons of fewer than three points are left out by Detectron2, with a warning.
+    return isinstance(value, list) and all(
+        isinstance(p, list) and len(p) >= 4 and all(map(_is_number, p)) for p in value
+    )
+
+
+# (field, test, what it must be) of the entries of each list.
+_FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
+    "categories": (
+        ("id", _is_int, "an integer"),
+        ("name", lambda v: isinstance(v, str) and v != "", "a text"),
+    ),
+    "images": (
+        ("id", _is_int, "an integer"),
+        ("file_name", lambda v: isinstance(v, str) and v != "", "a text"),
+        ("height", lambda v: _is_int(v) and v > 0, "a positive integer"),
+        ("width", lambda v: _is_int(v) and v > 0, "a positive integer"),
+    ),
+    "annotations": (
+        ("id", _is_int, "an integer"),
+        ("image_id", _is_int, "an integer"),
+        ("category_id", _is_int, "an integer"),
+        (
+            "bbox",
+            lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)),
+            "four numbers",
+        ),
+        ("segmentation", _is_segmentation, "polygons or run lengths"),
+    ),
+}
 
 
 def register_coco(
@@ -184,6 +252,13 @@ def resolve_num_classes(cfg: CfgNode) -> None:
     if not datasets:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are both empty; name a data set.")
     names = class_names(datasets[0])
+    trained = list(cfg.DATASETS.CLASS_NAMES)
+    if trained and trained != names:
+        raise UserError(
+            f"DATASETS.CLASS_NAMES, of the model, are {', '.join(trained)}, but dataset "
+            f"{datasets[0]!r} has {', '.join(names)}. To train a new model on it, add "
+            "DATASETS.CLASS_NAMES []."
+        )
     if key == "MODEL.SOLOV2.NUM_CLASSES" and node.NUM_CLASSES == 0:
         node.NUM_CLASSES = len(names)
     if len(names) != node.NUM_CLASSES:
@@ -199,6 +274,18 @@ def resolve_num_classes(cfg: CfgNode) -> None:
                 f"and {', '.join(class_names(dataset))}."
             )
     cfg.DATASETS.CLASS_NAMES = names
+
+
+def check_available(datasets: Sequence[str]) -> None:
+    """See that the annotation files are there, before hours are spent on training.
+
+    Raises:
+        UserError: as loading the data set does.
+    """
+    for dataset in datasets:
+        json_file = MetadataCatalog.get(dataset).get("json_file", None)
+        if json_file is not None and not Path(json_file).is_file():
+            DatasetCatalog.get(dataset)
 
 
 def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
