@@ -25,6 +25,7 @@ from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
+from torch.multiprocessing import ProcessRaisedException
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
@@ -109,14 +110,20 @@ def run() -> None:
     if args.num_gpus > 1 or args.num_machines > 1:
         # Once here too: an error in a child process would end in a trace of all of them.
         setup(args)
-    launch(
-        main,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessRaisedException as error:
+        # The child's error comes as text, with its trace; UserError cuts its sentence out of it.
+        if f"{UserError.__name__}: " in str(error):
+            raise UserError(str(error)) from error
+        raise
 
 
 if __name__ == "__main__":

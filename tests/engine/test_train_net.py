@@ -273,3 +273,14 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, scenes, monkeypatch,
 def test_evaluation_needs_data(tiny_config, monkeypatch, capfd):
     args = ("--config-file", tiny_config, "--eval-only", "DATASETS.TEST", "()")
     assert "DATASETS.TEST is empty" in error_of(monkeypatch, capfd, *args)
+
+
+def test_the_error_of_a_child_process_is_its_sentence(tiny_config, monkeypatch, capfd):
+    def launch(*args, **kwargs):
+        text = "Process 1 ...\nTraceback ...\nfacenet_d2.errors.UserError: image a.png is bad."
+        raise torch.multiprocessing.ProcessRaisedException(text, 1, 99)
+
+    monkeypatch.setattr(train_net, "launch", launch)
+    assert (
+        error_of(monkeypatch, capfd, "--config-file", tiny_config) == "error: image a.png is bad."
+    )
