@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from detectron2.utils.events import get_event_storage
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
+from .checkpointer import AtomicCheckpointer
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
 
@@ -102,6 +104,10 @@ class Trainer(DefaultTrainer):
         return optimizer
 
     def build_hooks(self) -> list[HookBase | None]:
+        # The last step of Detectron2's set-up: from here on the checkpointer is handed around.
+        self.checkpointer = AtomicCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         own: list[HookBase] = []
         if comm.is_main_process():
