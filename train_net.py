@@ -19,7 +19,6 @@ from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -29,8 +28,8 @@ from torch.multiprocessing import ProcessRaisedException
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
+from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.engine.trainer import load_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,7 +87,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     if args.eval_only:
         model = Trainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():

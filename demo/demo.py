@@ -20,7 +20,6 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
@@ -32,9 +31,10 @@ from tqdm import tqdm
 from facenet_d2 import UserError
 from facenet_d2.data.mapper import check_depth
 from facenet_d2.engine import load_config, run_command
+from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.engine.trainer import load_checkpoint
+from facenet_d2.files import write_whole
 from facenet_d2.inference import VIDEO_SUFFIXES, draw_instances, find_inputs, output_names
 
 
@@ -97,7 +97,7 @@ class Demo:
         without_weights.MODEL.WEIGHTS = ""
         with explained(f"the model of {args.config_file} cannot be built"):
             self.predictor = DefaultPredictor(without_weights)
-        load_checkpoint(DetectionCheckpointer(self.predictor.model), cfg, complete=True)
+        load_checkpoint(ModelCheckpointer(self.predictor.model), cfg, complete=True)
         self.results: list[dict] = []
         self.images_seen = 0
 
@@ -228,11 +228,8 @@ def main() -> int:
             failed.append(path)
             bar.write(f"error: {error} Skipped.", file=sys.stderr)
     if args.save_json:
-        target = Path(args.save_json)
-        beside = target.with_name(target.name + ".part")
-        beside.write_text(json.dumps(demo.results))
-        beside.replace(target)
-        print(f"{len(demo.results)} instances saved to {target}")
+        write_whole(args.save_json, json.dumps(demo.results))
+        print(f"{len(demo.results)} instances saved to {args.save_json}")
     print(f"{len(inputs) - len(failed)} overlays are in {folder.resolve()}")
     if failed:
         print(f"error: {len(failed)} of {len(inputs)} inputs failed.", file=sys.stderr)

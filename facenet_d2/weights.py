@@ -7,7 +7,6 @@ the 3x3 convolutions of their bottlenecks; ``configs/NWPU-VHR10/*_R_18_36ep.yaml
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 from pathlib import Path
@@ -17,6 +16,8 @@ import torch
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
 from torchvision.models import get_weight
+
+from .files import write_whole
 
 PREFIX = "torchvision://"
 
@@ -58,9 +59,7 @@ class TorchvisionHandler(PathHandler):
             model = rename_resnet(weights.get_state_dict(progress=True, check_hash=True))
             content = {"model": model, "__author__": "torchvision", "matching_heuristics": True}
             file.parent.mkdir(parents=True, exist_ok=True)
-            beside = file.with_suffix(f".{os.getpid()}")
-            beside.write_bytes(pickle.dumps(content))
-            beside.replace(file)
+            write_whole(file, pickle.dumps(content))
         return str(file)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:

@@ -4,12 +4,11 @@ import pytest
 import torch
 import torchvision
 from conftest import REPOSITORY
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
 
 from facenet_d2 import UserError, add_facenet_config
-from facenet_d2.engine.trainer import load_checkpoint
+from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 
 
 @pytest.mark.parametrize("depth", [18, 50])
@@ -32,7 +31,7 @@ def test_backbone_gives_torchvisions_features(depth, tmp_path, monkeypatch):
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64 if depth == 18 else 256
     cfg.MODEL.WEIGHTS = f"torchvision://{weights}"
     backbone = build_backbone(cfg).eval()
-    load_checkpoint(DetectionCheckpointer(backbone), cfg)
+    load_checkpoint(ModelCheckpointer(backbone), cfg)
     x = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         ours = backbone.bottom_up(x)
@@ -47,4 +46,4 @@ def test_unknown_weights_give_one_sentence(name, model_cfg):
     model_cfg.MODEL.WEIGHTS = f"torchvision://{name}"
     model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match=rf"torchvision://{name} cannot be loaded"):
-        load_checkpoint(DetectionCheckpointer(model), model_cfg)
+        load_checkpoint(ModelCheckpointer(model), model_cfg)

@@ -25,10 +25,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import coco_problem, datasets_root
+from facenet_d2.data.datasets.coco import datasets_root, read_coco
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import write_whole
 
 TRAIN_SHARE = 0.7
 # The first seed that leaves between 23 and 37 percent of every class for the test; others leave as
@@ -56,15 +57,11 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"--annotations {path} does not exist.")
-    problem = coco_problem(path)
-    if problem:
-        raise UserError(
-            f"--annotations {path} is not COCO JSON: {problem}. The data set's own text files have "
-            "boxes only; masks in COCO format are published apart."
-        )
-    content = json.loads(path.read_text())
+    content = read_coco(
+        path,
+        "--annotations",
+        "The data set's own text files have boxes only; masks in COCO format are published apart.",
+    )
     images, annotations = content["images"], content.get("annotations", [])
     names = {c["id"]: c["name"].replace(" ", "_") for c in content["categories"]}
     used = {a["category_id"] for a in annotations}
@@ -102,10 +99,6 @@ def clean(content: dict[str, Any]) -> list[dict[str, Any]]:
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     cleaned = []
     for a in content["annotations"]:
-        if a["image_id"] not in sizes:
-            raise UserError(
-                f"annotation {a['id']} is of image {a['image_id']}, which is not listed."
-            )
         rle = a["segmentation"]
         if isinstance(rle, list):
             if not rle or any(len(p) < 6 or len(p) % 2 for p in rle):
@@ -154,9 +147,7 @@ def write_split(
         "annotations": kept,
         "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
     }
-    beside = path.with_suffix(".json.new")
-    beside.write_text(json.dumps(content))
-    beside.replace(path)
+    write_whole(path, json.dumps(content))
     return Counter(CLASSES[a["category_id"] - 1] for a in kept)
 
 

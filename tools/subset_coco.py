@@ -16,9 +16,10 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import coco_problem
+from facenet_d2.data.datasets.coco import read_coco
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import write_whole
 
 
 def main() -> None:
@@ -30,14 +31,9 @@ def main() -> None:
     parser.add_argument("--num-images", type=int, required=True, help="how many to keep")
     parser.add_argument("--seed", type=int, help="choose at random; without it the first ones")
     args = parser.parse_args()
-    if not args.json.is_file():
-        raise UserError(f"--json {args.json} does not exist.")
     if args.output.resolve() == args.json.resolve():
         raise UserError(f"--output {args.output} is the file to be cut; choose another.")
-    problem = coco_problem(args.json)
-    if problem:
-        raise UserError(f"--json {args.json} is not COCO JSON: {problem}.")
-    content = json.loads(args.json.read_text())
+    content = read_coco(args.json, "--json")
     images, annotations = content["images"], content.get("annotations", [])
     if not 1 <= args.num_images <= len(images):
         raise UserError(
@@ -50,9 +46,7 @@ def main() -> None:
     ids = {image["id"] for image in images}
     kept = [a for a in annotations if a["image_id"] in ids]
     check_writable(args.output.parent)
-    beside = args.output.with_name(args.output.name + ".new")
-    beside.write_text(json.dumps({**content, "images": images, "annotations": kept}))
-    beside.replace(args.output)
+    write_whole(args.output, json.dumps({**content, "images": images, "annotations": kept}))
     print(f"{len(images)} images, {len(kept)} instances in {args.output}")
 
 

@@ -1,19 +1,39 @@
-"""Checkpoints that are there whole or not at all."""
+"""Checkpoints: written whole or not at all, and loaded into the model they are of."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+
+from ..errors import UserError
 
 
-class AtomicCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which writes beside and renames.
+class ModelCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer, which writes beside and renames, and refuses another model's file.
 
     A run that is killed, or whose disk is full, while it saves keeps the checkpoint of the same
     name that was there.
+
+    Attributes:
+        complete: whether a file must have every parameter of the model; otherwise one is enough.
     """
+
+    complete = False
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        result = super()._load_model(checkpoint)
+        wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
+        everything = len(self.model.state_dict())
+        if wrong and (self.complete or len(wrong) == everything):
+            raise ValueError(
+                f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
+                f"shape: {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
+            )
+        return result
 
     def save(self, name: str, **kwargs: Any) -> None:
         """
@@ -34,3 +54,53 @@ class AtomicCheckpointer(DetectionCheckpointer):
             if previous is not None:
                 self.tag_last_checkpoint(Path(previous).name)
             raise
+
+
+# What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.
+LOADING_ERRORS = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+)
+
+
+def load_checkpoint(
+    checkpointer: ModelCheckpointer,
+    cfg: CfgNode,
+    *,
+    resume: bool = False,
+    complete: bool = False,
+) -> None:
+    """Load the last checkpoint of ``OUTPUT_DIR`` when resuming, else ``MODEL.WEIGHTS``.
+
+    Args:
+        checkpointer: of the model.
+        cfg: its config.
+        resume: continue the run in ``OUTPUT_DIR``.
+        complete: the weights must be those of the whole model, as when resuming; otherwise some of
+            it is enough, a backbone for example.
+
+    Raises:
+        UserError: where the weights cannot be fetched or read, or are not this model's.
+    """
+    resuming = resume and checkpointer.has_checkpoint()
+    path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
+    checkpointer.complete = complete or resuming
+    try:
+        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    except LOADING_ERRORS as error:
+        way_out = (
+            f"remove OUTPUT_DIR/last_checkpoint in {cfg.OUTPUT_DIR} or start without --resume"
+            if resuming
+            else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
+        )
+        raise UserError(
+            f"weights {path} cannot be loaded ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}); {way_out}."
+        ) from error

@@ -13,6 +13,8 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
 from fvcore.common.checkpoint import Checkpointer
 
+from ..files import write_whole
+
 logger = logging.getLogger(__name__)
 
 
@@ -38,9 +40,7 @@ class ResumableBestCheckpointer(BestCheckpointer):
         updated = super()._update_best(val, iteration)
         if updated:
             record = {"metric": self._val_metric, "value": val, "iteration": iteration}
-            beside = self.record.with_suffix(".json.new")
-            beside.write_text(json.dumps(record) + "\n")
-            beside.replace(self.record)
+            write_whole(self.record, json.dumps(record) + "\n")
         return updated
 
 

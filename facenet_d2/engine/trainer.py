@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
@@ -22,7 +20,7 @@ from detectron2.utils.events import get_event_storage
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
-from .checkpointer import AtomicCheckpointer
+from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
 
@@ -105,7 +103,7 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase | None]:
         # The last step of Detectron2's set-up: from here on the checkpointer is handed around.
-        self.checkpointer = AtomicCheckpointer(
+        self.checkpointer = ModelCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
         hooks = super().build_hooks()
@@ -156,68 +154,3 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
         self.train_loader.seed = state_dict["data_seed"]
-
-
-# What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.
-LOADING_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
-
-
-def load_checkpoint(
-    checkpointer: DetectionCheckpointer,
-    cfg: CfgNode,
-    *,
-    resume: bool = False,
-    complete: bool = False,
-) -> None:
-    """Load the last checkpoint of ``OUTPUT_DIR`` when resuming, else ``MODEL.WEIGHTS``.
-
-    Args:
-        checkpointer: of the model.
-        cfg: its config.
-        resume: continue the run in ``OUTPUT_DIR``.
-        complete: the weights must be those of the whole model, as when resuming; otherwise some of
-            it is enough, a backbone for example.
-
-    Raises:
-        UserError: where the weights cannot be fetched or read, or are not this model's.
-    """
-    resuming = resume and checkpointer.has_checkpoint()
-    path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
-    load_model = checkpointer._load_model
-
-    def load_and_compare(checkpoint: dict[str, Any]) -> Any:
-        result = load_model(checkpoint)
-        wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
-        everything = len(checkpointer.model.state_dict())
-        if wrong and (complete or resuming or len(wrong) == everything):
-            raise ValueError(
-                f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
-                f"shape: {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
-            )
-        return result
-
-    checkpointer._load_model = load_and_compare
-    try:
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    except LOADING_ERRORS as error:
-        way_out = (
-            f"remove OUTPUT_DIR/last_checkpoint in {cfg.OUTPUT_DIR} or start without --resume"
-            if resuming
-            else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
-        )
-        raise UserError(
-            f"weights {path} cannot be loaded ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}); {way_out}."
-        ) from error
-    finally:
-        checkpointer._load_model = load_model

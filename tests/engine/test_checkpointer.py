@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from facenet_d2.engine.checkpointer import AtomicCheckpointer
+from facenet_d2.engine.checkpointer import ModelCheckpointer
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
     model = torch.nn.Linear(2, 1)
-    checkpointer = AtomicCheckpointer(model, str(tmp_path))
+    checkpointer = ModelCheckpointer(model, str(tmp_path))
     checkpointer.save("model_best", iteration=1)
     before = (tmp_path / "model_best.pth").read_bytes()
 

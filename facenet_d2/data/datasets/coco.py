@@ -37,13 +37,9 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
         UserError: for a missing file or folder, JSON that is not COCO, images that are not there.
     """
     json_file, image_root = Path(json_file), Path(image_root)
-    if not json_file.is_file():
-        raise UserError(f"dataset {name!r}: its annotation file {json_file} does not exist.")
     if not image_root.is_dir():
         raise UserError(f"dataset {name!r}: its image folder {image_root} does not exist.")
-    problem = coco_problem(json_file)
-    if problem:
-        raise UserError(f"dataset {name!r}: {json_file} is not usable COCO annotations: {problem}.")
+    read_coco(json_file, f"dataset {name!r}: its annotation file")
     try:
         dicts = load_coco_json(str(json_file), str(image_root), name)
     except Exception as error:
@@ -62,18 +58,38 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
     return dicts
 
 
-def coco_problem(json_file: str | Path) -> str | None:
-    """The first thing that keeps a file from being COCO annotations of masks; None where nothing.
+def read_coco(json_file: str | Path, what: str, hint: str = "") -> dict[str, Any]:
+    """The content of a file of COCO annotations of masks, checked.
+
+    Args:
+        json_file: the file.
+        what: names it in an error, as in "--json".
+        hint: a sentence to add where the file is something else.
+
+    Raises:
+        UserError: where it is missing, cannot be read, or :func:`coco_problem` finds something.
+    """
+    json_file = Path(json_file)
+    if not json_file.is_file():
+        raise UserError(f"{what} {json_file} does not exist.")
+    try:
+        content = json.loads(json_file.read_text())
+        problem = coco_problem(content)
+    except OSError as error:
+        problem = f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        problem = f"it is not JSON ({error})"
+    if problem:
+        raise UserError(f"{what} {json_file} is not COCO JSON: {problem}. {hint}".rstrip())
+    return content
+
+
+def coco_problem(content: Any) -> str | None:
+    """The first thing that keeps parsed JSON from being COCO annotations of masks, or None.
 
     Looked at is what Detectron2 and pycocotools rely on: the three lists, the fields of their
     entries with types, ids that are there and not there twice.
     """
-    try:
-        content = json.loads(Path(json_file).read_text())
-    except OSError as error:
-        return f"it cannot be read ({error.strerror})"
-    except ValueError as error:
-        return f"it is not JSON ({error})"
     if not isinstance(content, dict):
         return f"its top level is a {type(content).__name__}, not an object"
     for key, fields in _FIELDS.items():

@@ -7,6 +7,14 @@ import torch
 KERNELS = ("gaussian", "linear")
 
 
+def check_kernel(kernel: str) -> None:
+    """Raise a ValueError for an unknown kernel of Matrix NMS."""
+    if kernel not in KERNELS:
+        raise ValueError(
+            f"MODEL.SOLOV2.NMS_KERNEL is {kernel!r}; it must be one of {list(KERNELS)}"
+        )
+
+
 def matrix_nms(
     masks: torch.Tensor,
     classes: torch.Tensor,
@@ -33,10 +41,7 @@ def matrix_nms(
     Raises:
         ValueError: for an unknown kernel.
     """
-    if kernel not in KERNELS:
-        raise ValueError(
-            f"MODEL.SOLOV2.NMS_KERNEL is {kernel!r}; it must be one of {list(KERNELS)}"
-        )
+    check_kernel(kernel)
     if len(scores) == 0:
         return scores
     flat = masks.flatten(1).float()

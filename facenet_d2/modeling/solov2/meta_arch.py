@@ -15,7 +15,7 @@ from torch import nn
 from ..checks import check_levels, check_norm
 from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, resize_instance_features
 from .losses import category_loss, mask_loss
-from .matrix_nms import KERNELS
+from .matrix_nms import check_kernel
 from .postprocess import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import GridLayout, assign_targets
 
@@ -99,10 +99,7 @@ class SOLOv2(nn.Module):
                 f"MODEL.SOLOV2.NUM_CLASSES is {solo.NUM_CLASSES}; train_net.py and demo.py take it "
                 "from the dataset, elsewhere set it to the number of classes"
             )
-        if solo.NMS_KERNEL not in KERNELS:
-            raise ValueError(
-                f"MODEL.SOLOV2.NMS_KERNEL is {solo.NMS_KERNEL!r}; it must be one of {list(KERNELS)}"
-            )
+        check_kernel(solo.NMS_KERNEL)
         if not 0 < solo.PRIOR_PROB < 1:
             raise ValueError(
                 f"MODEL.SOLOV2.PRIOR_PROB is {solo.PRIOR_PROB}; it must lie between 0 and 1"
@@ -226,8 +223,8 @@ class SOLOv2(nn.Module):
             assign_targets(x, self.layout, self.num_classes, mask_features.shape[-2:])
             for x in gt_instances
         ]
-        num_positive = sum((t.categories < self.num_classes).sum().item() for t in targets)
-        get_event_storage().put_scalar("positive_cells", num_positive / len(targets))
+        num_positive = sum((t.categories < self.num_classes).sum() for t in targets)
+        get_event_storage().put_scalar("positive_cells", num_positive.item() / len(targets))
         return {
             "loss_category": category_loss(
                 logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma
