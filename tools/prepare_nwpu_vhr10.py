@@ -1,40 +1,51 @@
 #!/usr/bin/env python3
 """Prepare NWPU VHR-10 for training: check it, and split it 7:3 as the paper does.
 
-  prepare_nwpu_vhr10.py --images .../nwpu_vhr10/images --annotations .../annotations.json
+  prepare_nwpu_vhr10.py --images "NWPU VHR-10 dataset/positive image set" \\
+      --annotations annotations.json [--backgrounds "NWPU VHR-10 dataset/negative image set"]
 
-makes $DETECTRON2_DATASETS/nwpu_vhr10/ with train.json, test.json and images/. The annotations are
-the instance masks in COCO format; ids, boxes and areas are made anew from the masks.
+makes $DETECTRON2_DATASETS/nwpu_vhr10/ with train.json, test.json and images/ (and backgrounds/).
+The annotations are the instance masks in COCO format, which are published apart from the images:
+https://github.com/chaozhong2010/VHR-10_dataset_coco. Ids, boxes and areas are made anew from the
+masks. The 150 background images hold no object; they are split 7:3 as well, and training uses them
+with DATALOADER.FILTER_EMPTY_ANNOTATIONS False.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
-import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-import pycocotools.mask as mask_util
 from PIL import Image
-from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.data.datasets.coco import datasets_root, read_coco
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
+from facenet_d2.data.preparation import (
+    check_images,
+    check_target,
+    clean_annotations,
+    print_counts,
+    provide_images,
+    write_split,
+)
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.files import write_whole
+from facenet_d2.inference import find_inputs
 
 TRAIN_SHARE = 0.7
 # The first seed that leaves between 23 and 37 percent of every class for the test; others leave as
 # little as a tenth of the rarer classes.
 SPLIT_SEED = 9
+WHERE_MASKS_ARE = (
+    "The data set's own ground truth, a text file an image, has boxes only; the instance masks in "
+    "COCO format are published apart, as annotations.json in "
+    "https://github.com/chaozhong2010/VHR-10_dataset_coco."
+)
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,6 +54,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of the positive images")
     parser.add_argument("--annotations", type=Path, required=True, help="instance masks, COCO JSON")
+    parser.add_argument("--backgrounds", type=Path, help="folder of the negative images")
     parser.add_argument(
         "--output",
         type=Path,
@@ -57,71 +69,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    content = read_coco(
-        path,
-        "--annotations",
-        "The data set's own text files have boxes only; masks in COCO format are published apart.",
-    )
-    images, annotations = content["images"], content.get("annotations", [])
-    names = {c["id"]: c["name"].replace(" ", "_") for c in content["categories"]}
-    used = {a["category_id"] for a in annotations}
-    wrong = sorted({names.get(i, f"id {i}") for i in used} - set(CLASSES))
-    if wrong:
-        raise UserError(
-            f"--annotations {path} has classes that NWPU VHR-10 has not: {', '.join(wrong)}."
-        )
-    return {"images": images, "annotations": annotations, "names": names}
-
-
-def check_images(images: list[dict[str, Any]], folder: Path) -> None:
-    """Every image must be there, decodable, and of the annotated size."""
-    problems = []
-    for image in tqdm(images, desc="Checking images", unit="image"):
-        file = folder / image["file_name"]
-        try:
-            with Image.open(file) as picture:
-                picture.load()
-                size = picture.size
-        except OSError as error:
-            problems.append(f"{file}: {error.strerror or error}")
-            continue
-        if size != (image["width"], image["height"]):
-            problems.append(
-                f"{file}: {size[0]}x{size[1]} pixels, annotated {image['width']}x{image['height']}"
-            )
-    if problems:
-        more = f" (and {len(problems) - 5} more)" if len(problems) > 5 else ""
-        raise UserError(f"{len(problems)} images are wrong: {'; '.join(problems[:5])}{more}.")
-
-
-def clean(content: dict[str, Any]) -> list[dict[str, Any]]:
-    """Annotations with ids from 1, this project's classes, boxes and areas of the masks."""
-    sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    cleaned = []
-    for a in content["annotations"]:
-        rle = a["segmentation"]
-        if isinstance(rle, list):
-            if not rle or any(len(p) < 6 or len(p) % 2 for p in rle):
-                raise UserError(f"annotation {a['id']}: its polygons are not lists of x, y pairs.")
-            rle = mask_util.merge(mask_util.frPyObjects(rle, *sizes[a["image_id"]]))
-        elif isinstance(rle["counts"], list):
-            rle = mask_util.frPyObjects(rle, *sizes[a["image_id"]])
-        area = int(mask_util.area(rle))
-        if area == 0:
-            raise UserError(f"annotation {a['id']} has an empty mask.")
-        cleaned.append(
-            {
-                # From 1: pycocotools takes a match with annotation 0 for no match.
-                "id": len(cleaned) + 1,
-                "image_id": a["image_id"],
-                "category_id": CLASSES.index(content["names"][a["category_id"]]) + 1,
-                "segmentation": a["segmentation"],
-                "bbox": [float(v) for v in mask_util.toBbox(rle)],
-                "area": area,
-                "iscrowd": a.get("iscrowd", 0),
-            }
-        )
-    return cleaned
+    if path.is_dir() or path.suffix.lower() == ".txt":
+        raise UserError(f"--annotations {path} is not a COCO JSON file. {WHERE_MASKS_ARE}")
+    return read_coco(path, "--annotations", WHERE_MASKS_ARE)
 
 
 def split_images(images: list[dict[str, Any]], seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -135,52 +85,24 @@ def split_images(images: list[dict[str, Any]], seed: int) -> dict[str, list[dict
     }
 
 
-def write_split(
-    path: Path, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
-) -> Counter:
-    ids = {image["id"] for image in images}
-    kept = [a for a in annotations if a["image_id"] in ids]
-    fields = ("id", "file_name", "height", "width")
-    content = {
-        "info": {"description": "NWPU VHR-10"},
-        "images": [{f: image[f] for f in fields} for image in images],
-        "annotations": kept,
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
-    }
-    write_whole(path, json.dumps(content))
-    return Counter(CLASSES[a["category_id"] - 1] for a in kept)
+def background_images(folder: Path, first_id: int) -> list[dict[str, Any]]:
+    images = []
+    for number, file in enumerate(find_inputs([str(folder)], "--backgrounds"), start=first_id):
+        try:
+            with Image.open(file) as picture:
+                width, height = picture.size
+        except OSError as error:
+            raise UserError(f"--backgrounds: {file} cannot be read ({error}).") from error
+        images.append({"id": number, "file_name": file.name, "height": height, "width": width})
+    return images
 
 
-def check_target(source: Path, target: Path) -> None:
-    """Refuse, before anything is written, what would touch images that are there already."""
-    source = source.resolve()
-    if target.resolve() == source:
-        return
-    if target.is_symlink():
-        return
-    if target.exists():
-        raise UserError(
-            f"{target} exists already and is no link of this tool's; move it away, or choose "
-            "another --output."
-        )
-    if target.resolve().is_relative_to(source):
-        raise UserError(f"--output {target.parent} lies in --images {source}; choose another.")
-
-
-def provide_images(source: Path, target: Path, copy: bool) -> None:
-    source = source.resolve()
-    if target.resolve() == source and (not copy or not target.is_symlink()):
-        return
-    target.unlink(missing_ok=True)
-    if not copy:
-        target.symlink_to(source, target_is_directory=True)
-        return
-    beside = target.with_name(f"{target.name}.new{os.getpid()}")
-    try:
-        shutil.copytree(source, beside)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+def located(images: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    fields = ("id", "height", "width")
+    return [
+        {"file_name": f"{folder}/{image['file_name']}", **{f: image[f] for f in fields}}
+        for image in images
+    ]
 
 
 def main() -> None:
@@ -188,24 +110,29 @@ def main() -> None:
     if not args.images.is_dir():
         raise UserError(f"--images {args.images} is not a folder.")
     content = read_annotations(args.annotations)
+    sources = {"images": (args.images, content["images"])}
     check_target(args.images, args.output / "images")
-    check_images(content["images"], args.images)
-    annotations = clean(content)
+    if args.backgrounds:
+        first_id = max((image["id"] for image in content["images"]), default=0) + 1
+        backgrounds = background_images(args.backgrounds, first_id)
+        sources["backgrounds"] = (args.backgrounds, backgrounds)
+        check_target(args.backgrounds, args.output / "backgrounds", "--backgrounds")
+    annotations = clean_annotations(content, CLASSES)
+    for folder, images in sources.values():
+        check_images(images, folder)
     check_writable(args.output)
-    provide_images(args.images, args.output / "images", args.copy)
-    splits = split_images(content["images"], args.seed)
+    splits: dict[str, list[dict[str, Any]]] = {"train": [], "test": []}
+    for name, (folder, images) in sources.items():
+        provide_images(folder, args.output / name, args.copy)
+        for split, part in split_images(images, args.seed).items():
+            splits[split] += located(part, name)
     counts = {
-        split: write_split(args.output / f"{split}.json", images, annotations)
+        split: write_split(
+            args.output / f"{split}.json", images, annotations, CLASSES, "NWPU VHR-10"
+        )
         for split, images in splits.items()
     }
-    print(f"{'class':20}{'train':>8}{'test':>8}{'all':>8}")
-    for name in CLASSES:
-        train, test = counts["train"][name], counts["test"][name]
-        print(f"{name:20}{train:8}{test:8}{train + test:8}")
-    train, test = counts["train"].total(), counts["test"].total()
-    print(f"{'instances':20}{train:8}{test:8}{train + test:8}")
-    train, test = len(splits["train"]), len(splits["test"])
-    print(f"{'images':20}{train:8}{test:8}{train + test:8}")
+    print_counts(CLASSES, counts, {split: len(images) for split, images in splits.items()})
     print(f"Prepared in {args.output.resolve()}")
 
 

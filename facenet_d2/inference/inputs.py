@@ -13,10 +13,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
-def find_inputs(patterns: Sequence[str]) -> list[Path]:
+def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[Path]:
     """Files for a list of files, folders and glob patterns, in order and without repetition.
 
     A folder stands for the images in it, sorted by name; other files in it are left out.
+
+    Args:
+        patterns: the files, folders and patterns.
+        option: of the command line, to be named in an error.
 
     Raises:
         UserError: where one of them gives nothing.
@@ -25,21 +29,21 @@ def find_inputs(patterns: Sequence[str]) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            raise UserError(f"--input {pattern}: the folder may not be read.")
+            raise UserError(f"{option} {pattern}: the folder may not be read.")
         if path.is_dir():
             files = sorted(
                 p for p in path.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
             )
             if not files:
                 raise UserError(
-                    f"--input {pattern}: no images ({', '.join(IMAGE_SUFFIXES)}) in it."
+                    f"{option} {pattern}: no images ({', '.join(IMAGE_SUFFIXES)}) in it."
                 )
         elif path.is_file():
             files = [path]
         else:
             files = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
             if not files:
-                raise UserError(f"--input {pattern}: no such file, folder or match.")
+                raise UserError(f"{option} {pattern}: no such file, folder or match.")
         found.extend(files)
     return list(dict.fromkeys(found))
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import sys
 from collections import Counter
@@ -135,3 +136,60 @@ def test_real_set(tmp_path, monkeypatch):
     count = Counter(a["category_id"] for s in splits for a in s["annotations"])
     assert count == Counter(a["category_id"] for a in published["annotations"])
     assert count.total() == 3921
+
+
+@needs_real("nwpu_vhr10")
+def test_split_is_stable(tmp_path, monkeypatch):
+    real = REAL_DATA / "nwpu_vhr10"
+    args = ("--images", real / "images", "--annotations", real / "annotations.json")
+    assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
+    files = [i["file_name"] for i in json.loads((tmp_path / "test.json").read_text())["images"]]
+    # Figures are only comparable on the same split: it must never change.
+    assert hashlib.sha256(" ".join(files).encode()).hexdigest().startswith("ce9a16740bd8463b")
+
+
+def test_backgrounds_are_split_as_well(tmp_path, monkeypatch):
+    source = make_source(tmp_path / "source")
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "without") == 0
+    (tmp_path / "negative").mkdir()
+    for i in range(20):
+        # The names of negative and positive images are the same.
+        Image.new("RGB", (30, 20)).save(tmp_path / "negative" / f"{i:03d}.jpg")
+    args = (*source, "--backgrounds", tmp_path / "negative", "--output", tmp_path / "out")
+    assert prepare(monkeypatch, *args) == 0
+    ids = []
+    for split, number in (("train", 14), ("test", 6)):
+        with_them = json.loads((tmp_path / "out" / f"{split}.json").read_text())
+        without = json.loads((tmp_path / "without" / f"{split}.json").read_text())
+        assert with_them["annotations"] == without["annotations"]
+        assert with_them["images"][:-number] == without["images"]
+        backgrounds = with_them["images"][-number:]
+        assert all(i["file_name"].startswith("backgrounds/") for i in backgrounds)
+        assert all((i["width"], i["height"]) == (30, 20) for i in backgrounds)
+        ids += [i["id"] for i in with_them["images"]]
+        assert all((tmp_path / "out" / i["file_name"]).is_file() for i in with_them["images"])
+    assert len(set(ids)) == 30
+
+
+def test_boxes_without_masks_are_refused(tmp_path, monkeypatch, capsys):
+    source = make_source(tmp_path / "source")
+    (tmp_path / "ground truth").mkdir()
+    text = tmp_path / "ground truth" / "001.txt"
+    text.write_text("(563,478),(630,573),1 \n(4,5),(6,7),2\n")
+    for annotations in (text, text.parent):
+        args = (*source[:2], "--annotations", annotations, "--output", tmp_path / "out")
+        assert prepare(monkeypatch, *args) == 2
+        assert "VHR-10_dataset_coco" in capsys.readouterr().err
+
+
+def test_one_bad_annotation_in_hundreds_is_left_out(tmp_path, monkeypatch, capsys):
+    def many(content):
+        square = content["annotations"][0]
+        content["annotations"] = [{**square, "id": i} for i in range(200)]
+        content["annotations"][150]["segmentation"] = [[1, 1, 2, 2]]
+
+    source = make_source(tmp_path / "source", many)
+    assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
+    assert "1 annotations are left out: annotation 150" in capsys.readouterr().err
+    splits = [json.loads((tmp_path / "out" / f"{s}.json").read_text()) for s in ("train", "test")]
+    assert sum(len(s["annotations"]) for s in splits) == 199

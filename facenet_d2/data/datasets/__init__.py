@@ -6,6 +6,8 @@ from .coco import (
     register_coco_from_config,
     resolve_num_classes,
 )
+from .hrsid import register_hrsid
+from .isaid import register_isaid
 from .nwpu_vhr10 import register_nwpu_vhr10
 from .synthetic_aerial import register_synthetic_aerial
 
@@ -15,10 +17,10 @@ __all__ = [
     "num_classes_key",
     "register_coco",
     "register_coco_from_config",
-    "register_nwpu_vhr10",
-    "register_synthetic_aerial",
     "resolve_num_classes",
 ]
 
+register_hrsid()
+register_isaid()
 register_nwpu_vhr10()
 register_synthetic_aerial()

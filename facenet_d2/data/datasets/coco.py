@@ -195,7 +195,12 @@ def register_coco(
     """
     DatasetCatalog.register(name, loader or (lambda: load_coco(name, json_file, image_root)))
     metadata = MetadataCatalog.get(name)
-    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
+    metadata.set(
+        json_file=str(json_file),
+        image_root=str(image_root),
+        evaluator_type="coco",
+        registered_by="facenet_d2",
+    )
     if classes is not None:
         metadata.set(thing_classes=list(classes))
     if colors is not None:
@@ -235,7 +240,11 @@ def class_names(dataset: str) -> list[str]:
         UserError: for an unknown name, or as :func:`load_coco`.
     """
     if dataset not in DatasetCatalog.list():
-        own = [d for d in DatasetCatalog.list() if _is_ours(d)]
+        own = [
+            d
+            for d in DatasetCatalog.list()
+            if MetadataCatalog.get(d).get("registered_by", None) == "facenet_d2"
+        ]
         raise UserError(
             f"dataset {dataset!r} is not registered; this project knows {', '.join(sorted(own))}, "
             "Detectron2's own, and what DATASETS.COCO lists."
@@ -244,11 +253,6 @@ def class_names(dataset: str) -> list[str]:
     if not hasattr(metadata, "thing_classes"):
         DatasetCatalog.get(dataset)
     return list(metadata.thing_classes)
-
-
-def _is_ours(dataset: str) -> bool:
-    metadata = MetadataCatalog.get(dataset)
-    return getattr(metadata, "from_config", False) or dataset.startswith(("nwpu_", "synthetic_"))
 
 
 def resolve_num_classes(cfg: CfgNode) -> None:

@@ -1,12 +1,6 @@
 """NWPU VHR-10: ten classes in very-high-resolution aerial images (paper, section 4.2)."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-from ...errors import UserError
-from .coco import datasets_root, load_coco, register_coco
+from .prepared import register_prepared
 
 CLASSES = (
     "airplane",
@@ -35,22 +29,11 @@ COLORS = (
 
 
 def register_nwpu_vhr10() -> None:
-    """Register ``nwpu_vhr10_train`` and ``nwpu_vhr10_test`` under :func:`datasets_root`."""
-    root = datasets_root() / "nwpu_vhr10"
-    for split in ("train", "test"):
-        name = f"nwpu_vhr10_{split}"
-        json_file = root / f"{split}.json"
-        images = root / "images"
-
-        def load(
-            name: str = name, json_file: Path = json_file, images: Path = images
-        ) -> list[dict[str, Any]]:
-            if not json_file.is_file():
-                raise UserError(
-                    f"dataset {name!r}: {json_file} does not exist. Make it with "
-                    "tools/prepare_nwpu_vhr10.py, or set DETECTRON2_DATASETS to the folder that "
-                    "has nwpu_vhr10/."
-                )
-            return load_coco(name, json_file, images)
-
-        register_coco(name, json_file, images, loader=load, classes=CLASSES, colors=COLORS)
+    """Register ``nwpu_vhr10_train`` and ``nwpu_vhr10_test``."""
+    register_prepared(
+        "nwpu_vhr10",
+        ("train", "test"),
+        tool="tools/prepare_nwpu_vhr10.py",
+        classes=CLASSES,
+        colors=COLORS,
+    )

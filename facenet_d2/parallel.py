@@ -1,0 +1,85 @@
+"""Independent pieces of work in several processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from tqdm import tqdm
+
+from .errors import UserError
+
+
+def default_workers() -> int:
+    """As many processes as there are cores for this one."""
+    return len(os.sched_getaffinity(0))
+
+
+def parallel_map(
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    *,
+    workers: int,
+    description: str,
+    unit: str,
+) -> Iterator[tuple[int, Any]]:
+    """``function`` of every item, in worker processes, with a progress bar.
+
+    Args:
+        function: of the module's top level; called as ``function(item)``.
+        items: its arguments.
+        workers: the number of processes; 0 works in this one.
+        description: of the progress bar.
+        unit: what an item is called there.
+
+    Yields:
+        (place of the item, result), in the order in which they are ready.
+
+    Raises:
+        UserError: of the function, or where a worker was killed.
+        ValueError: for a negative number of workers.
+    """
+    if workers < 0:
+        raise ValueError(f"workers must not be negative, got {workers}")
+    with tqdm(total=len(items), desc=description, unit=unit, disable=not items) as bar:
+        if workers == 0 or len(items) < 2:
+            for place, item in enumerate(items):
+                yield place, function(item)
+                bar.update()
+            return
+        executor = ProcessPoolExecutor(
+            min(workers, len(items)),
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_start_worker,
+        )
+        try:
+            places = {executor.submit(function, item): i for i, item in enumerate(items)}
+            for future in as_completed(places):
+                yield places.pop(future), future.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker process was killed, most likely for memory; use fewer --workers."
+            ) from error
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of the terminal; the parent alone decides what is stopped.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # A parent that is killed cannot tell its workers to stop.
+    parent = multiprocessing.parent_process()
+    multiprocessing.connection.wait([parent.sentinel])
+    os._exit(1)
