@@ -10,6 +10,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ def compiled_operators_available() -> bool:
     """Whether Detectron2 was installed with its compiled operators."""
     return not isinstance(sys.modules.get(COMPILED_MODULE), _MissingOperators)
 
+
+# Vertical flips go through PyTorch, which warns of images that Pillow has made read-only; fvcore does
+# not write to them.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _provide_removed_names()
 _provide_pkg_resources()

@@ -66,6 +66,16 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SEM.NORM = "GN"
 
     # ---- Data -----------------------------------------------------------------------------------
+    # INPUT.RANDOM_FLIP may also be "both": horizontally and vertically, each at random.
+    # Turn by 0, 90, 180 or 270 degrees.
+    cfg.INPUT.RANDOM_QUARTER_TURN = False
+    # NUM_OPS operations of MAGNITUDE (0 to 30), drawn from OPERATIONS (all where empty; see
+    # facenet_d2/data/augmentation.py).
+    cfg.INPUT.RAND_AUGMENT = CN()
+    cfg.INPUT.RAND_AUGMENT.ENABLED = False
+    cfg.INPUT.RAND_AUGMENT.NUM_OPS = 2
+    cfg.INPUT.RAND_AUGMENT.MAGNITUDE = 9
+    cfg.INPUT.RAND_AUGMENT.OPERATIONS = []
     # COCO-format sets of your own: [name, JSON file, image folder] each; the names can then stand
     # in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO = []

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import detectron2.data.transforms as T
 import torch
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import annotations_to_instances
+from detectron2.data.detection_utils import annotations_to_instances, filter_empty_instances
 from detectron2.structures import BitMasks, PolygonMasks
 from PIL import Image
 
 from ..errors import UserError
+from .augmentation import build_augmentations
 
 
 def check_depth(file: str) -> None:
@@ -25,7 +28,23 @@ def check_depth(file: str) -> None:
 
 
 class SceneMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper``, also for images without objects; names bad ones."""
+    """Detectron2's ``DatasetMapper``, also for images without objects; names bad ones.
+
+    Its augmentations are those of :func:`~facenet_d2.data.augmentation.build_augmentations`. Boxes
+    are made anew, tight around what the augmentations leave of the masks in the image; an instance
+    of which they leave nothing is dropped.
+    """
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        without = cfg.clone()
+        without.defrost()
+        without.INPUT.RANDOM_FLIP = "none"  # Detectron2 refuses "both".
+        arguments = super().from_config(without, is_train)
+        crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
+        arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
+        arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
@@ -57,6 +76,11 @@ class SceneMapper(DatasetMapper):
             if self.use_instance_mask and any(not a.get("segmentation") for a in annotations):
                 raise ValueError("it has an annotation without a segmentation")
             super()._transform_annotations(dataset_dict, transforms, image_shape)
+            if isinstance(dataset_dict["instances"].get_fields().get("gt_masks"), PolygonMasks):
+                # Polygons keep what lies outside of the image, and so do boxes made of them.
+                instances = dataset_dict["instances"]
+                instances.gt_boxes.clip(image_shape)
+                dataset_dict["instances"] = filter_empty_instances(instances, by_mask=False)
             return
         # Detectron2 leaves the masks out where there is nothing to have one.
         del dataset_dict["annotations"]

@@ -1,0 +1,204 @@
+"""Random augmentation of overhead images: RandAugment, flips both ways, quarter turns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import detectron2.data.transforms as T
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import build_augmentation
+from PIL import Image, ImageEnhance, ImageOps
+
+from ..errors import UserError
+from .transforms import AffineTransform, QuarterTurnTransform
+
+MAX_MAGNITUDE = 30
+
+
+class RandomQuarterTurn(T.Augmentation):
+    """Turn by 0, 90, 180 or 270 degrees, each as likely: an overhead image has no upright."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        return QuarterTurnTransform(np.random.randint(4), *image.shape[:2])
+
+
+class RandAugment(T.Augmentation):
+    """N operations of magnitude M, drawn from the list of RandAugment (Cubuk et al., 2020).
+
+    Rotate, ShearX, ShearY, TranslateX and TranslateY move image, masks and boxes alike; what they
+    uncover is filled. The others change the image alone. Their greatest magnitudes are those of the
+    paper and of torchvision: 30 degrees, a shear of 0.3, a shift by 150/331 of the side, factors of
+    1 +- 0.9, 4 bits, and everything solarised. Shears keep the image's centre where it is, so that
+    they lose as little of it on either side.
+    """
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: int = 9,
+        *,
+        operations: Sequence[str] = (),
+        image_format: str = "BGR",
+        fill: Sequence[float] = (128.0, 128.0, 128.0),
+    ) -> None:
+        """
+        Args:
+            num_ops: N, how many operations an image gets, one after the other.
+            magnitude: M, from 0 to 30.
+            operations: the names to draw from; all of :data:`OPERATIONS` where empty.
+            image_format: "BGR", "RGB" or "L".
+            fill: value of each channel where the old image does not reach.
+
+        Raises:
+            ValueError: for values outside these, naming what is allowed.
+        """
+        super().__init__()
+        if num_ops < 0:
+            raise ValueError(f"num_ops is {num_ops}; it must not be negative")
+        if not 0 <= magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f"magnitude is {magnitude}; it must be from 0 to {MAX_MAGNITUDE}")
+        unknown = set(operations) - set(OPERATIONS)
+        if unknown:
+            raise ValueError(
+                f"unknown operations {', '.join(sorted(unknown))}; choose from "
+                f"{', '.join(OPERATIONS)}"
+            )
+        if image_format not in ("BGR", "RGB", "L"):
+            raise ValueError(f"image format {image_format!r} is not BGR, RGB or L")
+        self.num_ops = num_ops
+        self.magnitude = magnitude
+        self.operations = tuple(operations) or tuple(OPERATIONS)
+        self.image_format = image_format
+        self.fill = tuple(fill)
+
+    def get_transform(self, image: np.ndarray) -> T.TransformList:
+        names = np.random.choice(self.operations, self.num_ops)
+        signs = np.random.choice((-1, 1), self.num_ops)
+        return T.TransformList(
+            [self.operation(n, int(s), *image.shape[:2]) for n, s in zip(names, signs)]
+        )
+
+    def operation(self, name: str, sign: int, height: int, width: int) -> T.Transform:
+        """The transform for one operation at this magnitude.
+
+        Args:
+            name: one of :data:`OPERATIONS`.
+            sign: 1 or -1, the direction of those that have two.
+            height: of the image.
+            width: of the image.
+        """
+        level = self.magnitude / MAX_MAGNITUDE
+        kind, build = OPERATIONS[name]
+        if kind == "geometric":
+            return build(sign * level, height, width, self.fill)
+        operation = build(sign * level if kind == "signed" else level)
+
+        def apply(image: np.ndarray) -> np.ndarray:
+            return _with_pillow(operation, image, self.image_format)
+
+        return T.ColorTransform(apply)
+
+
+def _with_pillow(
+    operation: Callable[[Image.Image], Image.Image], image: np.ndarray, image_format: str
+) -> np.ndarray:
+    if image_format == "L":
+        return np.array(operation(Image.fromarray(image[..., 0])))[..., None]
+    if image_format == "RGB":
+        return np.array(operation(Image.fromarray(image)))
+    rgb = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
+    return np.array(operation(rgb))[..., ::-1]
+
+
+def _shear_x(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
+    return AffineTransform.about_center([[1, 0.3 * level], [0, 1]], height, width, fill)
+
+
+def _shear_y(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
+    return AffineTransform.about_center([[1, 0], [0.3 * level, 1]], height, width, fill)
+
+
+def _translate_x(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
+    # By whole pixels: nothing is blurred.
+    return AffineTransform([[1, 0, round(150 / 331 * width * level)], [0, 1, 0]], fill)
+
+
+def _translate_y(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
+    return AffineTransform([[1, 0, 0], [0, 1, round(150 / 331 * height * level)]], fill)
+
+
+def _rotate(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
+    return AffineTransform.rotation(30 * level, height, width, fill)
+
+
+def _enhancer(kind: type) -> Callable[[float], Callable[[Image.Image], Image.Image]]:
+    return lambda level: lambda image: kind(image).enhance(1 + 0.9 * level)
+
+
+# Name: (kind, what makes it of a level from 0 to 1, or -1 to 1 for "geometric" and "signed").
+OPERATIONS: dict[str, tuple[str, Callable]] = {
+    "Identity": ("plain", lambda level: lambda image: image),
+    "AutoContrast": ("plain", lambda level: ImageOps.autocontrast),
+    "Equalize": ("plain", lambda level: ImageOps.equalize),
+    "Solarize": (
+        "plain",
+        lambda level: lambda image: ImageOps.solarize(image, round(256 * (1 - level))),
+    ),
+    "Posterize": (
+        "plain",
+        lambda level: lambda image: ImageOps.posterize(image, 8 - round(4 * level)),
+    ),
+    "Color": ("signed", _enhancer(ImageEnhance.Color)),
+    "Contrast": ("signed", _enhancer(ImageEnhance.Contrast)),
+    "Brightness": ("signed", _enhancer(ImageEnhance.Brightness)),
+    "Sharpness": ("signed", _enhancer(ImageEnhance.Sharpness)),
+    "Rotate": ("geometric", _rotate),
+    "ShearX": ("geometric", _shear_x),
+    "ShearY": ("geometric", _shear_y),
+    "TranslateX": ("geometric", _translate_x),
+    "TranslateY": ("geometric", _translate_y),
+}
+"""What RandAugment draws from: the 14 operations of Cubuk et al., section 3."""
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+    """Detectron2's resizing, and in training flips, quarter turns and RandAugment.
+
+    ``INPUT.RANDOM_FLIP`` is "none", "horizontal", "vertical" or "both" (each at random).
+
+    Raises:
+        UserError: for a value that is not allowed, naming the key.
+    """
+    resize_only = cfg.clone()
+    resize_only.defrost()
+    resize_only.INPUT.RANDOM_FLIP = "none"
+    augmentations = build_augmentation(resize_only, is_train)
+    if not is_train:
+        return augmentations
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip not in ("none", "horizontal", "vertical", "both"):
+        raise UserError(
+            f"INPUT.RANDOM_FLIP is {flip!r}; it must be none, horizontal, vertical or both."
+        )
+    if flip in ("horizontal", "both"):
+        augmentations.append(T.RandomFlip(horizontal=True, vertical=False))
+    if flip in ("vertical", "both"):
+        augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
+    if cfg.INPUT.RANDOM_QUARTER_TURN:
+        augmentations.append(RandomQuarterTurn())
+    if cfg.INPUT.RAND_AUGMENT.ENABLED:
+        node = cfg.INPUT.RAND_AUGMENT
+        try:
+            augmentations.append(
+                RandAugment(
+                    node.NUM_OPS,
+                    node.MAGNITUDE,
+                    operations=node.OPERATIONS,
+                    image_format=cfg.INPUT.FORMAT,
+                    fill=cfg.MODEL.PIXEL_MEAN,
+                )
+            )
+        except ValueError as error:
+            raise UserError(f"INPUT.RAND_AUGMENT: {error}.") from error
+    return augmentations
