@@ -110,8 +110,8 @@ def compiled_operators_available() -> bool:
     return not isinstance(sys.modules.get(COMPILED_MODULE), _MissingOperators)
 
 
-# Vertical flips go through PyTorch, which warns of images that Pillow has made read-only; fvcore does
-# not write to them.
+# Vertical flips go through PyTorch, which warns of images that Pillow has made read-only; fvcore
+# does not write to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 _provide_removed_names()

@@ -4,8 +4,8 @@
   visualize_data.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --output looked_at
 
 The images come from the training loader itself, in its order, with the config's augmentations and
-seed: what is wrong in a picture is wrong in training. --opts changes the config as for train_net.py,
-as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
+seed: what is wrong in a picture is wrong in training. --opts changes the config as for
+train_net.py, as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
 """
 
 from __future__ import annotations

@@ -22,30 +22,15 @@ from ..errors import UserError
 SEM_BUILDERS = ("build_resnet_face_fpn_backbone", "build_resnet_sem_fpn_backbone")
 
 
-def load_config(
-    config_file: str | Path,
-    overrides: Sequence[str] = (),
-    *,
-    train: bool = False,
-    need_data: bool = True,
-) -> CfgNode:
-    """Read, override and check a config; register the data sets it lists.
-
-    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a config and override it; neither data nor weights are looked at.
 
     Args:
         config_file: YAML, loaded without executing anything in it.
         overrides: KEY VALUE pairs, as on the command line.
-        train: check also what only training needs.
-        need_data: without it, the data is not looked at where the config already has the class
-            names, as the ``config.yaml`` of a training run has.
-
-    Returns:
-        the frozen config.
 
     Raises:
-        UserError: for a missing or broken file, an unknown key, a wrong value, missing weights or
-            data.
+        UserError: for a missing or broken file or an unknown key.
     """
     cfg = get_cfg()
     add_facenet_config(cfg)
@@ -76,7 +61,35 @@ def load_config(
             f"overrides {' '.join(overrides)!r}: {_sentence(error)} (KEY VALUE pairs, as in "
             "SOLVER.BASE_LR 0.01)"
         ) from error
+    return cfg
 
+
+def load_config(
+    config_file: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    train: bool = False,
+    need_data: bool = True,
+) -> CfgNode:
+    """Read, override and check a config for a run; register the data sets it lists.
+
+    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+
+    Args:
+        config_file: YAML, loaded without executing anything in it.
+        overrides: KEY VALUE pairs, as on the command line.
+        train: check also what only training needs.
+        need_data: without it, the data is not looked at where the config already has the class
+            names, as the ``config.yaml`` of a training run has.
+
+    Returns:
+        the frozen config.
+
+    Raises:
+        UserError: for a missing or broken file, an unknown key, a wrong value, missing weights or
+            data.
+    """
+    cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     _check(cfg, train=train)

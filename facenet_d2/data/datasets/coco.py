@@ -92,7 +92,7 @@ def coco_problem(content: Any) -> str | None:
     """
     if not isinstance(content, dict):
         return f"its top level is a {type(content).__name__}, not an object"
-    for key, fields in _FIELDS.items():
+    for key, fields in FIELDS.items():
         if key == "annotations" and key not in content:
             continue  # A test set whose annotations are not published.
         entries = content.get(key)
@@ -149,7 +149,7 @@ def _is_segmentation(value: Any) -> bool:
 
 
 # (field, test, what it must be) of the entries of each list.
-_FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
+FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
     "categories": (
         ("id", _is_int, "an integer"),
         ("name", lambda v: isinstance(v, str) and v != "", "a text"),

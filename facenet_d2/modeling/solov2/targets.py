@@ -113,16 +113,70 @@ def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (columns @ xs) / area, (rows @ ys) / area
 
 
+def assign_cells(
+    boxes: torch.Tensor,
+    center_x: torch.Tensor,
+    center_y: torch.Tensor,
+    extents: tuple[int | torch.Tensor, int | torch.Tensor],
+    layout: GridLayout,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The cells of each level that are to find each instance.
+
+    An instance belongs to every level whose scale range holds the square root of its box's area.
+    There its cells are those that the centre region touches (the box shrunk to ``center_scale``
+    around the mass centre), at most one away from the cell of the mass centre.
+
+    Args:
+        boxes: ``(N, 4)``, (x0, y0, x1, y1) in pixels of the network's input.
+        center_x: ``(N,)``, of the mass centres.
+        center_y: the same.
+        extents: height and width of the padded input; one for all, or ``(N, 1)`` each.
+        layout: the grids.
+
+    Returns:
+        of each level, the instances and the cells, row by row, of its P pairs: ``(P,)`` int64 each,
+        in the order of the instances.
+    """
+    device = boxes.device
+    boxes = boxes.double()
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    scales = (widths * heights).sqrt()
+    half_w, half_h = widths * layout.center_scale / 2, heights * layout.center_scale / 2
+    # The 3x3 neighbourhood of a cell, row by row.
+    dy, dx = (
+        d.flatten()
+        for d in torch.meshgrid(*[torch.arange(-1, 2, device=device)] * 2, indexing="ij")
+    )
+    pairs = []
+    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
+
+        def cell_of(
+            position: torch.Tensor, extent: int | torch.Tensor, grid: int = grid
+        ) -> torch.Tensor:
+            # Multiplied before it is divided: exact on the border between two cells.
+            return (position[:, None] * grid / extent).floor().long()
+
+        height, width = extents
+        y = cell_of(center_y, height) + dy
+        x = cell_of(center_x, width) + dx
+        top = cell_of(center_y - half_h, height).clamp(min=0)
+        down = cell_of(center_y + half_h, height).clamp(max=grid - 1)
+        left = cell_of(center_x - half_w, width).clamp(min=0)
+        right = cell_of(center_x + half_w, width).clamp(max=grid - 1)
+        in_range = (scales >= least) & (scales <= greatest)
+        positive = in_range[:, None] & (y >= top) & (y <= down) & (x >= left) & (x <= right)
+        pairs.append((positive.nonzero()[:, 0], (y * grid + x)[positive]))
+    return pairs
+
+
 @torch.no_grad()
 def assign_targets(
     instances: Instances, layout: GridLayout, num_classes: int, mask_size: tuple[int, int]
 ) -> ImageTargets:
-    """Assign one image's instances to cells.
+    """Assign one image's instances to cells, as :func:`assign_cells` says.
 
-    An instance belongs to every level whose scale range holds the square root of its box's area.
-    There its cells are those that the centre region touches (the box shrunk to ``center_scale``
-    around the mass centre), at most one away from the cell of the mass centre. Where instances
-    share a cell, the last one gives its class and each one a mask pair, as in the published code.
+    Where instances share a cell, the last one gives its class and each one a mask pair, as in the
+    published code.
 
     Unlike in AdelaiDet's SOLOv2, which drops instances of few pixels at a quarter of their size,
     every instance is assigned. For the smallest to be found too, ``MODEL.SOLOV2.MIN_MASK_AREAS``
@@ -137,42 +191,18 @@ def assign_targets(
     """
     device = instances.gt_classes.device
     masks = full_size_masks(instances)
-    padded_h, padded_w = mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE
+    padded_size = (mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE)
 
     keep = masks.flatten(1).any(dim=1)
     if not keep.all():
         masks, instances = masks[keep], instances[keep]
     classes = instances.gt_classes
-    boxes = instances.gt_boxes.tensor.double()
-    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    scales = (widths * heights).sqrt()
     center_x, center_y = mass_centers(masks)
-    half_w, half_h = widths * layout.center_scale / 2, heights * layout.center_scale / 2
 
     categories, cells, owners = [], [], []
     first_cell = 0
-    # The 3x3 neighbourhood of a cell, row by row.
-    dy, dx = (
-        d.flatten()
-        for d in torch.meshgrid(*[torch.arange(-1, 2, device=device)] * 2, indexing="ij")
-    )
-    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
-
-        def cell_of(position: torch.Tensor, extent: int, grid: int = grid) -> torch.Tensor:
-            # Multiplied before it is divided: exact on the border between two cells.
-            return (position * grid / extent).floor().long()
-
-        y = cell_of(center_y, padded_h)[:, None] + dy
-        x = cell_of(center_x, padded_w)[:, None] + dx
-        top = cell_of(center_y - half_h, padded_h).clamp(min=0)[:, None]
-        down = cell_of(center_y + half_h, padded_h).clamp(max=grid - 1)[:, None]
-        left = cell_of(center_x - half_w, padded_w).clamp(min=0)[:, None]
-        right = cell_of(center_x + half_w, padded_w).clamp(max=grid - 1)[:, None]
-        in_range = (scales >= least) & (scales <= greatest)
-        positive = in_range[:, None] & (y >= top) & (y <= down) & (x >= left) & (x <= right)
-
-        owner = positive.nonzero()[:, 0]
-        cell = (y * grid + x)[positive]
+    pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
+    for grid, (owner, cell) in zip(layout.num_grids, pairs, strict=True):
         last = torch.full((grid * grid,), -1, device=device)
         last.scatter_reduce_(0, cell, owner, reduce="amax")
         background = torch.full_like(last, num_classes)

@@ -1,0 +1,21 @@
+"""What is wrong with a COCO data set, and how it meets SOLOv2's grids."""
+
+from .faults import Examination, examine
+from .grids import GridStudy, Setting, describe, study, suggest
+from .kinds import KINDS, NOTES, Fault
+from .page import sizes_by_class, write_page
+
+__all__ = [
+    "KINDS",
+    "NOTES",
+    "Examination",
+    "Fault",
+    "GridStudy",
+    "Setting",
+    "describe",
+    "examine",
+    "sizes_by_class",
+    "study",
+    "suggest",
+    "write_page",
+]
