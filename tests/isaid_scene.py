@@ -1,6 +1,6 @@
 """Scenes in iSAID's published layout, for tests and for measuring.
 
-python tests/data/isaid_scene.py --size 12000 --instances 3000 --output FOLDER
+python tests/isaid_scene.py --size 12000 --instances 3000 --output FOLDER
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS
 
 
