@@ -19,7 +19,7 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
-from detectron2.structures import BitMasks
+from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
@@ -28,6 +28,7 @@ from facenet_d2.data import build_train_loader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.inference import draw_masks
+from facenet_d2.modeling.solov2.targets import MASK_STRIDE, full_size_masks
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +42,15 @@ def parse_args() -> argparse.Namespace:
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides, last"
     )
     return parser.parse_args()
+
+
+def full_size(instances: Instances) -> np.ndarray:
+    """The masks as ``(N, H, W)``; SOLOv2's, which are a quarter of that, with their pixels seen."""
+    height, width = instances.image_size
+    if instances.has("gt_quarter_masks"):
+        masks = instances.gt_quarter_masks.numpy().repeat(MASK_STRIDE, 1).repeat(MASK_STRIDE, 2)
+        return masks[:, :height, :width]
+    return full_size_masks(instances).numpy()
 
 
 def main() -> None:
@@ -57,13 +67,9 @@ def main() -> None:
         sample = next(samples)
         instances = sample["instances"]
         image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
-        height, width = instances.image_size
-        masks = instances.gt_masks
-        if not isinstance(masks, BitMasks):
-            masks = BitMasks.from_polygon_masks(masks, height, width)
         picture = draw_masks(
             np.ascontiguousarray(image).astype(np.uint8),
-            masks.tensor.numpy(),
+            full_size(instances),
             instances.gt_classes.tolist(),
             metadata,
             boxes=instances.gt_boxes.tensor.numpy(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import detectron2.data.transforms as T
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ..errors import UserError
 from .augmentation import build_augmentations
+from .instance_masks import draw_instances
 
 
 def check_depth(file: str) -> None:
@@ -27,12 +29,27 @@ def check_depth(file: str) -> None:
         raise ValueError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
 
 
+# In place of Detectron2's "bitmask" and "polygon": what SOLOv2's targets need, and no more.
+QUARTER = "quarter"
+
+
+class _Shared(list):
+    """A list that Detectron2's mapper need not copy, since nothing changes it."""
+
+    def __deepcopy__(self, memo: dict) -> _Shared:
+        return self
+
+
 class SceneMapper(DatasetMapper):
     """Detectron2's ``DatasetMapper``, also for images without objects; names bad ones.
 
     Its augmentations are those of :func:`~facenet_d2.data.augmentation.build_augmentations`. Boxes
     are made anew, tight around what the augmentations leave of the masks in the image; an instance
     of which they leave nothing is dropped.
+
+    For SOLOv2 the masks are given at the mask features' stride, see
+    :func:`~facenet_d2.data.instance_masks.draw_instances`; for other models they are what
+    ``INPUT.MASK_FORMAT`` says.
     """
 
     @classmethod
@@ -44,6 +61,8 @@ class SceneMapper(DatasetMapper):
         crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
+            arguments["instance_mask_format"] = QUARTER
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +79,9 @@ class SceneMapper(DatasetMapper):
         """
         try:
             check_depth(dataset_dict["file_name"])
+            if self.instance_mask_format == QUARTER and "annotations" in dataset_dict:
+                annotations = _Shared(dataset_dict["annotations"])
+                dataset_dict = {**dataset_dict, "annotations": annotations}
             return super().__call__(dataset_dict)
         except Exception as error:
             raise UserError(
@@ -72,9 +94,20 @@ class SceneMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
     ) -> None:
         annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        if self.use_instance_mask and any(not a.get("segmentation") for a in annotations):
+            raise ValueError("it has an annotation without a segmentation")
+        if self.instance_mask_format == QUARTER:
+            annotated_size = (dataset_dict["height"], dataset_dict["width"])
+            del dataset_dict["annotations"]
+            dataset_dict["instances"] = draw_instances(
+                annotations, transforms, annotated_size, image_shape
+            )
+            return
         if annotations:
-            if self.use_instance_mask and any(not a.get("segmentation") for a in annotations):
-                raise ValueError("it has an annotation without a segmentation")
+            for a in annotations:
+                if isinstance(a.get("segmentation"), list):
+                    # Detectron2 scales points in place, and so cuts whole ones to whole ones.
+                    a["segmentation"] = [np.asarray(p, dtype=float) for p in a["segmentation"]]
             super()._transform_annotations(dataset_dict, transforms, image_shape)
             if isinstance(dataset_dict["instances"].get_fields().get("gt_masks"), PolygonMasks):
                 # Polygons keep what lies outside of the image, and so do boxes made of them.

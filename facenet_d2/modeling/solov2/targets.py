@@ -183,21 +183,29 @@ def assign_targets(
     must not be over the area of their masks at a quarter of the input's size.
 
     Args:
-        instances: ``gt_boxes``, ``gt_classes`` and ``gt_masks`` of N instances. Those with an empty
-            mask are left out.
+        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either ``gt_centers`` and
+            ``gt_quarter_masks`` of :class:`~facenet_d2.data.SceneMapper`, or ``gt_masks``, of which
+            those that are empty are left out.
         layout: the grids.
         num_classes: number of classes C, and the label of background.
         mask_size: (H/4, W/4) of the mask features of the padded batch.
     """
     device = instances.gt_classes.device
-    masks = full_size_masks(instances)
     padded_size = (mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE)
-
-    keep = masks.flatten(1).any(dim=1)
-    if not keep.all():
-        masks, instances = masks[keep], instances[keep]
+    if instances.has("gt_quarter_masks"):
+        masks = instances.gt_quarter_masks
+        h, w = masks.shape[-2:]
+        if (h, w) != tuple(mask_size):
+            masks = F.pad(masks, (0, mask_size[1] - w, 0, mask_size[0] - h))
+        center_x, center_y = instances.gt_centers.unbind(dim=1)
+    else:
+        full = full_size_masks(instances)
+        keep = full.flatten(1).any(dim=1)
+        if not keep.all():
+            full, instances = full[keep], instances[keep]
+        masks = downsample_masks(full, mask_size)
+        center_x, center_y = mass_centers(full)
     classes = instances.gt_classes
-    center_x, center_y = mass_centers(masks)
 
     categories, cells, owners = [], [], []
     first_cell = 0
@@ -217,5 +225,5 @@ def assign_targets(
         categories=torch.cat(categories),
         cells=torch.cat(cells),
         instances=torch.cat(owners),
-        masks=downsample_masks(masks, mask_size),
+        masks=masks,
     )
