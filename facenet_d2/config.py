@@ -43,9 +43,15 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SOLOV2.FOCAL_ALPHA = 0.25
     cfg.MODEL.SOLOV2.FOCAL_GAMMA = 2.0
     cfg.MODEL.SOLOV2.DICE_WEIGHT = 3.0
+    # At most so many positive cells of a step have a mask loss, taken evenly from all; 0: no limit.
+    # Bounds time, not memory, which does not grow with them.
+    cfg.MODEL.SOLOV2.MAX_POSITIVE_CELLS = 0
     # Inference. The most instances an image: TEST.DETECTIONS_PER_IMAGE.
     cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.1
     cfg.MODEL.SOLOV2.MASK_THRESHOLD = 0.5
+    # At most so many candidates, those of the best scores, have their masks made; then the best
+    # NMS_PRE of these go into Matrix NMS. The published code has no such limit.
+    cfg.MODEL.SOLOV2.MAX_CANDIDATES = 1000
     cfg.MODEL.SOLOV2.NMS_PRE = 500
     cfg.MODEL.SOLOV2.NMS_KERNEL = "gaussian"
     cfg.MODEL.SOLOV2.NMS_SIGMA = 2.0

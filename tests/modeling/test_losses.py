@@ -8,7 +8,13 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from facenet_d2.modeling.solov2 import ImageTargets, category_loss, dice_loss, mask_loss
+from facenet_d2.modeling.solov2 import (
+    ImageTargets,
+    category_loss,
+    dice_loss,
+    losses,
+    mask_loss,
+)
 
 
 def test_dice_is_equation_11():
@@ -140,3 +146,46 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
     assert model_cfg.MODEL.SOLOV2.DICE_WEIGHT == 3.0
     torch.testing.assert_close(weighted["loss_mask"], 3.0 * plain["loss_mask"])
     torch.testing.assert_close(weighted["loss_category"], plain["loss_category"])
+
+
+@pytest.mark.parametrize("chunk", [1, 10**9])
+def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
+    """Values and gradients, against automatic differentiation of equation (11) written plainly."""
+    monkeypatch.setattr(losses, "CHUNK_FLOATS", chunk)
+    kernels = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    features = torch.randn(5, 30, dtype=torch.float64, requires_grad=True)
+    masks = torch.rand(3, 30) > 0.6
+    owners = torch.tensor([0, 0, 2, 1, 1, 2, 0])
+    weights = torch.randn(7, dtype=torch.float64)
+    p, q = (kernels @ features).sigmoid(), masks[owners].double()
+    expected = 1 - 2 * (p * q).sum(1) / (p.square().sum(1) + q.square().sum(1) + 2e-3)
+    gradients = torch.autograd.grad((weights * expected).sum(), (kernels, features))
+    result = losses.pair_losses(kernels, features, masks, owners)
+    own = torch.autograd.grad((weights * result).sum(), (kernels, features))
+    # The sigmoid is computed in single precision.
+    assert torch.allclose(result.double(), expected, atol=1e-6)
+    for a, b in zip(own, gradients):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_cap_on_positive_cells_takes_them_evenly():
+    """Losses of pairs known one by one: which are taken shows in the mean."""
+    features = torch.zeros(2, 1, 1, 4)
+    features[:, 0, 0, :] = torch.tensor([40.0, -40, -40, -40])  # Predicts the first pixel alone.
+    masks = torch.zeros(4, 1, 4, dtype=torch.bool)
+    for i in range(4):
+        masks[i, 0, : i + 1] = True  # Dice 1 - 2 / (2 + i): 0, 1/3, 1/2, 3/5.
+    kernels = torch.ones(2, 4, 1)
+    targets = [
+        ImageTargets(torch.zeros(4), torch.arange(4), torch.arange(4), masks) for _ in range(2)
+    ]
+    values = torch.tensor([0, 1 / 3, 1 / 2, 3 / 5])
+    whole = mask_loss(features, kernels, targets)
+    assert whole.item() == pytest.approx(values.mean().item(), abs=1e-3)
+    for cap in (8, 100):
+        assert mask_loss(features, kernels, targets, max_pairs=cap) == whole
+    # Four of eight: the second and fourth of each image.
+    half = mask_loss(features, kernels, targets, max_pairs=4)
+    assert half.item() == pytest.approx((1 / 3 + 3 / 5) / 2, abs=1e-3)
+    one = mask_loss(features, kernels, targets, max_pairs=1)
+    assert one.item() == pytest.approx(3 / 5, abs=1e-3)

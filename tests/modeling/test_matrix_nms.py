@@ -1,11 +1,15 @@
 """Matrix NMS against its definition, pair by pair."""
 
+import importlib
 import math
 
 import pytest
 import torch
 
 from facenet_d2.modeling.solov2 import matrix_nms
+
+# The package's name for it is the function's.
+matrix_nms_module = importlib.import_module("facenet_d2.modeling.solov2.matrix_nms")
 
 
 def nms_by_loops(masks, classes, scores, kernel, sigma):
@@ -85,3 +89,24 @@ def test_unknown_kernel():
     masks, classes, scores = random_masks(2, 0)
     with pytest.raises(ValueError, match="NMS_KERNEL"):
         matrix_nms(masks, classes, scores, kernel="hard")
+
+
+@pytest.mark.parametrize("chunk", [1, 10**9])
+def test_more_masks_and_rows_than_a_byte_counts(monkeypatch, chunk):
+    """256 masks, or a mask of 256 rows, are not as none: counts against PyTorch's own."""
+    monkeypatch.setattr(matrix_nms_module, "CHUNK_FLOATS", chunk)
+    masks = torch.rand(600, 300, 3) > 0.4
+    masks[0] = True
+    masks[:512, 7, 1] = True
+    masks[512:, 7, 1] = False
+    counted = matrix_nms_module.count_pixels(masks)
+    assert counted.tolist() == masks.flatten(1).sum(dim=1).tolist()
+    flat = masks.flatten(1).double()
+    classes = torch.arange(600) % 2
+    expected = (flat @ flat.T) * (classes[:, None] == classes)
+    actual = matrix_nms_module._intersections(masks.flatten(1), classes)
+    off_diagonal = ~torch.eye(600, dtype=torch.bool)
+    assert torch.equal(actual[off_diagonal].double(), expected[off_diagonal])
+    single = torch.zeros(256, 2, dtype=torch.bool)
+    single[:, 0] = True
+    assert matrix_nms_module._shared_pixels(single).tolist() == [0]

@@ -14,8 +14,17 @@ from pycocotools.coco import COCO
 from facenet_d2.data.datasets import load_coco
 from facenet_d2.data.datasets.coco import register_coco
 from facenet_d2.evaluation import InstanceEvaluator
-from facenet_d2.modeling.solov2 import InferenceSettings, detect_instances, matrix_nms
-from facenet_d2.modeling.solov2.postprocess import enlarge_masks, suppress_neighbours
+from facenet_d2.modeling.solov2 import (
+    InferenceSettings,
+    detect_instances,
+    matrix_nms,
+    postprocess,
+)
+from facenet_d2.modeling.solov2.postprocess import (
+    area_and_maskness,
+    enlarge_masks,
+    suppress_neighbours,
+)
 
 GRIDS = (5, 3)
 MIN_AREAS = torch.cat([torch.full((25,), 8), torch.full((9,), 16)])
@@ -153,22 +162,70 @@ def test_masks_up_to_the_cells_least_area_are_dropped():
     assert out.pred_boxes.tensor.tolist() == [[0, 16, 12, 28]]
 
 
-def test_enlarging_in_chunks_changes_nothing(monkeypatch):
-    masks = torch.rand(7, 8, 12)
-    whole = enlarge_masks(masks, (30, 45), (50, 71), 0.5)
-    monkeypatch.setattr("facenet_d2.modeling.solov2.postprocess.CHUNK_FLOATS", 2 * 50 * 71)
-    assert torch.equal(enlarge_masks(masks, (30, 45), (50, 71), 0.5), whole)
+def enlarge_plainly(masks, input_size, image_size, threshold):
+    """All of every mask at once, as the published code does."""
+    size = (4 * masks.shape[1], 4 * masks.shape[2])
+    masks = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
+    masks = masks[:, :, : input_size[0], : input_size[1]]
+    masks = F.interpolate(masks, size=image_size, mode="bilinear", align_corners=False)
+    return masks[:, 0] - threshold
+
+
+@pytest.mark.parametrize("image_size", [(120, 180), (97, 203), (500, 333), (31, 44), (120, 61)])
+@pytest.mark.parametrize("input_size", [(120, 180), (113, 170), (128, 192)])
+def test_enlarged_parts_are_parts_of_the_enlarged_whole(input_size, image_size):
+    """Blobs of any size, at the borders too, in the padding, single pixels, none and everywhere."""
+    masks = F.interpolate(torch.rand(40, 1, 7, 9), size=(32, 48), mode="bicubic")[:, 0]
+    masks = masks.clamp(0, 1) ** 2
+    masks[:4] = 0
+    masks[1, 0, 0] = masks[2, 31, 47] = masks[3, 10, 20] = 0.9
+    masks[4] = 0.7
+    actual, boxes = enlarge_masks(masks, input_size, image_size, 0.5)
+    margin = enlarge_plainly(masks, input_size, image_size, 0.5)
+    assert ((margin > 0) == actual)[margin.abs() > 1e-5].all()
+    for mask, box in zip(actual.numpy(), boxes.tolist(), strict=True):
+        ys, xs = np.nonzero(mask)
+        expected = [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1] if len(xs) else [0] * 4
+        assert box == expected
 
 
 def test_a_mask_is_enlarged_in_place():
     """A disc comes out centred where it was, in an image of another size."""
     masks = np.zeros((1, 50, 75), np.float32)
     cv2.circle(masks[0], (30, 20), 8, 1.0, -1)
-    out = enlarge_masks(torch.from_numpy(masks), (200, 300), (400, 600), 0.5)
+    out, _ = enlarge_masks(torch.from_numpy(masks), (200, 300), (400, 600), 0.5)
     ys, xs = np.nonzero(out[0].numpy())
     assert xs.mean() + 0.5 == pytest.approx(8 * 30.5, abs=0.5)
     assert ys.mean() + 0.5 == pytest.approx(8 * 20.5, abs=0.5)
     assert len(xs) == pytest.approx(64 * masks.sum(), rel=0.02)
+
+
+def test_maskness_and_area_in_chunks(monkeypatch):
+    """Against the mean over each mask's pixels, also of an empty mask."""
+    logits = torch.randn(9, 50)
+    logits[4] = -1
+    binary = logits > 0
+    monkeypatch.setattr(postprocess, "CHUNK_FLOATS", 8 * 2 * 50)
+    area, maskness = area_and_maskness(logits, binary)
+    for i in range(9):
+        inside = [v.sigmoid().item() for v in logits[i] if v > 0]
+        assert area[i] == len(inside)
+        assert maskness[i].item() == pytest.approx(np.mean(inside) if inside else 0, abs=1e-6)
+
+
+def test_cap_on_candidates_takes_the_best():
+    """Of tiles in a row, all of one class, those of the greatest scores have their masks made."""
+    features = torch.full((6, 4, 24), -10.0)
+    for i in range(6):
+        features[i, :, 4 * i : 4 * i + 4] = 10.0
+    scores = torch.tensor([0.5, 0.9, 0.3, 0.8, 0.7, 0.6])[:, None]
+    args = (torch.eye(6), features, torch.full((6,), 8))
+    sizes = ((16, 96), (16, 96))
+    whole = detect_instances(scores, *args, InferenceSettings(max_candidates=6), *sizes)
+    assert [int(x) // 16 for x in whole.pred_boxes.tensor[:, 0]] == [1, 3, 4, 5, 0, 2]
+    capped = detect_instances(scores, *args, InferenceSettings(max_candidates=3), *sizes)
+    assert [int(x) // 16 for x in capped.pred_boxes.tensor[:, 0]] == [1, 3, 4]
+    torch.testing.assert_close(capped.scores, whole.scores[:3])
 
 
 @pytest.fixture

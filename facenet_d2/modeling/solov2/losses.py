@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from fvcore.nn import sigmoid_focal_loss
+from torch.autograd.function import once_differentiable
 
 from .targets import ImageTargets
+
+# Floats in one chunk of predicted masks, of which a few are worked on at once.
+CHUNK_FLOATS = 8 * 2**20
 
 
 def dice_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
@@ -51,8 +56,94 @@ def category_loss(
     return loss / (num_positive + 1)
 
 
+class _PairLosses(torch.autograd.Function):
+    """Dice losses of pairs of a kernel and a mask, some pairs at a time.
+
+    A pair's predicted mask is as large as the mask features; kept for the backward pass, those of a
+    dense image would be gigabytes. They are made again there instead, by one more matrix product.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        kernels: torch.Tensor,
+        features: torch.Tensor,
+        masks: torch.Tensor,
+        owners: torch.Tensor,
+        eps: float,
+    ) -> torch.Tensor:
+        overlaps, squares = [], []
+        for kernel, owner in _chunks(kernels, features, owners):
+            p = (kernel @ features).float().sigmoid_()
+            overlaps.append((p * masks[owner]).sum(dim=1))
+            squares.append(p.square_().sum(dim=1))
+        overlap = torch.cat(overlaps)
+        areas = masks.sum(dim=1, dtype=torch.float32)[owners]
+        denominator = torch.cat(squares) + areas + 2 * eps
+        ctx.save_for_backward(kernels, features, masks, owners, overlap, denominator)
+        return 1 - 2 * overlap / denominator
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        kernels, features, masks, owners, overlap, denominator = ctx.saved_tensors
+        # d loss / dp = -2 q / D + 4 p O / D^2, with the overlap O and the denominator D.
+        by_mask = (-2 * grad / denominator)[:, None]
+        by_pred = (4 * grad * overlap / denominator.square())[:, None]
+        grad_kernels, grad_features = torch.empty_like(kernels), torch.zeros_like(features)
+        start = 0
+        for kernel, owner in _chunks(kernels, features, owners):
+            part = slice(start, start + len(owner))
+            start += len(owner)
+            p = (kernel @ features).float().sigmoid_()
+            grad_logits = torch.addcmul(by_mask[part] * masks[owner], by_pred[part], p)
+            grad_logits *= p.mul_(1 - p)
+            grad_logits = grad_logits.to(features.dtype)
+            grad_kernels[part] = grad_logits @ features.T
+            grad_features.addmm_(kernel.T, grad_logits)
+        return grad_kernels, grad_features, None, None, None
+
+
+def _chunks(
+    kernels: torch.Tensor, features: torch.Tensor, owners: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    step = max(1, CHUNK_FLOATS // features.shape[1])
+    return zip(kernels.split(step), owners.split(step))
+
+
+def pair_losses(
+    kernels: torch.Tensor,
+    features: torch.Tensor,
+    masks: torch.Tensor,
+    owners: torch.Tensor,
+    eps: float = 1e-3,
+) -> torch.Tensor:
+    """Dice loss of each pair of a positive cell's predicted mask and its instance's.
+
+    The same as ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory.
+
+    Args:
+        kernels: ``(P, D)``.
+        features: ``(D, pixels)``.
+        masks: ``(N, pixels)`` bool.
+        owners: ``(P,)`` int64, the mask of each pair.
+        eps: as for :func:`dice_loss`.
+
+    Returns:
+        ``(P,)``.
+    """
+    # The products are made in the type that the network works in.
+    features, kernels = features.contiguous(), kernels.to(features.dtype)
+    with torch.autocast(features.device.type, enabled=False):
+        return _PairLosses.apply(kernels, features, masks, owners, eps)
+
+
 def mask_loss(
-    mask_features: torch.Tensor, kernels: torch.Tensor, targets: Sequence[ImageTargets]
+    mask_features: torch.Tensor,
+    kernels: torch.Tensor,
+    targets: Sequence[ImageTargets],
+    *,
+    max_pairs: int = 0,
 ) -> torch.Tensor:
     """Mean Dice loss over all pairs of a positive cell and its instance, equation (10).
 
@@ -60,18 +151,31 @@ def mask_loss(
         mask_features: ``(N, D, H/4, W/4)``.
         kernels: ``(N, cells, D)``.
         targets: of the N images.
+        max_pairs: where there are more pairs in the batch, so many of them count, taken evenly from
+            all; 0 for no limit.
 
     Returns:
         a scalar; zero, but still a function of both inputs, where no image has an instance, so that
         no parameter is left without a gradient and distributed training does not hang.
     """
     losses = []
+    total = sum(len(t.cells) for t in targets)
+    first = 0
     for features, kernel, target in zip(mask_features, kernels, targets, strict=True):
-        # Masks by dynamic 1x1 convolution: one matrix product an image.
-        logits = kernel[target.cells] @ features.flatten(1)
-        masks = target.masks.flatten(1)[target.instances].to(torch.float32)
-        losses.append(dice_loss(logits.float().sigmoid(), masks))
-    loss = torch.cat(losses)
-    if len(loss) == 0:
+        cells, owners = target.cells, target.instances
+        number = len(cells)
+        if 0 < max_pairs < total:
+            # Of every total / max_pairs pairs of the batch one, wherever an image's begin.
+            count = (
+                torch.arange(first, first + number + 1, device=cells.device) * max_pairs // total
+            )
+            kept = count.diff().nonzero()[:, 0]
+            cells, owners = cells[kept], owners[kept]
+        first += number
+        if len(cells):
+            losses.append(
+                pair_losses(kernel[cells], features.flatten(1), target.masks.flatten(1), owners)
+            )
+    if not losses:
         return 0.0 * (mask_features.float().sum() + kernels.float().sum())
-    return loss.mean()
+    return torch.cat(losses).mean()

@@ -39,6 +39,7 @@ class SOLOv2(nn.Module):
         focal_alpha: float,
         focal_gamma: float,
         dice_weight: float,
+        max_positive_cells: int = 0,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
@@ -56,6 +57,8 @@ class SOLOv2(nn.Module):
             focal_alpha: alpha of the focal loss.
             focal_gamma: gamma of the focal loss.
             dice_weight: lambda of equation (9).
+            max_positive_cells: at most so many pairs of a positive cell and its instance have a
+                mask loss in a step, taken evenly from all; 0 for no limit.
             pixel_mean: of each channel, subtracted from the input.
             pixel_std: of each channel, the input is divided by it.
 
@@ -83,6 +86,7 @@ class SOLOv2(nn.Module):
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.dice_weight = dice_weight
+        self.max_positive_cells = max_positive_cells
         self.num_classes = instance_head.num_classes
         self.register_buffer(
             "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
@@ -103,6 +107,10 @@ class SOLOv2(nn.Module):
         if not 0 < solo.PRIOR_PROB < 1:
             raise ValueError(
                 f"MODEL.SOLOV2.PRIOR_PROB is {solo.PRIOR_PROB}; it must lie between 0 and 1"
+            )
+        if not 0 < solo.MASK_THRESHOLD < 1:
+            raise ValueError(
+                f"MODEL.SOLOV2.MASK_THRESHOLD is {solo.MASK_THRESHOLD}; it must lie between 0 and 1"
             )
         if any(len(r) != 2 for r in solo.SCALE_RANGES):
             raise ValueError(
@@ -149,6 +157,7 @@ class SOLOv2(nn.Module):
             "settings": InferenceSettings(
                 score_threshold=solo.SCORE_THRESHOLD,
                 mask_threshold=solo.MASK_THRESHOLD,
+                max_candidates=solo.MAX_CANDIDATES,
                 nms_pre=solo.NMS_PRE,
                 nms_kernel=solo.NMS_KERNEL,
                 nms_sigma=solo.NMS_SIGMA,
@@ -158,6 +167,7 @@ class SOLOv2(nn.Module):
             "focal_alpha": solo.FOCAL_ALPHA,
             "focal_gamma": solo.FOCAL_GAMMA,
             "dice_weight": solo.DICE_WEIGHT,
+            "max_positive_cells": solo.MAX_POSITIVE_CELLS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -229,7 +239,8 @@ class SOLOv2(nn.Module):
             "loss_category": category_loss(
                 logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma
             ),
-            "loss_mask": self.dice_weight * mask_loss(mask_features, kernels, targets),
+            "loss_mask": self.dice_weight
+            * mask_loss(mask_features, kernels, targets, max_pairs=self.max_positive_cells),
         }
 
     def inference(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from detectron2.structures import BitMasks, Instances
+from detectron2.structures import Boxes, Instances
 
 from .matrix_nms import matrix_nms
 from .targets import MASK_STRIDE
@@ -24,6 +25,8 @@ class InferenceSettings:
     Attributes:
         score_threshold: least class score of a cell to be considered.
         mask_threshold: least probability of a mask's pixel.
+        max_candidates: how many pairs of a cell and a class, those of the best class scores, get a
+            mask. The published code has no limit; under it the result is the same.
         nms_pre: how many of the best are given to Matrix NMS.
         nms_kernel: "gaussian" or "linear".
         nms_sigma: of the gaussian kernel.
@@ -33,6 +36,7 @@ class InferenceSettings:
 
     score_threshold: float = 0.1
     mask_threshold: float = 0.5
+    max_candidates: int = 1000
     nms_pre: int = 500
     nms_kernel: str = "gaussian"
     nms_sigma: float = 2.0
@@ -62,20 +66,35 @@ def suppress_neighbours(scores: torch.Tensor, num_grids: Sequence[int]) -> torch
 
 def empty_instances(image_size: tuple[int, int], device: torch.device) -> Instances:
     """An :class:`Instances` of no predictions, with all fields."""
+    masks = torch.zeros((0, *image_size), dtype=torch.bool, device=device)
+    classes = torch.zeros(0, dtype=torch.int64, device=device)
     return _instances(
-        torch.zeros((0, *image_size), dtype=torch.bool, device=device),
-        torch.zeros(0, device=device),
-        torch.zeros(0, dtype=torch.int64, device=device),
+        masks, torch.zeros(0, device=device), classes, torch.zeros((0, 4), device=device)
     )
 
 
-def _instances(masks: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor) -> Instances:
+def _instances(
+    masks: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, boxes: torch.Tensor
+) -> Instances:
     result = Instances(tuple(masks.shape[-2:]))
     result.pred_masks = masks
     result.scores = scores
     result.pred_classes = classes
-    result.pred_boxes = BitMasks(masks).get_bounding_boxes().to(masks.device)
+    result.pred_boxes = Boxes(boxes)
     return result
+
+
+def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """(x0, y0, x1, y1) around each mask, zeros for an empty one: ``(N, H, W)`` to ``(N, 4)``."""
+    sides = []
+    for dim in (1, 2):
+        seen = masks.any(dim=dim).to(torch.uint8)  # Columns, then rows.
+        first = seen.argmax(dim=1)
+        end = seen.shape[1] - seen.flip(1).argmax(dim=1)
+        sides.append((first, end))
+    (x0, x1), (y0, y1) = sides
+    boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
+    return boxes * masks.flatten(1).any(dim=1)[:, None]
 
 
 def enlarge_masks(
@@ -83,11 +102,12 @@ def enlarge_masks(
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     threshold: float,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mask probabilities at stride 4 to binary masks at the image's own size.
 
     They are enlarged to the padded input's size, cut to the part that holds the image, and scaled
-    to the image; chunk by chunk, so that little is held as floats.
+    to the image, bilinearly both times. On a GPU chunk by chunk, so that little is held as floats;
+    on a CPU one by one, only where they are not empty.
 
     Args:
         masks: ``(N, H/4, W/4)``, probabilities of the padded input.
@@ -96,10 +116,12 @@ def enlarge_masks(
         threshold: a pixel is set above it.
 
     Returns:
-        ``(N, *image_size)`` bool.
+        ``(N, *image_size)`` bool, and their tight boxes ``(N, 4)``, zeros for empty masks.
     """
+    out = torch.zeros((len(masks), *image_size), dtype=torch.bool, device=masks.device)
+    if masks.device.type == "cpu":
+        return out, _enlarge_parts(masks, input_size, threshold, out)
     padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
-    out = torch.empty((len(masks), *image_size), dtype=torch.bool, device=masks.device)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
     step = max(1, CHUNK_FLOATS // pixels)
     for start in range(0, len(masks), step):
@@ -109,27 +131,97 @@ def enlarge_masks(
         if chunk.shape[-2:] != image_size:
             chunk = F.interpolate(chunk, size=image_size, mode="bilinear", align_corners=False)
         out[start : start + step] = chunk[:, 0] > threshold
-    return out
+    return out, tight_boxes(out)
+
+
+def _enlarge_parts(
+    masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
+) -> torch.Tensor:
+    """Fill ``out``, which is empty, and return the boxes of what is in it.
+
+    Interpolated values lie between those around them: where no pixel within one of a place is over
+    the threshold, nothing is over it there.
+    """
+    boxes = torch.zeros((len(masks), 4))
+    lines = [_sampled_lines(size, full) for size, full in zip(input_size, out.shape[1:])]
+    extents = tight_boxes(masks > threshold).int().tolist()
+    for i, (x0, y0, x1, y1) in enumerate(extents):
+        if x0 == x1:
+            continue
+        # One more line: a place over the threshold may lie between one within and one beyond.
+        x0, y0 = max(0, x0 - 2), max(0, y0 - 2)
+        part = masks[i : i + 1, None, y0 : y1 + 2, x0 : x1 + 2]
+        part = F.interpolate(part, scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False)
+        # Of the network's input, from here on.
+        x0, y0 = x0 * MASK_STRIDE, y0 * MASK_STRIDE
+        part = part[0, 0, : max(0, input_size[0] - y0), : max(0, input_size[1] - x0)]
+        if part.numel() == 0:
+            continue
+        if lines[1] is not None:
+            part, x0 = _resample(part, x0, lines[1], dim=1)
+        if lines[0] is not None:
+            part, y0 = _resample(part, y0, lines[0], dim=0)
+        binary = part > threshold
+        h, w = binary.shape
+        out[i, y0 : y0 + h, x0 : x0 + w] = binary
+        box = tight_boxes(binary[None])[0]
+        if box[2] > 0:
+            boxes[i] = box + torch.tensor([x0, y0, x0, y0])
+    return boxes
+
+
+# Of each new line: the first of the two old ones between which it lies, and the second's weight.
+Lines = tuple[torch.Tensor, torch.Tensor]
+
+
+def _sampled_lines(old: int, new: int) -> Lines | None:
+    """Where bilinear scaling samples the lines of one direction; None where nothing is scaled."""
+    if old == new:
+        return None
+    places = ((torch.arange(new) + 0.5) * (old / new) - 0.5).clamp(min=0)
+    first = places.floor().long().clamp(max=old - 1)
+    return first, places - first
+
+
+def _resample(part: torch.Tensor, offset: int, lines: Lines, dim: int) -> tuple[torch.Tensor, int]:
+    """Scale a part of an image, which starts at ``offset``, in one direction; where it starts then.
+
+    The lines around the part are taken to be like its outermost.
+    """
+    first, weight = lines
+    end = offset + part.shape[dim]
+    start, stop = torch.searchsorted(first, torch.tensor([offset - 1, end])).tolist()
+    first, weight = first[start:stop] - offset, weight[start:stop]
+    last = part.shape[dim] - 1
+    low = part.index_select(dim, first.clamp(0, last))
+    high = part.index_select(dim, (first + 1).clamp(0, last))
+    weight = weight[:, None] if dim == 0 else weight
+    return low * (1 - weight) + high * weight, start
 
 
 def area_and_maskness(
-    masks: torch.Tensor, binary: torch.Tensor
+    logits: torch.Tensor, binary: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Pixels of each mask, and the mean probability in it: how sure the network is of the mask.
 
     Args:
-        masks: ``(N, pixels)``, probabilities.
-        binary: ``(N, pixels)`` bool.
+        logits: ``(N, pixels)``.
+        binary: ``(N, pixels)`` bool, the pixels in the masks.
 
     Returns:
-        two ``(N,)``, int64 and float; the second is 0 for an empty mask.
+        two ``(N,)``, both float; the second is 0 for an empty mask.
     """
-    # Both sums make copies, of eight and four bytes a pixel: some masks at a time.
-    step = max(1, CHUNK_FLOATS // masks.shape[1])
-    chunks = list(zip(masks.split(step), binary.split(step)))
-    area = torch.cat([b.sum(dim=1) for _, b in chunks])
-    total = torch.cat([(m * b).sum(dim=1) for m, b in chunks])
-    return area, total / area.clamp(min=1)
+    areas, totals = [], []
+    # The places of set pixels are 16 bytes each: some masks at a time.
+    step = max(1, CHUNK_FLOATS // 8 // logits.shape[1])
+    for part, set_pixels in zip(logits.split(step), binary.split(step)):
+        owners, places = set_pixels.nonzero(as_tuple=True)
+        probabilities = part[owners, places].sigmoid_()
+        total = torch.zeros(len(part), device=logits.device)
+        totals.append(total.index_add_(0, owners, probabilities))
+        areas.append(torch.bincount(owners, minlength=len(part)).float())
+    area = torch.cat(areas)
+    return area, torch.cat(totals) / area.clamp(min=1)
 
 
 @torch.no_grad()
@@ -161,15 +253,20 @@ def detect_instances(
     if len(cells) == 0:
         return empty_instances(image_size, scores.device)
     cell_scores = scores[cells, classes]
+    if len(cells) > settings.max_candidates:
+        best = cell_scores.argsort(descending=True, stable=True)[: settings.max_candidates]
+        best = best.sort().values
+        cells, classes, cell_scores = cells[best], classes[best], cell_scores[best]
 
     # A cell that passes for several classes has one mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
     # Half precision would move the masks' borders.
     with torch.autocast(scores.device.type, enabled=False):
-        masks = kernels[unique_cells].float() @ mask_features.flatten(1).float()
-    masks = masks.sigmoid_()
-    binary = masks > settings.mask_threshold
-    area, maskness = area_and_maskness(masks, binary)
+        logits = kernels[unique_cells].float() @ mask_features.flatten(1).float()
+    # Probabilities are needed in the masks, and of the masks that are kept; not everywhere.
+    threshold = settings.mask_threshold
+    binary = logits > math.log(threshold / (1 - threshold))
+    area, maskness = area_and_maskness(logits, binary)
     large_enough = (area > cell_min_areas[unique_cells])[mask_of]
     cell_scores = cell_scores[large_enough] * maskness[mask_of[large_enough]]
     classes, mask_of = classes[large_enough], mask_of[large_enough]
@@ -177,7 +274,7 @@ def detect_instances(
     order = cell_scores.argsort(descending=True, stable=True)[: settings.nms_pre]
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
-        binary[mask_of],
+        binary[mask_of].unflatten(1, mask_features.shape[-2:]),
         classes,
         cell_scores,
         kernel=settings.nms_kernel,
@@ -186,13 +283,14 @@ def detect_instances(
 
     order = cell_scores.argsort(descending=True, stable=True)[: settings.max_instances]
     order = order[cell_scores[order] >= settings.update_threshold]
-    masks = enlarge_masks(
-        masks[mask_of[order]].unflatten(1, mask_features.shape[-2:]),
+    masks, boxes = enlarge_masks(
+        logits[mask_of[order]].sigmoid_().unflatten(1, mask_features.shape[-2:]),
         input_size,
         image_size,
-        settings.mask_threshold,
+        threshold,
     )
     # Scaling to a smaller image, or cutting the padding off, can leave nothing of a mask.
-    visible = masks.flatten(1).any(dim=1)
-    order = order[visible]
-    return _instances(masks[visible], cell_scores[order], classes[order])
+    visible = boxes[:, 2] > 0
+    if not visible.all():
+        masks, boxes, order = masks[visible], boxes[visible], order[visible]
+    return _instances(masks, cell_scores[order], classes[order], boxes)
