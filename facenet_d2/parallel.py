@@ -32,6 +32,9 @@ def parallel_map(
 ) -> Iterator[tuple[int, Any]]:
     """``function`` of every item, in worker processes, with a progress bar.
 
+    On an error, Ctrl-C, or when no more results are taken, the workers are ended where they are:
+    what ``function`` writes must be there whole or not at all.
+
     Args:
         function: of the module's top level; called as ``function(item)``.
         items: its arguments.
@@ -59,16 +62,24 @@ def parallel_map(
             mp_context=multiprocessing.get_context("fork"),
             initializer=_start_worker,
         )
+        others = multiprocessing.active_children()
+        finished = False
         try:
             places = {executor.submit(function, item): i for i, item in enumerate(items)}
             for future in as_completed(places):
                 yield places.pop(future), future.result()
                 bar.update()
+            finished = True
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process was killed, most likely for memory; use fewer --workers."
             ) from error
         finally:
+            if not finished:
+                # An item can take a minute; nobody who pressed Ctrl-C waits for that.
+                for worker in multiprocessing.active_children():
+                    if worker not in others:
+                        worker.terminate()
             executor.shutdown(cancel_futures=True)
 
 

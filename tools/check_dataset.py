@@ -46,6 +46,7 @@ from facenet_d2.files import write_whole
 from facenet_d2.parallel import default_workers
 
 EXAMPLES = 3
+CHANGES = ".changes.txt"
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "Base-SOLOv2.yaml"
 
 
@@ -141,19 +142,26 @@ def write_fixed(path: Path, source: Path, found: Examination) -> int:
     lines += [f"{f.where}: {f.message}: left as it is" for f in left]
     write_whole(path, json.dumps(found.cleaned))
     header = f"{len(changes)} changes to {source}"
-    write_whole(path.with_suffix(".changes.txt"), "\n".join([header, *lines]) + "\n")
+    write_whole(path.with_suffix(CHANGES), "\n".join([header, *lines]) + "\n")
     return len(changes)
 
 
 def main() -> int:
     args = parse_args()
     annotations, images = locate(args)
-    for option in ("fix", "html"):
-        path = getattr(args, option)
-        if path is not None:
-            if path.resolve() == annotations.resolve():
-                raise UserError(f"--{option} {path} is the file to be checked; choose another.")
-            check_writable(path.parent)
+    written = {"--html": args.html, "--fix": args.fix}
+    if args.fix:
+        written["the list of changes beside --fix"] = args.fix.with_suffix(CHANGES)
+    taken = {annotations.resolve(): "the file to be checked"}
+    for option, path in written.items():
+        if path is None:
+            continue
+        if path.is_dir():
+            raise UserError(f"{option}: {path} is a folder; name a file.")
+        if path.resolve() in taken:
+            raise UserError(f"{option}: {path} is {taken[path.resolve()]}, too; choose another.")
+        taken[path.resolve()] = option
+        check_writable(path.parent)
     setting = Setting.from_config(read_config(args.config_file), args.input_size)
     found = examine(annotations, images, workers=args.workers)
     objects = (found.sizes, found.image_of, found.measures)
@@ -183,7 +191,7 @@ def main() -> int:
         print(f"\nPage: {args.html.resolve()}", file=made)
     if args.fix:
         number = write_fixed(args.fix, annotations, found)
-        listed = args.fix.with_suffix(".changes.txt")
+        listed = args.fix.with_suffix(CHANGES)
         print(f"\nCleaned copy: {args.fix} ({number} changes, listed in {listed})", file=made)
     return 1 if found.faults else 0
 

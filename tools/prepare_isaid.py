@@ -103,6 +103,7 @@ def find_splits(source: Path, wanted: list[str] | None) -> dict[str, Path]:
     """The folder of images of each split."""
     if not source.is_dir():
         raise UserError(f"--source {source} is not a folder.")
+    wanted = list(dict.fromkeys(wanted or ()))
     if any(source.glob(f"*{ID_SUFFIX}")):
         if wanted and len(wanted) > 1:
             raise UserError(
@@ -135,6 +136,13 @@ def find_jobs(split: str, images: Path, args: argparse.Namespace) -> list[CutJob
     scenes = sorted(n for n in names if not n.endswith((ID_SUFFIX, CLASS_SUFFIX)))
     if not scenes:
         raise UserError(f"{images} has no images (*.png).")
+    owners = {n.removesuffix(ID_SUFFIX) + ".png" for n in names if n.endswith(ID_SUFFIX)}
+    alone = sorted(owners - names)
+    if alone:
+        raise UserError(
+            f"{len(alone)} scenes have masks but no image, the first is {images / alone[0]}; "
+            "DOTA's images, as PNG, and iSAID's masks are downloaded apart, into the same folder."
+        )
     jobs = []
     for name in scenes:
         stem = name.removesuffix(".png")

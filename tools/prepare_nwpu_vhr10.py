@@ -110,6 +110,11 @@ def main() -> None:
     if not args.images.is_dir():
         raise UserError(f"--images {args.images} is not a folder.")
     content = read_annotations(args.annotations)
+    if len(content["images"]) < 2:
+        raise UserError(
+            f"--annotations {args.annotations} has {len(content['images'])} images; a split into "
+            "two needs more."
+        )
     sources = {"images": (args.images, content["images"])}
     check_target(args.images, args.output / "images")
     if args.backgrounds:

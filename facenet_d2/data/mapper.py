@@ -11,11 +11,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import annotations_to_instances, filter_empty_instances
 from detectron2.structures import BitMasks, PolygonMasks
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ..errors import UserError
 from .augmentation import build_augmentations
 from .instance_masks import draw_instances
+
+
+class DepthError(ValueError):
+    """An image has more than 8 bits a channel."""
 
 
 def check_depth(file: str) -> None:
@@ -26,7 +30,28 @@ def check_depth(file: str) -> None:
     with Image.open(file) as image:
         mode = image.mode
     if mode == "F" or mode.startswith("I"):
-        raise ValueError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
+        raise DepthError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
+
+
+def size_problem(file: str, entry: dict[str, Any]) -> str | None:
+    """How an image's size, as the mapper sees it, is not the ``width`` and ``height`` of its entry.
+
+    Raises:
+        DepthError: as :func:`check_depth`.
+        Exception: where Pillow cannot decode it; of many types.
+    """
+    check_depth(file)
+    with Image.open(file) as picture:
+        picture.load()
+        size = picture.size
+        # Detectron2 turns images as this says; from 5 on, width is height.
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    if turned:
+        size = size[::-1]
+    if size == (entry["width"], entry["height"]):
+        return None
+    reason = ", turned as its EXIF orientation says" if turned else ""
+    return f"is {size[0]}x{size[1]} pixels{reason}, stated {entry['width']}x{entry['height']}"
 
 
 # In place of Detectron2's "bitmask" and "polygon": what SOLOv2's targets need, and no more.

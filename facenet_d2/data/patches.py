@@ -206,10 +206,20 @@ def assemble(
     Returns:
         images, which also say their ``scene`` and the ``x`` and ``y`` of their upper left pixel in
         it, and annotations, whose ``instance_id`` is the same in every patch of a scene.
+
+    Raises:
+        UserError: where patches of two scenes have the same name.
     """
     images, annotations = [], []
+    scene_of: dict[str, str] = {}
     for scene, record in records:
         for patch in record["patches"]:
+            other = scene_of.setdefault(patch["name"], scene)
+            if other != scene:
+                raise UserError(
+                    f"scenes {other} and {scene} both have a patch {patch['name']}; rename one of "
+                    "them, and prepare both anew in another --output."
+                )
             images.append(
                 {
                     "id": len(images) + 1,

@@ -12,36 +12,42 @@ from pathlib import Path
 from typing import Any
 
 import pycocotools.mask as mask_util
-from PIL import Image
 from tqdm import tqdm
 
 from ..errors import UserError
 from ..files import write_whole
+from .checking.kinds import Fault
+from .checking.segmentations import check_run_lengths
+from .mapper import size_problem
 
 # A published set has a few bad annotations; a file with more is not that set, or is damaged.
 BAD_SHARE = 0.01
 
 
 def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
-    """See that every image is there, decodable, and of the annotated size.
+    """See that every image is in the folder, listed once, decodable, of the annotated size.
 
     Raises:
         UserError: naming the first five that are not.
     """
     problems = []
+    seen: set[str] = set()
     for image in tqdm(images, desc="Checking images", unit="image"):
         file = folder / image["file_name"]
-        try:
-            with Image.open(file) as picture:
-                picture.load()
-                size = picture.size
-        except (OSError, SyntaxError) as error:  # SyntaxError: Pillow's for a broken PNG.
-            problems.append(f"{file}: {getattr(error, 'strerror', None) or error}")
-            continue
-        if size != (image["width"], image["height"]):
-            problems.append(
-                f"{file}: {size[0]}x{size[1]} pixels, annotated {image['width']}x{image['height']}"
-            )
+        name = os.path.normpath(image["file_name"])
+        if os.path.isabs(name) or name.startswith(".."):
+            problems.append(f"{file} is not in {folder}")
+        elif name in seen:
+            problems.append(f"{file} is listed twice")
+        else:
+            try:
+                problem = size_problem(str(file), image)
+            except Exception as error:
+                # Pillow raises errors of many types for broken files.
+                problem = getattr(error, "strerror", None) or " ".join(str(error).split())
+            if problem:
+                problems.append(f"{file}: {problem}")
+        seen.add(name)
     if problems:
         raise UserError(f"{len(problems)} images are wrong: {_first_five(problems)}.")
 
@@ -114,13 +120,11 @@ def _run_lengths(segmentation: list | dict, height: int, width: int) -> dict[str
         if not segmentation or any(len(p) < 6 or len(p) % 2 for p in segmentation):
             raise ValueError("its polygons are not lists of three or more x, y pairs")
         return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    if segmentation["size"] != [height, width]:
-        raise ValueError(f"its run lengths are of size {segmentation['size']}")
-    if isinstance(segmentation["counts"], list):
-        if sum(segmentation["counts"]) != height * width:
-            raise ValueError("its run lengths do not add up to the image")
-        return mask_util.frPyObjects(segmentation, height, width)
-    return segmentation
+    faults: list[Fault] = []
+    rle = check_run_lengths(segmentation, height, width, "", faults)
+    if rle is None:
+        raise ValueError(faults[0].message)
+    return rle
 
 
 def _first_five(problems: Sequence[str]) -> str:
@@ -147,8 +151,13 @@ def write_split(
 
     Returns:
         the number of annotations of each class.
+
+    Raises:
+        UserError: where there is no image.
     """
     images = list(images)
+    if not images:
+        raise UserError(f"no image is left for {path.name}; a data set needs one.")
     ids = {image["id"] for image in images}
     content: dict[str, Any] = {"info": {"description": description}, "images": images}
     kept = [a for a in annotations or () if a["image_id"] in ids]

@@ -348,6 +348,39 @@ def test_no_objects_at_all(copy_of_scenes, monkeypatch, capsys, tmp_path):
     assert {n["kind"] for n in report["notes"]} == {"image-empty", "category-unused"}
 
 
+def test_odd_values(copy_of_scenes, monkeypatch, capsys, tmp_path):
+    """Entries that would stop the examination, or say something else than they seem to."""
+    p = copy_of_scenes
+    p.content["images"][0]["file_name"] = "./" + p.content["images"][1]["file_name"]
+    turned = p.content["images"][2]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (turned["width"], turned["height"] - 8))
+    picture.save(p.folder / "turned.jpg", exif=exif)
+    turned.update(file_name="turned.jpg", height=turned["height"] - 8)
+    p.content["images"][3].update(width=90_000, height=90_000)
+    p.content["images"][4].update(file_name="gone.png", width=90_000, height=90_000)
+    ids = {i["id"] for i in p.content["images"][5:]}
+    a, b, c = [a for a in p.content["annotations"] if a["image_id"] in ids][:3]
+    a["area"] = float("nan")
+    b["iscrowd"] = "0"
+    c["bbox"][0] = 10**400
+    code, report = check(monkeypatch, capsys, p, "--html", tmp_path / "page.html")
+    assert code == 1
+    found = {(f["kind"], f["where"]) for f in report["faults"]}
+    assert {kind for kind, _ in found} == {
+        "image-file-twice",
+        "image-size",
+        "image-missing",
+        "area-missing",
+        "annotation-entry",
+    }
+    assert report["counts"]["image-size"] == 2
+    assert report["counts"]["annotation-entry"] == 2
+    assert ("image-size", "image turned.jpg") in found
+    assert "turned as its EXIF orientation says" in (tmp_path / "page.html").read_text()
+
+
 def test_page_is_self_contained(copy_of_scenes, monkeypatch, capsys, tmp_path):
     p = copy_of_scenes
     p.content["categories"][0]["name"] = "<b>kite</b>"
@@ -379,7 +412,12 @@ def test_terminal_report_and_crowds(copy_of_scenes, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is not JSON"), ("[]", "top level is no object"), ('{"images": 1}', 'no list "images"')],
+    [
+        ("{", "is not JSON"),
+        ("[]", "top level is no object"),
+        ('{"images": 1}', 'no list "images"'),
+        ("[" * 10**5, "nested too deeply"),
+    ],
 )
 def test_what_is_not_coco_at_all(tmp_path, monkeypatch, capsys, text, message):
     (tmp_path / "a.json").write_text(text)
@@ -395,6 +433,8 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, scenes):
         ((*where[:3], tmp_path / "gone"), "is not a folder"),
         ((*where, "--config-file", tmp_path / "no.yaml"), "does not exist"),
         ((*where, "--fix", scenes / "annotations.json"), "is the file to be checked"),
+        ((*where, "--html", tmp_path), "is a folder"),
+        ((*where, "--html", tmp_path / "a", "--fix", tmp_path / "a"), "is --html, too"),
     ):
         assert run(monkeypatch, *args) == 2
         assert message in capsys.readouterr().err

@@ -202,6 +202,26 @@ def test_flags_for_empty_patches_and_slivers(tmp_path, monkeypatch):
     assert numbers["large"] == (1, [480])
 
 
+def test_patches_of_one_name(tmp_path, monkeypatch, capsys):
+    """A small scene that is called like another's patch; splits named twice count once."""
+    folder = tmp_path / "in" / "train" / "images"
+    isaid_scene.write(folder, "P0001", *isaid_scene.draw(150, 130, 3, seed=0))
+    isaid_scene.write(folder, "P0001_0_64_48_112", *isaid_scene.draw(30, 30, 1, seed=1))
+    args = ("--source", tmp_path / "in", "--splits", "train", "train", *SMALL)
+    assert prepare(monkeypatch, *args, "--output", tmp_path / "out") == 2
+    assert "P0001 and P0001_0_64_48_112 both have a patch" in capsys.readouterr().err
+    for file in folder.glob("P0001_0_64*"):
+        file.unlink()
+    assert prepare(monkeypatch, *args, "--output", tmp_path / "again") == 0
+    assert len(json.loads((tmp_path / "again" / "train.json").read_text())["images"]) == 9
+
+
+def test_nothing_left(tmp_path, monkeypatch, capsys, source):
+    args = ("--source", source, "--output", tmp_path / "out", "--drop-empty", "--min-area", 10**6)
+    assert prepare(monkeypatch, *args) == 2
+    assert "no image is left for train.json" in capsys.readouterr().err
+
+
 def test_withheld_masks_and_left_out_scenes(tmp_path, monkeypatch):
     folder = tmp_path / "in" / "test" / "images"
     image = isaid_scene.draw(64, 64, 0, seed=0)[0]
@@ -243,6 +263,7 @@ def spoil_names(folder):
         (spoil_id_file, r"P0001_instance_id_RGB.png cannot be used"),
         (spoil_names, r"P0001.png has no P0001_instance_color_RGB.png"),
         (lambda folder: shutil.rmtree(folder), r"has none of train/images"),
+        (lambda folder: (folder / "P0001.png").unlink(), r"1 scenes .* no image.*P0001\.png"),
     ],
 )
 def test_says_what_is_wrong(tmp_path, monkeypatch, capsys, source, spoil, message):

@@ -97,7 +97,7 @@ def set_value(key, index, field, value):
     ("spoil", "message"),
     [
         (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
-        (set_value("images", 3, "width", 51), "50x40 pixels, annotated 51x40"),
+        (set_value("images", 3, "width", 51), "50x40 pixels, stated 51x40"),
         (set_value("categories", 2, "name", "windmill"), "windmill"),
         (
             set_value("annotations", 4, "image_id", 99),
@@ -105,6 +105,17 @@ def set_value(key, index, field, value):
         ),
         (set_value("annotations", 4, "segmentation", [[1, 1, 2, 2]]), "annotation 4: its polygons"),
         (lambda c: c.pop("categories"), "not COCO JSON"),
+        (set_value("images", 3, "file_name", "./002.jpg"), "002.jpg is listed twice"),
+        (set_value("images", 3, "file_name", "../003.jpg"), "003.jpg is not in"),
+        (set_value("images", 3, "file_name", "a\0.jpg"), "must be the name of a file"),
+        (set_value("images", 3, "width", 10**400), "must be a positive integer"),
+        (set_value("annotations", 4, "iscrowd", "0"), "'iscrowd' must be 0 or 1, not '0'"),
+        (set_value("annotations", 4, "bbox", [10**400, 1, 2, 3]), "must be four numbers"),
+        (
+            set_value("annotations", 4, "segmentation", {"size": [40, 50], "counts": "PPh0" * 6}),
+            "annotation 4: its run lengths are broken",
+        ),
+        (lambda c: [c["images"].clear(), c["annotations"].clear()], "has 0 images"),
     ],
 )
 def test_says_what_is_wrong(tmp_path, monkeypatch, capsys, spoil, message):

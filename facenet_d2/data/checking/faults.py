@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...parallel import parallel_map
-from ..datasets.coco import FIELDS
+from ..datasets.coco import FIELDS, OPTIONAL, read_json
 from .kinds import NOTES, Fault
 from .objects import ImageJob, examine_image
 
@@ -111,12 +111,9 @@ def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> E
 
 
 def _read(json_file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(json_file.read_text())
-    except OSError as error:
-        raise UserError(f"{json_file} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{json_file} is not JSON ({error}).") from error
+    content, problem = read_json(json_file)
+    if problem:
+        raise UserError(f"{json_file} is not COCO JSON: {problem}.")
     if not isinstance(content, dict):
         raise UserError(f"{json_file} is not COCO JSON: its top level is no object.")
     for key in ("images", "categories", "annotations"):
@@ -130,9 +127,9 @@ def _fields(entry: Any, kind: str) -> str | None:
     if not isinstance(entry, dict):
         return "is no object"
     for name, valid, what in FIELDS[kind]:
-        if name not in entry:
+        if name not in entry and name not in OPTIONAL:
             return f"has no {name!r}"
-        if not valid(entry[name]):
+        if name in entry and not valid(entry[name]):
             return f"its {name!r} must be {what}, not {repr(entry[name])[:80]}"
     return None
 
@@ -178,7 +175,7 @@ def _images(
     for where, entry in _valid_entries(
         entries, "images", "image", faults, "image removed, with its annotations"
     ):
-        number, file_name = entry["id"], entry["file_name"]
+        number, file_name = entry["id"], os.path.normpath(entry["file_name"])
         if number in same_as:
             message = f"{file_name} has the id of another image, {number}"
             faults.append(Fault("image-id-twice", where, message, "image removed"))

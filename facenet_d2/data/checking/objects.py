@@ -9,12 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
-from PIL import Image
 
-from ..mapper import check_depth
+from ..datasets.coco import is_number
+from ..mapper import DepthError, size_problem
 from .kinds import Fault
 from .segmentations import PIXEL_TOLERANCE, check_polygons, check_run_lengths, numbers
 
+# Masks of an image that is not there are drawn up to this size.
+DRAWN_PIXELS = 2**28
 # What rounding to whole pixels explains of an area, as a share. An area may also be with or without
 # the pixels on the outline.
 AREA_TOLERANCE = 0.1
@@ -54,6 +56,10 @@ def examine_image(job: ImageJob) -> ImageResult:
     if fault is not None:
         result.faults.append(fault)
         result.usable = False
+        stated = job.image["height"] * job.image["width"]
+        if fault.kind == "image-size" or stated > DRAWN_PIXELS:
+            # Nothing can be said of masks where the size is not known.
+            return result
     seen: dict[tuple, Any] = {}
     for annotation in job.annotations:
         where = f"annotation {annotation['id']} of {job.image['file_name']}"
@@ -83,28 +89,16 @@ def _image_fault(job: ImageJob) -> Fault | None:
     where = f"image {job.image['file_name']}"
     removed = "image removed, with its annotations"
     if not job.file.is_file():
-        return Fault("image-missing", where, f"{job.file} does not exist", removed)
+        problem = "is no file" if job.file.exists() else "does not exist"
+        return Fault("image-missing", where, f"{job.file} {problem}", removed)
     try:
-        check_depth(str(job.file))
-    except ValueError as error:
+        problem = size_problem(str(job.file), job.image)
+    except DepthError as error:
         return Fault("image-depth", where, str(error), removed)
-    except (OSError, SyntaxError) as error:
-        return Fault("image-unreadable", where, str(error).split("\n")[0], removed)
-    try:
-        with Image.open(job.file) as picture:
-            picture.load()
-            size = picture.size
     except Exception as error:
         # Pillow raises errors of many types for broken files.
         return Fault("image-unreadable", where, " ".join(str(error).split()), removed)
-    if size != (job.image["width"], job.image["height"]):
-        return Fault(
-            "image-size",
-            where,
-            f"is {size[0]}x{size[1]} pixels, stated {job.image['width']}x{job.image['height']}",
-            removed,
-        )
-    return None
+    return Fault("image-size", where, problem, removed) if problem else None
 
 
 def _measure(rle: dict[str, Any]) -> tuple[float, ...]:
@@ -145,7 +139,7 @@ def _examine_annotation(
         return faults, None, None
     area = int(mask_util.area(rle))
     stated = annotation.get("area")
-    if not isinstance(stated, (int, float)) or isinstance(stated, bool):
+    if not is_number(stated):
         faults.append(Fault("area-missing", where, "has no area", f"set to {area}"))
         cleaned["area"] = area
     elif abs(stated - area) > max(AREA_TOLERANCE * area, _outline(rle)):

@@ -43,6 +43,8 @@ def check_run_lengths(
     counts = segmentation["counts"]
     try:
         if isinstance(counts, list):
+            if not all(isinstance(c, int) for c in counts):
+                raise ValueError("they are not whole numbers")
             if sum(counts) != height * width or min(counts, default=-1) < 0:
                 raise ValueError("they do not add up to the image")
             return mask_util.frPyObjects(segmentation, height, width)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -72,16 +71,23 @@ def read_coco(json_file: str | Path, what: str, hint: str = "") -> dict[str, Any
     json_file = Path(json_file)
     if not json_file.is_file():
         raise UserError(f"{what} {json_file} does not exist.")
-    try:
-        content = json.loads(json_file.read_text())
-        problem = coco_problem(content)
-    except OSError as error:
-        problem = f"it cannot be read ({error.strerror})"
-    except ValueError as error:
-        problem = f"it is not JSON ({error})"
+    content, problem = read_json(json_file)
+    problem = problem or coco_problem(content)
     if problem:
         raise UserError(f"{what} {json_file} is not COCO JSON: {problem}. {hint}".rstrip())
     return content
+
+
+def read_json(file: Path) -> tuple[Any, str | None]:
+    """The content of a file, or what keeps it from being read, in words."""
+    try:
+        return json.loads(file.read_text()), None
+    except OSError as error:
+        return None, f"it cannot be read ({error.strerror})"
+    except ValueError as error:
+        return None, f"it is not JSON ({error})"
+    except RecursionError:
+        return None, "its lists or objects are nested too deeply"
 
 
 def coco_problem(content: Any) -> str | None:
@@ -102,9 +108,9 @@ def coco_problem(content: Any) -> str | None:
             if not isinstance(entry, dict):
                 return f"entry {i} of {key!r} is no object"
             for field, valid, what in fields:
-                if field not in entry:
+                if field not in entry and field not in OPTIONAL:
                     return f"entry {i} of {key!r} has no {field!r}"
-                if not valid(entry[field]):
+                if field in entry and not valid(entry[field]):
                     return (
                         f"entry {i} of {key!r}: its {field!r} must be {what}, not "
                         + repr(entry[field])[:80]
@@ -132,11 +138,31 @@ def coco_problem(content: Any) -> str | None:
 
 
 def _is_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that can be a coordinate or an area."""
+    # Compared, not converted: an integer of JSON can be too large for a float.
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and -MAX_NUMBER < value < MAX_NUMBER
+    )
+
+
+def _is_file_name(value: Any) -> bool:
+    if not isinstance(value, str) or value == "" or "\0" in value:
+        return False
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_extent(value: Any) -> bool:
+    return _is_int(value) and 0 < value <= MAX_EXTENT
 
 
 def _is_segmentation(value: Any) -> bool:
@@ -144,10 +170,14 @@ def _is_segmentation(value: Any) -> bool:
         return isinstance(value.get("counts"), (str, list)) and isinstance(value.get("size"), list)
     # Polygons of fewer than three points are left out by Detectron2, with a warning.
     return isinstance(value, list) and all(
-        isinstance(p, list) and len(p) >= 4 and all(map(_is_number, p)) for p in value
+        isinstance(p, list) and len(p) >= 4 and all(map(is_number, p)) for p in value
     )
 
 
+# Of a coordinate, and of an image's height and width.
+MAX_NUMBER, MAX_EXTENT = 1e12, 100_000
+# Fields that need not be there.
+OPTIONAL = ("iscrowd",)
 # (field, test, what it must be) of the entries of each list.
 FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
     "categories": (
@@ -156,9 +186,9 @@ FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
     ),
     "images": (
         ("id", _is_int, "an integer"),
-        ("file_name", lambda v: isinstance(v, str) and v != "", "a text"),
-        ("height", lambda v: _is_int(v) and v > 0, "a positive integer"),
-        ("width", lambda v: _is_int(v) and v > 0, "a positive integer"),
+        ("file_name", _is_file_name, "the name of a file"),
+        ("height", _is_extent, "a positive integer, at most 100,000"),
+        ("width", _is_extent, "a positive integer, at most 100,000"),
     ),
     "annotations": (
         ("id", _is_int, "an integer"),
@@ -166,10 +196,11 @@ FIELDS: dict[str, tuple[tuple[str, Callable[[Any], bool], str], ...]] = {
         ("category_id", _is_int, "an integer"),
         (
             "bbox",
-            lambda v: isinstance(v, list) and len(v) == 4 and all(map(_is_number, v)),
+            lambda v: isinstance(v, list) and len(v) == 4 and all(map(is_number, v)),
             "four numbers",
         ),
         ("segmentation", _is_segmentation, "polygons or run lengths"),
+        ("iscrowd", lambda v: v in (0, 1), "0 or 1"),
     ),
 }
 
