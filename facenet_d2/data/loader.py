@@ -118,8 +118,9 @@ def _ignore_interrupt(worker_id: int) -> None:
 
 def _sampler_builder(cfg: CfgNode, dataset: list[dict[str, Any]]) -> Callable[[int], Iterable[int]]:
     name = cfg.DATALOADER.SAMPLER_TRAIN
+    size = len(dataset)  # The sampler must not keep the data set itself in memory.
     if name == "TrainingSampler":
-        return lambda seed: TrainingSampler(len(dataset), seed=seed)
+        return lambda seed: TrainingSampler(size, seed=seed)
     if name == "RepeatFactorTrainingSampler":
         factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dataset, cfg.DATALOADER.REPEAT_THRESHOLD

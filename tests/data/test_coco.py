@@ -1,9 +1,13 @@
 import json
 import math
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
+from conftest import REAL_DATA, needs_real
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
 
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.data.datasets import load_coco, register_coco_from_config, resolve_num_classes
@@ -63,6 +67,58 @@ def test_says_what_is_wrong(tmp_path, scenes, content, spoil, match):
     with pytest.raises(UserError, match=match) as raised:
         load(tmp_path, scenes, spoil(content))
     assert "\n" not in str(raised.value)
+
+
+def plain(value):
+    """Arrays and tuples as lists."""
+    if isinstance(value, dict):
+        return {k: plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [plain(v) for v in value]
+    return value
+
+
+def test_loads_what_detectron2_loads(tmp_path, scenes, content, caplog):
+    """Odd ids and order, run lengths of both kinds, too short polygons, crowds, none at all."""
+    for c in content["categories"]:
+        c["id"] = 7 * (6 - c["id"])
+    for a in content["annotations"]:
+        a["category_id"] = 7 * (6 - a["category_id"])
+    content["images"].reverse()
+    size = [content["images"][0][k] for k in ("height", "width")]
+    first, second, third, fourth, fifth, *_, last = content["annotations"]
+    counts = [100, 20, size[0] * size[1] - 120]
+    first["segmentation"] = {"size": size, "counts": counts}
+    compressed = mask_util.frPyObjects(first["segmentation"], *size)
+    second["segmentation"] = {"size": size, "counts": compressed["counts"].decode()}
+    third["segmentation"] = [[1, 1, 5, 5]]
+    fourth["segmentation"].append([1, 1, 5, 5])
+    fifth["segmentation"] = []
+    fifth["iscrowd"] = 1
+    del last["iscrowd"]
+    file = tmp_path / "odd.json"
+    file.write_text(json.dumps(content))
+    name = f"detectron2_{tmp_path.name}"
+    expected = load_coco_json(str(file), str(scenes / "images"), name)
+    actual = load_coco(f"own_{name}", file, scenes / "images")
+    assert plain(actual) == plain(expected)
+    assert "1 annotations without a polygon" in caplog.text
+    own = MetadataCatalog.get(f"own_{name}")
+    assert own.thing_classes == MetadataCatalog.get(name).thing_classes
+    mapping = MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id
+    assert own.thing_dataset_id_to_contiguous_id == mapping
+    content["categories"][0]["name"] = "kite"
+    file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="other categories than expected"):
+        load_coco(f"own_{name}", file, scenes / "images")
+
+
+@needs_real("nwpu_vhr10")
+def test_loads_nwpu_as_detectron2_does():
+    folder = REAL_DATA / "nwpu_vhr10"
+    where = (folder / "annotations.json", folder / "images")
+    expected = load_coco_json(*map(str, where), "nwpu_by_detectron2")
+    assert plain(load_coco("nwpu_by_own", *where)) == plain(expected)
 
 
 def test_missing_file_and_folder(tmp_path, scenes):
