@@ -29,7 +29,9 @@ from torch.multiprocessing import ProcessRaisedException
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
+from facenet_d2.engine.cli import explained
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.modeling import accelerate
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,6 +91,8 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
         model = Trainer.build_model(cfg)
         checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
+        with explained("this model cannot be prepared for inference"):
+            accelerate(model.eval(), cfg)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

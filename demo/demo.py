@@ -36,6 +36,7 @@ from facenet_d2.engine.cli import explained
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.inference import VIDEO_SUFFIXES, draw_instances, find_inputs, output_names
+from facenet_d2.modeling import accelerate, set_tf32
 
 
 def parse_args() -> argparse.Namespace:
@@ -98,6 +99,9 @@ class Demo:
         with explained(f"the model of {args.config_file} cannot be built"):
             self.predictor = DefaultPredictor(without_weights)
         load_checkpoint(ModelCheckpointer(self.predictor.model), cfg, complete=True)
+        set_tf32(cfg.MODEL.TF32)
+        with explained("this model cannot be prepared for inference"):
+            accelerate(self.predictor.model, cfg)
         self.results: list[dict] = []
         self.images_seen = 0
 

@@ -57,6 +57,19 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SOLOV2.NMS_SIGMA = 2.0
     cfg.MODEL.SOLOV2.UPDATE_THRESHOLD = 0.05
 
+    # ---- Speed ----------------------------------------------------------------------------------
+    # Of inference by train_net.py --eval-only and demo.py (docs/SPEED.md has what each gains).
+    # AUTOCAST: "bf16" or "fp16", the network in that precision; post-processing stays in float32.
+    cfg.TEST.AUTOCAST = ""
+    # Convolutions on images in memory order NHWC.
+    cfg.TEST.CHANNELS_LAST = False
+    # Compile the network; takes minutes at the first image.
+    cfg.TEST.COMPILE = False
+    # Fold batch normalisation into the convolutions.
+    cfg.TEST.FOLD_BATCH_NORM = False
+    # In training and inference, on GPUs that have it: float32 products and convolutions in TF32.
+    cfg.MODEL.TF32 = True
+
     # ---- FACE-FPN (MODEL.BACKBONE.NAME build_resnet_face_fpn_backbone) --------------------------
     # Its levels, width and the norm of its plain projections are MODEL.FPN's.
     cfg.MODEL.FACE_FPN = CN()

@@ -194,10 +194,11 @@ def inference(cfg: CfgNode, args: argparse.Namespace, meter: Meter, *, network: 
     """The infer and postprocess benchmarks."""
     model = build_model(cfg).eval()
     try:
-        from facenet_d2.modeling.acceleration import accelerate
+        from facenet_d2.modeling import accelerate, set_tf32
     except ImportError:
         pass
     else:
+        set_tf32(cfg.MODEL.TF32)
         accelerate(model, cfg)
     model.settings = dataclasses.replace(model.settings, max_instances=args.kept)
     height, width = args.input_size

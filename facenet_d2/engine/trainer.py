@@ -20,6 +20,7 @@ from detectron2.utils.events import get_event_storage
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
+from ..modeling import set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
@@ -56,6 +57,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """As Detectron2; :class:`UserError` where the config describes no model."""
+        set_tf32(cfg.MODEL.TF32)
         with explained("this config's model cannot be built"):
             return super().build_model(cfg)
 

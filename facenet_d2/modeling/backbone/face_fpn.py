@@ -151,7 +151,7 @@ class FACEFPN(Backbone):
         p4 = f4
         p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
         p2 = f2 + F.interpolate(p3, size=f2.shape[-2:], mode="nearest")
-        pooled = F.adaptive_max_pool2d(p2, size) + F.adaptive_max_pool2d(p3, size)
+        pooled = max_pool_to(p2, size) + max_pool_to(p3, size)
         return (pooled + p4 + self.sce(b5, size)) / 4
 
     @staticmethod
@@ -171,8 +171,20 @@ class FACEFPN(Backbone):
             upsampled(f2.shape[-2:]) + f2,
             upsampled(f3.shape[-2:]) + f3,
             integrated + f4,
-            F.adaptive_max_pool2d(integrated, b5.shape[-2:]),
+            max_pool_to(integrated, b5.shape[-2:]),
         )
+
+
+def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Adaptive maximum pooling, ``(N, C, H, W)`` to ``(N, C, *size)``.
+
+    Where H and W are the same multiple of it, as in padded images, that is a plain one, of which
+    ``torch.compile`` needs no version for each size.
+    """
+    factor = x.shape[-2] // size[0]
+    if x.shape[-2] == factor * size[0] and x.shape[-1] == factor * size[1]:
+        return F.max_pool2d(x, factor)
+    return F.adaptive_max_pool2d(x, size)
 
 
 def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:

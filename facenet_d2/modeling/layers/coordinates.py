@@ -15,8 +15,14 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
         ``(N, C + 2, H, W)`` of the same type.
     """
     n, _, h, w = x.shape
-    xs = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype)
-    ys = torch.linspace(-1, 1, h, device=x.device, dtype=x.dtype)
+    xs, ys = _ramp(w, x), _ramp(h, x)
     return torch.cat(
         [x, xs.view(1, 1, 1, w).expand(n, 1, h, w), ys.view(1, 1, h, 1).expand(n, 1, h, w)], dim=1
     )
+
+
+def _ramp(steps: int, like: torch.Tensor) -> torch.Tensor:
+    # torch.compile makes a version of torch.linspace for each number of steps.
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    places = torch.arange(steps, device=like.device, dtype=dtype)
+    return (places * (2 / max(steps - 1, 1)) - 1).to(like.dtype)

@@ -1,0 +1,125 @@
+"""The switches of TEST: the same results, to what each promises."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d
+from detectron2.modeling import build_model
+
+from facenet_d2.modeling import accelerate
+from facenet_d2.modeling.acceleration import fold_batch_norm
+from facenet_d2.modeling.layers import ModulatedDeformConv2d
+
+FACENET = [
+    "MODEL.BACKBONE.NAME",
+    "build_resnet_face_fpn_backbone",
+    "MODEL.SEM.ENABLED",
+    "True",
+    "MODEL.SOLOV2.DEFORM_BRANCHES",
+    "['kernel']",
+    "MODEL.SOLOV2.DEFORM_CONVS",
+    "1",
+]
+
+
+@pytest.fixture(params=[[], FACENET], ids=["solov2", "facenet"])
+def model_and_cfg(request, model_cfg):
+    model_cfg.merge_from_list([*request.param, "MODEL.RESNETS.NORM", "BN"])
+    model = build_model(model_cfg).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias)
+    return model, model_cfg
+
+
+@pytest.mark.parametrize("norm", [BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("conv_type", [Conv2d, ModulatedDeformConv2d])
+def test_folded_convolutions_are_the_same(norm, bias, conv_type):
+    norm = norm(6)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(norm, name).data.uniform_(0.5, 2)
+    conv = conv_type(4, 6, kernel_size=3, padding=1, bias=bias, norm=norm).eval()
+    x = torch.randn(2, 4, 9, 7)
+    expected = conv(x)
+    assert fold_batch_norm(conv) == 1
+    assert conv.norm is None
+    torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "switches", [["FOLD_BATCH_NORM"], ["CHANNELS_LAST"], ["FOLD_BATCH_NORM", "CHANNELS_LAST"]]
+)
+def test_same_outputs(model_and_cfg, switches):
+    model, cfg = model_and_cfg
+    for s in switches:
+        cfg.TEST[s] = True
+    fast = copy.deepcopy(model)
+    accelerate(fast, cfg)
+    images = torch.randn(2, 3, 96, 128)
+    with torch.no_grad():
+        for a, b in zip(fast.predict(images), model.predict(images), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    batch_norms = [m for m in fast.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert bool(batch_norms) != ("FOLD_BATCH_NORM" in switches)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_autocast_is_near_and_results_are_whole(model_and_cfg, precision):
+    model, cfg = model_and_cfg
+    cfg.TEST.AUTOCAST = precision
+    fast = copy.deepcopy(model)
+    accelerate(fast, cfg)
+    images = torch.randn(1, 3, 96, 128)
+    with torch.no_grad():
+        for a, b in zip(fast.predict(images), model.predict(images), strict=True):
+            assert a.dtype in (torch.bfloat16, torch.float16)
+            assert (a.float() - b).norm() < 0.05 * b.norm()
+        (out,) = fast([{"image": torch.rand(3, 64, 96) * 255}])
+    assert out["instances"].scores.dtype == torch.float32
+
+
+def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
+    """One graph, without its being compiled to machine code, which takes minutes."""
+    model, cfg = model_and_cfg
+    graphs = []
+
+    def count_graphs(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compile_function = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda f, **kwargs: compile_function(f, backend=count_graphs, **kwargs)
+    )
+    torch._dynamo.reset()
+    cfg.TEST.COMPILE = True
+    fast = copy.deepcopy(model)
+    accelerate(fast, cfg)
+    # Convolutions of small maps, and FACENet's odd sizes at stride 32, are versions of their own.
+    sizes = [(512, 512), (448, 640), (640, 384)]
+    if cfg.MODEL.BACKBONE.NAME != "build_resnet_face_fpn_backbone":
+        sizes += [(480, 544)]
+    with torch.no_grad():
+        for size in sizes:
+            images = torch.randn(1, 3, *size)
+            for a, b in zip(fast.predict(images), model.predict(images), strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert len(graphs) == 1
+
+
+def test_wrong_switches(model_and_cfg):
+    model, cfg = model_and_cfg
+    with pytest.raises(ValueError, match="evaluation mode"):
+        accelerate(model.train(), cfg)
+    cfg.TEST.AUTOCAST = "int8"
+    with pytest.raises(ValueError, match=r"TEST\.AUTOCAST is 'int8'"):
+        accelerate(model.eval(), cfg)
+    cfg.TEST.AUTOCAST = "bf16"
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    with pytest.raises(ValueError, match="GeneralizedRCNN"):
+        accelerate(torch.nn.Conv2d(1, 1, 1).eval(), cfg)
