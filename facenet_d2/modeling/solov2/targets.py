@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -140,32 +141,35 @@ def assign_cells(
     device = boxes.device
     boxes = boxes.double()
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    scales = (widths * heights).sqrt()
+    scales = (widths * heights).sqrt()[:, None]
     half_w, half_h = widths * layout.center_scale / 2, heights * layout.center_scale / 2
+    grids = torch.tensor(layout.num_grids, device=device)
+    ranges = torch.tensor(layout.scale_ranges, device=device, dtype=torch.float64)
+    in_range = (scales >= ranges[:, 0]) & (scales <= ranges[:, 1])
+
+    def cell_of(position: torch.Tensor, extent: int | torch.Tensor) -> torch.Tensor:
+        # Multiplied before it is divided: exact on the border between two cells.
+        return (position[:, None] * grids / extent).floor().long()
+
+    def span(
+        center: torch.Tensor, half: torch.Tensor, extent: int | torch.Tensor, offset: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells at offsets from the centre's, ``(N, levels, 9)``; whether the region has them."""
+        cell = cell_of(center, extent)[..., None] + offset
+        first = cell_of(center - half, extent).clamp(min=0)[..., None]
+        last = torch.minimum(cell_of(center + half, extent), grids - 1)[..., None]
+        return cell, (cell >= first) & (cell <= last)
+
     # The 3x3 neighbourhood of a cell, row by row.
-    dy, dx = (
-        d.flatten()
-        for d in torch.meshgrid(*[torch.arange(-1, 2, device=device)] * 2, indexing="ij")
-    )
+    neighbours = torch.arange(9, device=device)
+    y, in_rows = span(center_y, half_h, extents[0], neighbours // 3 - 1)
+    x, in_columns = span(center_x, half_w, extents[1], neighbours % 3 - 1)
+    positive = in_range[..., None] & in_rows & in_columns
+    cells = y * grids[:, None] + x
     pairs = []
-    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
-
-        def cell_of(
-            position: torch.Tensor, extent: int | torch.Tensor, grid: int = grid
-        ) -> torch.Tensor:
-            # Multiplied before it is divided: exact on the border between two cells.
-            return (position[:, None] * grid / extent).floor().long()
-
-        height, width = extents
-        y = cell_of(center_y, height) + dy
-        x = cell_of(center_x, width) + dx
-        top = cell_of(center_y - half_h, height).clamp(min=0)
-        down = cell_of(center_y + half_h, height).clamp(max=grid - 1)
-        left = cell_of(center_x - half_w, width).clamp(min=0)
-        right = cell_of(center_x + half_w, width).clamp(max=grid - 1)
-        in_range = (scales >= least) & (scales <= greatest)
-        positive = in_range[:, None] & (y >= top) & (y <= down) & (x >= left) & (x <= right)
-        pairs.append((positive.nonzero()[:, 0], (y * grid + x)[positive]))
+    for level in range(len(grids)):
+        owner, place = positive[:, level].nonzero(as_tuple=True)
+        pairs.append((owner, cells[owner, level, place]))
     return pairs
 
 
@@ -207,23 +211,17 @@ def assign_targets(
         center_x, center_y = mass_centers(full)
     classes = instances.gt_classes
 
-    categories, cells, owners = [], [], []
-    first_cell = 0
     pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
-    for grid, (owner, cell) in zip(layout.num_grids, pairs, strict=True):
-        last = torch.full((grid * grid,), -1, device=device)
-        last.scatter_reduce_(0, cell, owner, reduce="amax")
-        background = torch.full_like(last, num_classes)
-        # Index -1 would read the last class; it is replaced, and with no instance nothing is read.
-        labels = classes[last] if len(classes) else background
-        categories.append(torch.where(last >= 0, labels, background))
-        cells.append(first_cell + cell)
-        owners.append(owner)
-        first_cell += grid * grid
-
+    first_cells = itertools.accumulate((s * s for s in layout.num_grids), initial=0)
+    owners = torch.cat([owner for owner, _ in pairs])
+    cells = torch.cat([first + cell for first, (_, cell) in zip(first_cells, pairs)])
+    last = torch.full((layout.num_cells,), -1, device=device)
+    last.scatter_reduce_(0, cells, owners, reduce="amax")
+    # Of an unassigned cell, -1: the last entry.
+    labels = torch.cat([classes, classes.new_tensor([num_classes])])
     return ImageTargets(
-        categories=torch.cat(categories),
-        cells=torch.cat(cells),
-        instances=torch.cat(owners),
+        categories=labels[last],
+        cells=cells,
+        instances=owners,
         masks=masks,
     )
