@@ -9,6 +9,7 @@
 infer        whole inference: the network on an image of noise, then post-processing of a dense
              scene's outputs, put in place of the network's own
 postprocess  only the latter, from logits to instances
+switches     the network plain and with each of the switches of TEST, in turn
 targets      the training mapper and the assignment of instances to cells
 train        training steps on the images with the most instances
 loader       the mapper's images a second on one core; with --instances, loading annotations of as
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import ctypes
 import dataclasses
 import json
@@ -228,12 +230,56 @@ def inference(cfg: CfgNode, args: argparse.Namespace, meter: Meter, *, network: 
     return extra
 
 
+def switches(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any]:
+    """The network with and without the switches; the rounds alternate, so that ratios hold."""
+    from facenet_d2.modeling import accelerate
+
+    height, width = args.input_size
+    plain = build_model(cfg).eval()
+    images = plain.preprocess_image(
+        [{"image": torch.randint(0, 256, (3, height, width)).float()}] * args.batch_size
+    ).tensor
+    half = "bf16"
+    variants: dict[str, list[Any]] = {
+        "plain": [],
+        "FOLD_BATCH_NORM": ["TEST.FOLD_BATCH_NORM", True],
+        "CHANNELS_LAST": ["TEST.CHANNELS_LAST", True],
+        f"AUTOCAST {half}": ["TEST.AUTOCAST", half],
+        f"CHANNELS_LAST, AUTOCAST {half}": ["TEST.CHANNELS_LAST", True, "TEST.AUTOCAST", half],
+    }
+    if meter.device.type == "cuda":
+        variants["AUTOCAST fp16"] = ["TEST.AUTOCAST", "fp16"]
+    if args.compile:
+        variants["COMPILE"] = ["TEST.COMPILE", True]
+        variants[f"COMPILE, AUTOCAST {half}"] = ["TEST.COMPILE", True, "TEST.AUTOCAST", half]
+    models = {}
+    for name, keys in variants.items():
+        own = cfg.clone()
+        own.defrost()
+        own.merge_from_list(keys)
+        models[name] = copy.deepcopy(plain)
+        accelerate(models[name], own)
+
+    @torch.no_grad()
+    def once() -> None:
+        for name, model in models.items():
+            with meter.phase(name):
+                model.predict(images)
+
+    meter.repeat(once, warmup=args.warmup, iterations=args.iterations)
+    medians = {name: statistics.median(values) for name, values in meter.seconds.items()}
+    return {
+        "batch_size": args.batch_size,
+        "speedup": {name: medians["plain"] / value for name, value in medians.items()},
+    }
+
+
 def profile(function: Callable[[], None], device: torch.device) -> list[dict[str, Any]]:
     """The ten operators of the most time of their own."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as record:
+    with torch.profiler.profile(activities=activities, acc_events=True) as record:
         function()
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     events = sorted(record.key_averages(), key=lambda e: -getattr(e, key))
@@ -431,14 +477,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} cannot be measured; SOLOv2 can."
         )
     torch.manual_seed(0)
-    uses_network = args.benchmark in ("infer", "postprocess", "train")
+    uses_network = args.benchmark in ("infer", "postprocess", "switches", "train")
     meter = Meter(cfg.MODEL.DEVICE if uses_network else "cpu")
     if args.benchmark in ("infer", "postprocess"):
         extra = inference(cfg, args, meter, network=args.benchmark == "infer")
     else:
-        extra = {"targets": targets, "train": train, "loader": loader}[args.benchmark](
-            cfg, args, meter
-        )
+        functions = {"switches": switches, "targets": targets, "train": train, "loader": loader}
+        extra = functions[args.benchmark](cfg, args, meter)
     device = cfg.MODEL.DEVICE
     return {
         "benchmark": args.benchmark,
@@ -472,6 +517,7 @@ def parse_args() -> argparse.Namespace:
         "--kept": {"type": int, "default": 100, "help": "instances in the result"},
         "--radius": {"type": float, "default": 32, "help": "of an instance, in pixels"},
         "--profile": {"action": "store_true", "help": "the ten operators of the most time"},
+        "--compile": {"action": "store_true", "help": "torch.compile too, which takes minutes"},
         "--instances": {"type": int, "help": "drawn ones, in place of the data set's"},
         "--images": {"type": int, "default": 4, "help": "of the data set"},
     }
@@ -479,6 +525,7 @@ def parse_args() -> argparse.Namespace:
     takes = {
         "infer": (scene, "network and post-processing"),
         "postprocess": (scene, "post-processing alone"),
+        "switches": (("--input-size", "--batch-size", "--compile"), "the network's variants"),
         "targets": (("--instances", "--images", "--input-size"), "mapper and assignment"),
         "train": (("--batch-size",), "training steps"),
         "loader": (("--instances", "--images"), "the data loader"),
@@ -546,7 +593,8 @@ def print_table(result: dict[str, Any]) -> None:
         low, high = row["quartiles_s"]
         peak = "" if row["peak_mb"] is None else f"{row['peak_mb']:.0f}"
         print(f"{name:32}{row['median_s']:12.4f}{f'{low:.4f} - {high:.4f}':>22}{peak:>12}")
-    print(f"{'all':32}{result['total_s']:12.4f}")
+    if "speedup" not in result:
+        print(f"{'all':32}{result['total_s']:12.4f}")
     if result["network_share"] is not None:
         print(f"the network's share: {result['network_share']:.1%}")
     for key in (
@@ -560,6 +608,8 @@ def print_table(result: dict[str, Any]) -> None:
         if key in result:
             value = result[key]
             print(f"{key}: {value:.2f}" if isinstance(value, float) else f"{key}: {value}")
+    for name, value in result.get("speedup", {}).items():
+        print(f"{name:32}{value:11.2f}x")
     for row in result.get("profile", ()):
         print(f"{row['operator']:50}{row['s']:10.4f} s{row['share']:8.1%}")
 

@@ -56,6 +56,7 @@ def deform_conv2d_by_sampling(
         x, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
     )
     modulated = sampled.view(n, c, taps, out_h * out_w) * mask.flatten(2)[:, None]
+    # The one thing that autocast may do in lower precision; types of sampling stay as they are.
     out = (weight.flatten(1) @ modulated.flatten(1, 2)).view(n, -1, out_h, out_w)
     return out if bias is None else out + bias.view(1, -1, 1, 1)
 
@@ -114,22 +115,16 @@ class ModulatedDeformConv2d(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')`` as a plain convolution."""
+        geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         # In the parameters' own precision also under autocast: the operator has no half-precision
         # kernel on every device, and sampling positions lose whole pixels in bfloat16.
         with torch.autocast(device_type=x.device.type, enabled=False):
             x = x.to(self.weight.dtype)
             offsets, mask = self.offsets_and_mask(x)
-            convolve = deform_conv2d_by_sampling if x.device.type == "cpu" else deform_conv2d
-            x = convolve(
-                x,
-                offsets,
-                self.weight,
-                self.bias,
-                stride=self.stride,
-                padding=self.padding,
-                dilation=self.dilation,
-                mask=mask,
-            )
+            if x.device.type != "cpu":
+                x = deform_conv2d(x, offsets, self.weight, self.bias, mask=mask, **geometry)
+        if x.device.type == "cpu":
+            x = deform_conv2d_by_sampling(x, offsets, self.weight, self.bias, mask=mask, **geometry)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:
