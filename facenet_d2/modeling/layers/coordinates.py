@@ -22,7 +22,8 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
 
 
 def _ramp(steps: int, like: torch.Tensor) -> torch.Tensor:
-    # torch.compile makes a version of torch.linspace for each number of steps.
-    dtype = torch.promote_types(like.dtype, torch.float32)
-    places = torch.arange(steps, device=like.device, dtype=dtype)
+    if not torch.compiler.is_compiling():
+        return torch.linspace(-1, 1, steps, device=like.device, dtype=like.dtype)
+    # Of linspace, a version would be compiled for each number of steps.
+    places = torch.arange(steps, device=like.device, dtype=torch.float32)
     return (places * (2 / max(steps - 1, 1)) - 1).to(like.dtype)
