@@ -136,6 +136,26 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
+def test_training_under_autocast(model_cfg):
+    """Losses and gradients next to those of float32; the losses themselves in float32."""
+    model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
+    model = build_model(model_cfg).train()
+    batch = [image(one_object())]
+    results = []
+    for enabled in (False, True):
+        model.zero_grad()
+        with EventStorage(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            losses = model(batch)
+        sum(losses.values()).backward()
+        gradients = torch.cat([p.grad.flatten() for p in model.instance_head.parameters()])
+        results.append((losses, gradients))
+    (exact, exact_gradients), (losses, gradients) = results
+    for name, value in losses.items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, exact[name], rtol=0.02, atol=0)
+    assert torch.cosine_similarity(gradients, exact_gradients, dim=0) > 0.98
+
+
 def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
     model = build_model(model_cfg).train()
     batch = [image(one_object())]
