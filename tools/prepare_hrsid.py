@@ -23,6 +23,7 @@ from facenet_d2.data.preparation import (
     check_images,
     check_target,
     clean_annotations,
+    image_entries,
     print_counts,
     provide_images,
     write_split,
@@ -75,15 +76,7 @@ def main() -> None:
     provide_images(args.images, args.output / "images", args.copy)
     instances = {}
     for split, content in contents.items():
-        images = [
-            {
-                "id": image["id"],
-                "file_name": f"images/{image['file_name']}",
-                "height": image["height"],
-                "width": image["width"],
-            }
-            for image in content["images"]
-        ]
+        images = image_entries(content["images"], "images")
         instances[split] = write_split(
             args.output / f"{split}.json", images, cleaned[split], CLASSES, "HRSID"
         )

@@ -40,6 +40,7 @@ from facenet_d2.data.preparation import (
     check_images,
     check_target,
     clean_annotations,
+    image_entries,
     print_counts,
     provide_images,
     write_split,
@@ -223,16 +224,8 @@ def use_patches(
     annotations = clean_annotations(content, classes)
     check_images(content["images"], images)
     kept = {a["image_id"] for a in annotations}
-    patches = [
-        {
-            "id": image["id"],
-            "file_name": f"{split}/{image['file_name']}",
-            "height": image["height"],
-            "width": image["width"],
-        }
-        for image in content["images"]
-        if image["id"] in kept or not args.drop_empty
-    ]
+    images_kept = [i for i in content["images"] if i["id"] in kept or not args.drop_empty]
+    patches = image_entries(images_kept, split)
     check_writable(args.output)
     provide_images(images, args.output / split, args.copy)
     counts = write_split(args.output / f"{split}.json", patches, annotations, classes, args.classes)

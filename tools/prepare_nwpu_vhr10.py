@@ -29,6 +29,7 @@ from facenet_d2.data.preparation import (
     check_images,
     check_target,
     clean_annotations,
+    image_entries,
     print_counts,
     provide_images,
     write_split,
@@ -97,14 +98,6 @@ def background_images(folder: Path, first_id: int) -> list[dict[str, Any]]:
     return images
 
 
-def located(images: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
-    fields = ("id", "height", "width")
-    return [
-        {"file_name": f"{folder}/{image['file_name']}", **{f: image[f] for f in fields}}
-        for image in images
-    ]
-
-
 def main() -> None:
     args = parse_args()
     if not args.images.is_dir():
@@ -130,7 +123,7 @@ def main() -> None:
     for name, (folder, images) in sources.items():
         provide_images(folder, args.output / name, args.copy)
         for split, part in split_images(images, args.seed).items():
-            splits[split] += located(part, name)
+            splits[split] += image_entries(part, name)
     counts = {
         split: write_split(
             args.output / f"{split}.json", images, annotations, CLASSES, "NWPU VHR-10"

@@ -132,6 +132,15 @@ def _first_five(problems: Sequence[str]) -> str:
     return "; ".join(problems[:5]) + more
 
 
+def image_entries(images: Iterable[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """COCO's entries of images that are in a folder of the data set's own."""
+    fields = ("id", "height", "width")
+    return [
+        {"file_name": f"{folder}/{image['file_name']}", **{f: image[f] for f in fields}}
+        for image in images
+    ]
+
+
 def write_split(
     path: Path,
     images: Iterable[dict[str, Any]],
