@@ -327,10 +327,13 @@ def drawn_record(folder: Path, instances: int, size: tuple[int, int]) -> dict[st
     }
 
 
+def training_records(cfg: CfgNode) -> list[dict[str, Any]]:
+    return [d for name in cfg.DATASETS.TRAIN for d in DatasetCatalog.get(name)]
+
+
 def densest(cfg: CfgNode, number: int) -> list[dict[str, Any]]:
     """The images of the training sets with the most instances."""
-    dicts = [d for name in cfg.DATASETS.TRAIN for d in DatasetCatalog.get(name)]
-    return sorted(dicts, key=lambda d: -len(d["annotations"]))[:number]
+    return sorted(training_records(cfg), key=lambda d: -len(d["annotations"]))[:number]
 
 
 def targets(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any]:
@@ -449,7 +452,7 @@ def loader(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, An
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     mapper = SceneMapper(cfg, is_train=True)
-    dicts = [d for name in cfg.DATASETS.TRAIN for d in DatasetCatalog.get(name)]
+    dicts = training_records(cfg)
     records = random.Random(0).sample(dicts, min(args.images, len(dicts)))
     rounds = iter(range(args.warmup + args.iterations))
 

@@ -21,6 +21,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from facenet_d2 import UserError
+from facenet_d2.data.datasets.coco import read_json
 from facenet_d2.engine import run_command
 
 # What is the same instance at all.
@@ -28,12 +29,9 @@ LEAST_IOU = 0.5
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
-    try:
-        results = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}).") from error
+    results, problem = read_json(file)
+    if problem:
+        raise UserError(f"{file} has no COCO results: {problem}.")
     fields = {"category_id", "segmentation", "score"}
     if not isinstance(results, list) or not all(
         isinstance(r, dict) and fields <= r.keys() and r.keys() & {"image_id", "file_name"}

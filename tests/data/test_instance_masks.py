@@ -32,6 +32,15 @@ def both_mappers(cfg: CfgNode):
     return small, SceneMapper(cfg, is_train=True)
 
 
+def mapped(mappers, record, *seed):
+    """What each makes of a record, with the same augmentations."""
+    results = []
+    for mapper in mappers:
+        with augmentation_seed(*seed):
+            results.append(mapper(record))
+    return results
+
+
 def assert_same_targets(small, full):
     """All that the targets are made of, to the last bit."""
     masks = full.gt_masks.tensor
@@ -57,13 +66,10 @@ def test_polygons_of_real_images(model_cfg, options):
     dicts = load_coco_json(str(folder / "annotations.json"), str(folder / "images"))
     dicts.sort(key=lambda d: -len(d["annotations"]))
     model_cfg.merge_from_list([*options, "INPUT.MIN_SIZE_TRAIN", (401,)])
-    small, full = both_mappers(model_cfg)
+    mappers = both_mappers(model_cfg)
     objects = 0
     for number, d in enumerate([*dicts[:3], *dicts[5::90]]):
-        results = []
-        for mapper in (small, full):
-            with augmentation_seed(7, number):
-                results.append(mapper(d))
+        results = mapped(mappers, d, 7, number)
         assert torch.equal(results[0]["image"], results[1]["image"])
         assert_same_targets(results[0]["instances"], results[1]["instances"])
         objects += len(results[0]["instances"])
@@ -104,28 +110,20 @@ def scene_of_run_lengths(folder, size=(120, 160), number=12, seed=0):
 def test_run_lengths_that_are_not_resampled(model_cfg, tmp_path):
     """Flips and quarter turns move pixels to pixels: both ways give the same."""
     model_cfg.merge_from_list([*FLIPS, "INPUT.MIN_SIZE_TRAIN", (120,), "INPUT.MAX_SIZE_TRAIN", 160])
-    small, full = both_mappers(model_cfg)
+    mappers = both_mappers(model_cfg)
     for seed in range(12):
         d = scene_of_run_lengths(tmp_path, seed=seed)
-        results = []
-        for mapper in (small, full):
-            with augmentation_seed(seed):
-                results.append(mapper(d)["instances"])
-        assert_same_targets(*results)
+        assert_same_targets(*(r["instances"] for r in mapped(mappers, d, seed)))
 
 
 def test_run_lengths_that_are(model_cfg, tmp_path):
     """Sampled once, not once a transform: next to the same."""
     model_cfg.merge_from_list([*ALL, "INPUT.MIN_SIZE_TRAIN", (180,)])
-    small, full = both_mappers(model_cfg)
+    mappers = both_mappers(model_cfg)
     agreements = []
     for seed in range(12):
         d = scene_of_run_lengths(tmp_path, seed=seed)
-        results = []
-        for mapper in (small, full):
-            with augmentation_seed(seed):
-                results.append(mapper(d)["instances"])
-        a, b = results
+        a, b = (r["instances"] for r in mapped(mappers, d, seed))
         if len(a) != len(b):
             continue  # One of a pixel or two.
         size = a.gt_quarter_masks.shape[1:]

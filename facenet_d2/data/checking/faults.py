@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...parallel import parallel_map
-from ..datasets.coco import FIELDS, OPTIONAL, read_json
+from ..datasets.coco import entry_problem, read_json
 from .kinds import NOTES, Fault
 from .objects import ImageJob, examine_image
 
@@ -122,24 +122,12 @@ def _read(json_file: Path) -> dict[str, Any]:
     return content
 
 
-def _fields(entry: Any, kind: str) -> str | None:
-    """What is wrong with an entry's fields."""
-    if not isinstance(entry, dict):
-        return "is no object"
-    for name, valid, what in FIELDS[kind]:
-        if name not in entry and name not in OPTIONAL:
-            return f"has no {name!r}"
-        if name in entry and not valid(entry[name]):
-            return f"its {name!r} must be {what}, not {repr(entry[name])[:80]}"
-    return None
-
-
 def _valid_entries(
     entries: list[Any], key: str, kind: str, faults: list[Fault], removed: str
 ) -> list[tuple[str, dict[str, Any]]]:
     valid = []
     for place, entry in enumerate(entries):
-        problem = _fields(entry, key)
+        problem = entry_problem(entry, key)
         name = entry.get("id") if isinstance(entry, dict) else None
         where = f"{kind} {name}" if isinstance(name, int) else f"{kind} entry {place}"
         if problem:

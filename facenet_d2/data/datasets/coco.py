@@ -180,23 +180,17 @@ def coco_problem(content: Any) -> str | None:
     """
     if not isinstance(content, dict):
         return f"its top level is a {type(content).__name__}, not an object"
-    for key, fields in FIELDS.items():
+    for key in FIELDS:
         if key == "annotations" and key not in content:
             continue  # A test set whose annotations are not published.
         entries = content.get(key)
         if not isinstance(entries, list):
             return f'it has no list "{key}"'
         for i, entry in enumerate(entries):
-            if not isinstance(entry, dict):
-                return f"entry {i} of {key!r} is no object"
-            for field, valid, what in fields:
-                if field not in entry and field not in OPTIONAL:
-                    return f"entry {i} of {key!r} has no {field!r}"
-                if field in entry and not valid(entry[field]):
-                    return (
-                        f"entry {i} of {key!r}: its {field!r} must be {what}, not "
-                        + repr(entry[field])[:80]
-                    )
+            problem = entry_problem(entry, key)
+            if problem:
+                joint = ": " if problem.startswith("its ") else " "
+                return f"entry {i} of {key!r}{joint}{problem}"
         ids = [entry["id"] for entry in entries]
         if len(set(ids)) < len(ids):
             return f"some {key} share an id"
@@ -216,6 +210,18 @@ def coco_problem(content: Any) -> str | None:
             np.abs(polygon).max() > reach for polygon in a["segmentation"]
         ):
             return f"annotation {a['id']} has a polygon far outside of its image"
+    return None
+
+
+def entry_problem(entry: Any, key: str) -> str | None:
+    """What is wrong with the fields of an entry of one of the three lists, or None."""
+    if not isinstance(entry, dict):
+        return "is no object"
+    for field, valid, what in FIELDS[key]:
+        if field not in entry and field not in OPTIONAL:
+            return f"has no {field!r}"
+        if field in entry and not valid(entry[field]):
+            return f"its {field!r} must be {what}, not {repr(entry[field])[:80]}"
     return None
 
 

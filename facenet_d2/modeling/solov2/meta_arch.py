@@ -182,8 +182,8 @@ class SOLOv2(nn.Module):
         """
         Args:
             batched_inputs: one dict an image: ``image``, ``(3, H, W)`` in the config's channel
-                order and range; in training ``instances`` with ``gt_boxes``, ``gt_classes``,
-                ``gt_masks``; in inference optionally ``height`` and ``width`` of the wanted result.
+                order and range; in training ``instances``, as :func:`assign_targets` takes them; in
+                inference optionally ``height`` and ``width`` of the wanted result.
 
         Returns:
             in training, the losses ``loss_category`` and ``loss_mask``; in inference one dict an
