@@ -17,10 +17,19 @@ MAX_MAGNITUDE = 30
 
 
 class RandomQuarterTurn(T.Augmentation):
-    """Turn by 0, 90, 180 or 270 degrees, each as likely: an overhead image has no upright."""
+    """Turn by 0, 90, 180 or 270 degrees, each as likely: an overhead image has no upright.
+
+    Attributes:
+        sideways: whether the next image is turned by 90 or 270 degrees; None to draw that too.
+    """
+
+    sideways: bool | None = None
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        return QuarterTurnTransform(np.random.randint(4), *image.shape[:2])
+        turns = np.random.randint(4)
+        if self.sideways is not None:
+            turns = turns // 2 * 2 + self.sideways
+        return QuarterTurnTransform(turns, *image.shape[:2])
 
 
 class RandAugment(T.Augmentation):

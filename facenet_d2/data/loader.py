@@ -36,7 +36,10 @@ def augmentation_seed(*key: int) -> Iterator[None]:
 
 
 class _MappedSamples(torchdata.Dataset):
-    """Maps (position in the stream, index of the image); the position seeds the augmentation."""
+    """Maps (position in the stream, index of the image, whether it is to lie on its side).
+
+    The position seeds the augmentation.
+    """
 
     def __init__(
         self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict], seed: int
@@ -45,10 +48,13 @@ class _MappedSamples(torchdata.Dataset):
         self.mapper = mapper
         self.seed = seed
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        position, index = key
+    def __getitem__(self, key: tuple[int, int, bool | None]) -> dict[str, Any]:
+        position, index, sideways = key
+        record = self.dataset[index]
+        if sideways is not None:
+            record = {**record, "sideways": sideways}
         with augmentation_seed(self.seed, comm.get_rank(), position):
-            return self.mapper(self.dataset[index])
+            return self.mapper(record)
 
 
 class TrainLoader:
@@ -69,6 +75,7 @@ class TrainLoader:
         seed: int,
         num_workers: int = 0,
         aspect_ratio_grouping: bool = True,
+        quarter_turns: bool = False,
     ) -> None:
         """
         Args:
@@ -80,8 +87,11 @@ class TrainLoader:
             num_workers: worker processes; 0 maps in this one.
             aspect_ratio_grouping: batch wide images with wide ones, tall with tall, which saves
                 padding.
+            quarter_turns: the mapper turns images by quarters. Whether one comes to lie on its
+                side, which is as likely as not, is then drawn here, where images are grouped.
         """
         self.wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
+        self.quarter_turns = quarter_turns
         self.dataset = DatasetFromList(dataset, copy=False)
         self.mapper = mapper
         self.build_sampler = build_sampler
@@ -90,11 +100,13 @@ class TrainLoader:
         self.num_workers = num_workers
         self.start_iter = 0
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+    def _batches(self) -> Iterator[list[tuple[int, int, bool | None]]]:
         groups: tuple[list, list] = ([], [])
+        turns = np.random.default_rng((self.seed, comm.get_rank()))
         for position, index in enumerate(self.build_sampler(self.seed)):
-            group = groups[self.wide[index] if self.wide is not None else 0]
-            group.append((position, index))
+            sideways = bool(turns.integers(2)) if self.quarter_turns else None
+            group = groups[self.wide is not None and self.wide[index] != bool(sideways)]
+            group.append((position, index, sideways))
             if len(group) == self.batch_size:
                 yield group[:]
                 group.clear()
@@ -163,4 +175,5 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        quarter_turns=cfg.INPUT.RANDOM_QUARTER_TURN,
     )

@@ -14,7 +14,7 @@ from detectron2.structures import BitMasks, PolygonMasks
 from PIL import ExifTags, Image
 
 from ..errors import UserError
-from .augmentation import build_augmentations
+from .augmentation import RandomQuarterTurn, build_augmentations
 from .instance_masks import draw_instances
 
 
@@ -93,7 +93,8 @@ class SceneMapper(DatasetMapper):
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """
         Args:
-            dataset_dict: one image in Detectron2's format.
+            dataset_dict: one image in Detectron2's format; with ``sideways``, whether a random
+                quarter turn shall lay it on its side.
 
         Returns:
             ``image``, in training ``instances``, and what else the dict had.
@@ -102,6 +103,9 @@ class SceneMapper(DatasetMapper):
             UserError: where the image is missing, broken or of another size than annotated, or its
                 annotations have no masks.
         """
+        for augmentation in self.augmentations.augs:
+            if isinstance(augmentation, RandomQuarterTurn):
+                augmentation.sideways = dataset_dict.get("sideways")
         try:
             check_depth(dataset_dict["file_name"])
             if self.instance_mask_format == QUARTER and "annotations" in dataset_dict:

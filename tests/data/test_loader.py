@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data.samplers import TrainingSampler
+from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.data import TrainLoader, build_train_loader
@@ -132,3 +133,33 @@ def test_annotations_without_masks_are_named(tiny_config, scenes):
     record = {"file_name": file, "height": 128, "width": 128, "annotations": [box]}
     with pytest.raises(UserError, match=r"00000\.png.*without a segmentation"):
         SceneMapper(cfg, is_train=True)(record)
+
+
+def test_turned_images_are_batched_by_how_they_lie(scenes, tiny_config):
+    options = ["INPUT.RANDOM_QUARTER_TURN", "True", "SOLVER.IMS_PER_BATCH", "2"]
+    cfg = load_config(tiny_config, [*options, "INPUT.RANDOM_FLIP", "none"])
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[:, :10] = 255
+    file = scenes / "wide.png"
+    Image.fromarray(image).save(file)
+    record = {"file_name": str(file), "width": 100, "height": 60, "annotations": []}
+    batches = TrainLoader(
+        [record] * 8,
+        SceneMapper(cfg, is_train=True),
+        build_sampler=lambda seed: TrainingSampler(8, seed=seed),
+        batch_size=2,
+        seed=0,
+        quarter_turns=True,
+    )
+    white_sides = Counter()
+    for batch in itertools.islice(iter(batches), 200):
+        assert len({x["image"].shape for x in batch}) == 1
+        for x in batch:
+            left, right = x["image"][0, :, 0], x["image"][0, :, -1]
+            top, bottom = x["image"][0, 0], x["image"][0, -1]
+            sides = {"left": left, "right": right, "top": top, "bottom": bottom}
+            (white,) = (name for name, line in sides.items() if line.min() == 255)
+            white_sides[white] += 1
+    # Each of the four turns a quarter of 400 times, within four standard deviations.
+    assert len(white_sides) == 4
+    assert all(abs(n - 100) < 35 for n in white_sides.values())
