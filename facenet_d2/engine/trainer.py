@@ -24,6 +24,7 @@ from ..modeling import set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
+from .record import RecordRun
 
 
 class _OneSentenceForUserErrors(logging.Filter):
@@ -120,6 +121,7 @@ class Trainer(DefaultTrainer):
                 own.append(
                     ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
                 )
+            own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
             if comm.get_world_size() == 1:
                 own.append(StopOnInterrupt(self.checkpointer))
         # Before the writers, which come last so that they write what the others measured.

@@ -1,10 +1,12 @@
 """Ctrl-C while training, in a process of its own."""
 
+import json
 import signal
 import subprocess
 import sys
 import time
 
+import pytest
 from conftest import REPOSITORY
 
 
@@ -39,3 +41,11 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     )
     assert done.returncode == 0
     assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr
+
+    first, second = json.loads((tmp_path / "output" / "run.json").read_text())["stretches"]
+    assert first["first_iteration"] == 0
+    assert first["iterations"] == second["first_iteration"] == iteration + 1
+    assert second["iterations"] == 1
+    events = [json.loads(x) for x in (tmp_path / "output" / "metrics.json").open()]
+    steps = sum(e["time"] for e in events if e.get("iteration") == 19) * 20
+    assert pytest.approx(steps, rel=0.5) == first["seconds"] * 20 / first["iterations"]

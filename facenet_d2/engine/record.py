@@ -1,0 +1,97 @@
+"""What a run was made with and how long it took: ``run.json`` beside its ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from ..files import write_whole
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def commit() -> str | None:
+    """The commit of this project's files, with ``+changes`` where they differ; None outside git."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        head, status = (
+            subprocess.run([*git, *command], capture_output=True, text=True, check=True).stdout
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + ("+changes" if status.strip() else "")
+
+
+def device_name(device: torch.device | str) -> str:
+    """The GPU's name, or the CPU's with the number of threads that PyTorch uses."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+class RecordRun(HookBase):
+    """Writes ``run.json``: versions, commit, and of each stretch of the run its device and time.
+
+    A resumed run adds a stretch; one that was killed keeps what it had at its last record.
+    """
+
+    def __init__(self, folder: str | Path, device: str, *, period: int = 20) -> None:
+        """
+        Args:
+            folder: of the run.
+            device: the model's.
+            period: iterations between records.
+        """
+        self.file = Path(folder) / "run.json"
+        self.device = device
+        self.period = period
+
+    def before_train(self) -> None:
+        self.stretches = []
+        if self.trainer.start_iter > 0 and self.file.is_file():
+            # What was done after the checkpoint that is resumed from was lost.
+            for stretch in json.loads(self.file.read_text())["stretches"]:
+                if stretch["first_iteration"] < self.trainer.start_iter:
+                    self.stretches.append(stretch)
+        self.stretches.append(
+            {
+                "first_iteration": self.trainer.start_iter,
+                "iterations": 0,
+                "seconds": 0.0,
+                "device": device_name(self.device),
+                "processes": comm.get_world_size(),
+                "commit": commit(),
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+            }
+        )
+        self.start = time.monotonic()
+        self.write()
+
+    def after_step(self) -> None:
+        self.stretches[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
+        if (self.trainer.iter + 1) % self.period == 0:
+            self.write()
+
+    def after_train(self) -> None:
+        self.write()
+
+    def write(self) -> None:
+        """Evaluations count as the run's time."""
+        self.stretches[-1]["seconds"] = round(time.monotonic() - self.start, 1)
+        record: dict[str, Any] = {"stretches": self.stretches}
+        write_whole(self.file, json.dumps(record, indent=1) + "\n")
