@@ -22,8 +22,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-from detectron2.data import MetadataCatalog
-
 from facenet_d2 import UserError
 from facenet_d2.data.checking import (
     KINDS,
@@ -38,8 +36,7 @@ from facenet_d2.data.checking import (
     suggest,
     write_page,
 )
-from facenet_d2.data.datasets import check_available
-from facenet_d2.data.datasets.coco import class_names
+from facenet_d2.data.datasets import add_source_options, locate_source
 from facenet_d2.engine import read_config, run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
@@ -54,9 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--annotations", type=Path, help="COCO JSON")
-    parser.add_argument("--images", type=Path, help="folder that its file names are relative to")
-    parser.add_argument("--dataset", help="a registered data set, in place of these two")
+    add_source_options(parser)
     parser.add_argument(
         "--config-file", default=DEFAULT_CONFIG, help="whose grids and input size to check"
     )
@@ -68,23 +63,9 @@ def parse_args() -> argparse.Namespace:
         "--workers", type=int, default=default_workers(), help="processes (%(default)s)"
     )
     args = parser.parse_args()
-    if bool(args.dataset) == bool(args.annotations) or bool(args.annotations) != bool(args.images):
-        parser.error("give either --annotations and --images, or --dataset")
     if args.workers < 1 or (args.input_size is not None and args.input_size < 32):
         parser.error("--workers must be at least 1, --input-size at least 32")
     return args
-
-
-def locate(args: argparse.Namespace) -> tuple[Path, Path]:
-    """The annotation file and the folder of the images."""
-    if args.annotations:
-        if not args.images.is_dir():
-            raise UserError(f"--images {args.images} is not a folder.")
-        return args.annotations, args.images
-    class_names(args.dataset)  # Says which data sets there are, where this is none.
-    check_available([args.dataset])
-    metadata = MetadataCatalog.get(args.dataset)
-    return Path(metadata.json_file), Path(metadata.image_root)
 
 
 def share(number: int, of: int) -> str:
@@ -148,7 +129,7 @@ def write_fixed(path: Path, source: Path, found: Examination) -> int:
 
 def main() -> int:
     args = parse_args()
-    annotations, images = locate(args)
+    annotations, images = locate_source(args)
     written = {"--html": args.html, "--fix": args.fix}
     if args.fix:
         written["the list of changes beside --fix"] = args.fix.with_suffix(CHANGES)

@@ -20,25 +20,11 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import read_json
 from facenet_d2.engine import run_command
+from facenet_d2.evaluation import read_results
 
 # What is the same instance at all.
 LEAST_IOU = 0.5
-
-
-def read_results(file: Path) -> list[dict[str, Any]]:
-    results, problem = read_json(file)
-    if problem:
-        raise UserError(f"{file} has no COCO results: {problem}.")
-    fields = {"category_id", "segmentation", "score"}
-    if not isinstance(results, list) or not all(
-        isinstance(r, dict) and fields <= r.keys() and r.keys() & {"image_id", "file_name"}
-        for r in results
-    ):
-        raise UserError(f"{file} has no COCO results of masks: a list of objects with {fields}.")
-    return results
 
 
 def by_image_and_class(results: list[dict[str, Any]]) -> dict[tuple, list[dict[str, Any]]]:

@@ -39,6 +39,7 @@ def draw_masks(
     *,
     labels: Sequence[str] | None = None,
     boxes: np.ndarray | None = None,
+    with_labels: bool = True,
 ) -> np.ndarray:
     """Masks with outlines over an image; one colour a class.
 
@@ -49,6 +50,7 @@ def draw_masks(
         metadata: ``thing_classes``, and ``thing_colors`` where there are.
         labels: a text for each; its class's name by default.
         boxes: ``(N, 4)``, (x0, y0, x1, y1), to be drawn as well.
+        with_labels: without, no texts are drawn.
 
     Returns:
         RGB uint8, of the image's size or, for a small image, a multiple of it.
@@ -57,10 +59,14 @@ def draw_masks(
     visualizer = Visualizer(image, metadata, scale=scale)
     height, width = image.shape[:2]
     palette = metadata.get("thing_colors", None) or colormap(rgb=True).tolist()
+    if not with_labels:
+        labels = None
+    elif labels is None:
+        labels = [metadata.thing_classes[c] for c in classes]
     visualizer.overlay_instances(
         masks=[GenericMask(m, height, width) for m in masks],
         boxes=boxes,
-        labels=[metadata.thing_classes[c] for c in classes] if labels is None else labels,
+        labels=labels,
         assigned_colors=[[v / 255 for v in palette[c % len(palette)]] for c in classes],
         alpha=0.4,
     )
