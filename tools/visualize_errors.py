@@ -39,6 +39,7 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from facenet_d2 import UserError
+from facenet_d2.data.checking import Fault, check_run_lengths
 from facenet_d2.data.datasets import add_source_options, locate_source
 from facenet_d2.data.datasets.coco import read_coco
 from facenet_d2.engine import run_command
@@ -139,11 +140,14 @@ def group_by_image(
                 f"{where} has category_id {result['category_id']}; the annotations have "
                 f"{sorted(coco.cats)}."
             )
-        image, mask = coco.imgs[image_id], result["segmentation"]
-        size = [image["height"], image["width"]]
-        if not isinstance(mask, dict) or mask.get("size") != size or "counts" not in mask:
-            raise UserError(f"{where} has no mask in run lengths of its image's size, {size}.")
-        groups[image_id].append(result)
+        image = coco.imgs[image_id]
+        faults: list[Fault] = []
+        mask = check_run_lengths(
+            result["segmentation"], image["height"], image["width"], where, faults
+        )
+        if mask is None:
+            raise UserError(f"{where}: {faults[0].message}.")
+        groups[image_id].append({**result, "segmentation": mask})
     return groups
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.datasets.coco import read_json
+from ..data.datasets.coco import is_number, read_json
 from ..errors import UserError
 
 
@@ -22,10 +22,27 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     results, problem = read_json(file)
     if problem:
         raise UserError(f"{file} has no COCO results: {problem}.")
-    fields = {"category_id", "segmentation", "score"}
-    if not isinstance(results, list) or not all(
-        isinstance(r, dict) and fields <= r.keys() and r.keys() & {"image_id", "file_name"}
-        for r in results
-    ):
-        raise UserError(f"{file} has no COCO results of masks: a list of objects with {fields}.")
+    if not isinstance(results, list):
+        raise UserError(f"{file} has no COCO results: it is a {type(results).__name__}, no list.")
+    for number, result in enumerate(results):
+        if not _is_result(result):
+            raise UserError(
+                f"{file} has no COCO results of masks: entry {number} is no object with a whole "
+                "category_id, a segmentation in run lengths, a number as score, and an image_id or "
+                "file_name."
+            )
     return results
+
+
+def _is_result(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return False
+    mask = entry.get("segmentation")
+    return (
+        isinstance(entry.get("category_id"), int)
+        and is_number(entry.get("score"))
+        and (isinstance(entry.get("image_id"), int) or isinstance(entry.get("file_name"), str))
+        and isinstance(mask, dict)
+        and isinstance(mask.get("size"), list)
+        and isinstance(mask.get("counts"), (str, list))
+    )

@@ -4,6 +4,7 @@ from .faults import Examination, examine
 from .grids import GridStudy, Setting, describe, study, suggest
 from .kinds import KINDS, NOTES, Fault
 from .page import sizes_by_class, write_page
+from .segmentations import check_run_lengths
 
 __all__ = [
     "KINDS",
@@ -12,6 +13,7 @@ __all__ = [
     "Fault",
     "GridStudy",
     "Setting",
+    "check_run_lengths",
     "describe",
     "examine",
     "sizes_by_class",
