@@ -77,6 +77,11 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.FACE_FPN.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
 
+    # ---- BiFPN (MODEL.BACKBONE.NAME build_resnet_bifpn_backbone) --------------------------------
+    cfg.MODEL.BIFPN = CN()
+    # EfficientDet-D0's.
+    cfg.MODEL.BIFPN.REPEATS = 3
+
     # ---- SEM ------------------------------------------------------------------------------------
     cfg.MODEL.SEM = CN()
     cfg.MODEL.SEM.ENABLED = False

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from detectron2.config import get_cfg
 
+from ..config import add_facenet_config
 from ..data.datasets.coco import read_json
 from ..errors import UserError
 
@@ -66,9 +68,13 @@ def read_run(folder: str | Path) -> Run:
     try:
         lines = (folder / "metrics.json").read_text().splitlines()
         events = [json.loads(line) for line in lines]
-        settings = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
+        recorded = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
+    # Keys that came after the run have kept what it did as their defaults.
+    defaults = get_cfg()
+    add_facenet_config(defaults)
+    settings = dict(_flat(defaults)) | recorded
     evaluated = max((e["iteration"] for e in events if "segm/AP" in e), default=0)
     if evaluated < settings["SOLVER.MAX_ITER"]:
         raise UserError(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
 from ..checks import check_dilations, check_norm
@@ -21,9 +19,10 @@ from ..layers import (
     SubPixelContextEnhancement,
     SubPixelConv2d,
 )
+from .pyramid import Pyramid, conv_with_norm
 
 
-class FACEFPN(Backbone):
+class FACEFPN(Pyramid):
     """A bottom-up network with FACE-FPN on top; gives p2..p6 like Detectron2's FPN.
 
     With B2..B5 the bottom-up features at strides 4..32:
@@ -63,28 +62,13 @@ class FACEFPN(Backbone):
         Raises:
             ValueError: where the features are not four at strides 4, 8, 16, 32.
         """
-        super().__init__()
-        shapes = bottom_up.output_shape()
-        strides = [shapes[f].stride for f in in_features]
-        if strides != [4, 8, 16, 32]:
-            raise ValueError(
-                "FACE-FPN needs bottom-up features at strides 4, 8, 16, 32 (MODEL.FPN.IN_FEATURES "
-                f"res2, res3, res4, res5), not {list(in_features)} at strides {strides}"
-            )
-        self.bottom_up = bottom_up
-        self.in_features = tuple(in_features)
-        channels = [shapes[f].channels for f in in_features]
-
-        def projection(in_channels: int) -> Conv2d:
-            conv = Conv2d(
-                in_channels, out_channels, 1, bias=not norm, norm=get_norm(norm, out_channels)
-            )
-            weight_init.c2_xavier_fill(conv)
-            return conv
-
-        self.lateral2 = projection(channels[0]) if sem is None else sem
-        self.lateral3 = projection(channels[1])
-        self.lateral4 = projection(channels[2])
+        super().__init__(bottom_up, in_features, out_channels)
+        channels = self.channels
+        self.lateral2 = (
+            conv_with_norm(channels[0], out_channels, 1, norm=norm) if sem is None else sem
+        )
+        self.lateral3 = conv_with_norm(channels[1], out_channels, 1, norm=norm)
+        self.lateral4 = conv_with_norm(channels[2], out_channels, 1, norm=norm)
         self.subpixel3 = SubPixelConv2d(channels[2], out_channels, norm=norm)
         self.subpixel4 = SubPixelConv2d(channels[3], out_channels, norm=norm)
         self.aspp = nn.ModuleDict(
@@ -101,20 +85,6 @@ class FACEFPN(Backbone):
         )
         self.sce = SubPixelContextEnhancement(channels[3], out_channels, norm=norm)
         self.cag = ChannelAttentionGuidance(out_channels)
-        self.top_block = LastLevelMaxPool()
-
-        self._out_features = ["p2", "p3", "p4", "p5", "p6"]
-        self._out_feature_strides = {f"p{i}": 2**i for i in range(2, 7)}
-        self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
-
-    @property
-    def size_divisibility(self) -> int:
-        """Images are padded to multiples of this, so that all levels fit on each other."""
-        return 32
-
-    @property
-    def padding_constraints(self) -> dict[str, int]:
-        return {"size_divisibility": self.size_divisibility}
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -124,8 +94,7 @@ class FACEFPN(Backbone):
         Returns:
             ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
         """
-        features = self.bottom_up(x)
-        b2, b3, b4, b5 = (features[f] for f in self.in_features)
+        b2, b3, b4, b5 = self.bottom_up_features(x)
         f2, f3, f4 = self.enhance(b2, b3, b4, b5)
         integrated = self.integrate(f2, f3, f4, b5)
         r2, r3, r4, r5 = self.decouple(integrated, f2, f3, f4, b5)

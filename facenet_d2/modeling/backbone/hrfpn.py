@@ -1,0 +1,71 @@
+"""HRNet's neck: all levels in one map, pooled out again (Wang et al., TPAMI 2020; Table 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from torch import nn
+
+from ..checks import check_norm
+from .pyramid import Pyramid, conv_with_norm
+
+
+class HRFPN(Pyramid):
+    """M = conv1x1(concatenation of B2..B5, enlarged to stride 4), p(i) = conv3x3(AvgPool(M))."""
+
+    def __init__(
+        self, bottom_up: Backbone, in_features: Sequence[str], out_channels: int, *, norm: str = ""
+    ) -> None:
+        """
+        Args:
+            bottom_up: gives four features at strides 4, 8, 16 and 32.
+            in_features: their names, finest first.
+            out_channels: channels of every output.
+            norm: normalisation after every convolution of the neck.
+
+        Raises:
+            ValueError: where the features are not four at strides 4, 8, 16, 32.
+        """
+        super().__init__(bottom_up, in_features, out_channels)
+        self.reduce = conv_with_norm(sum(self.channels), out_channels, 1, norm=norm)
+        self.outputs = nn.ModuleDict(
+            {
+                name: conv_with_norm(out_channels, out_channels, 3, norm=norm)
+                for name in self._out_features
+            }
+        )
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: images, ``(N, 3, H, W)``, of any size.
+
+        Returns:
+            ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
+        """
+        finest, *coarser = self.bottom_up_features(x)
+        size = finest.shape[-2:]
+        enlarged = [
+            F.interpolate(b, size=size, mode="bilinear", align_corners=False) for b in coarser
+        ]
+        merged = self.reduce(torch.cat([finest, *enlarged], dim=1))
+        outputs = {}
+        for i, (name, conv) in enumerate(self.outputs.items()):
+            pooled = merged if i == 0 else F.avg_pool2d(merged, 2**i, ceil_mode=True)
+            outputs[name] = conv(pooled)
+        return outputs
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
+    """ResNet with HRNet's neck."""
+    fpn = cfg.MODEL.FPN
+    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+    return HRFPN(
+        build_resnet_backbone(cfg, input_shape), fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM
+    )
