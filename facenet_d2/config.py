@@ -86,7 +86,10 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SEM = CN()
     cfg.MODEL.SEM.ENABLED = False
     cfg.MODEL.SEM.CHANNELS = 128
+    # One dilation a branch; a single one is a single branch.
     cfg.MODEL.SEM.DILATIONS = [1, 2, 3]
+    # Add the module's input (equation 7).
+    cfg.MODEL.SEM.RESIDUAL = True
     cfg.MODEL.SEM.NORM = "GN"
 
     # ---- Data -----------------------------------------------------------------------------------

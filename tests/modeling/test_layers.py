@@ -113,15 +113,24 @@ def test_cag_is_equation_4():
             )
 
 
-def test_sem_is_equations_6_and_7():
-    sem = randomise(SemanticEnhancementModule(6, 8, branch_channels=4, norm=""))
+# The second to the fourth are cases of Table 7: no residual, a single branch, other dilations.
+@pytest.mark.parametrize(
+    ("dilations", "residual"),
+    [((1, 2, 3), True), ((1, 2, 3), False), ((2,), True), ((1, 3, 5), True)],
+)
+def test_sem_is_equations_6_and_7(dilations, residual):
+    sem = randomise(
+        SemanticEnhancementModule(
+            6, 8, branch_channels=4, norm="", dilations=dilations, residual=residual
+        )
+    )
     b2 = torch.randn(2, 6, 9, 11)
     x = conv(b2, sem.reduce)
     total = sum(
         conv(x, branch, dilation=i, padding=i).relu()
-        for i, branch in zip((1, 2, 3), sem.branches, strict=True)
+        for i, branch in zip(dilations, sem.branches, strict=True)
     )
-    expected = conv(total, sem.expand) + x
+    expected = conv(total, sem.expand) + residual * x
     torch.testing.assert_close(sem(b2), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -167,6 +167,7 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
         dilations=cfg.MODEL.SEM.DILATIONS,
         norm=cfg.MODEL.SEM.NORM,
         projection_norm=cfg.MODEL.FPN.NORM,
+        residual=cfg.MODEL.SEM.RESIDUAL,
     )
 
 

@@ -27,6 +27,7 @@ class SemanticEnhancementModule(nn.Module):
         dilations: Sequence[int] = (1, 2, 3),
         norm: str = "GN",
         projection_norm: str = "",
+        residual: bool = True,
     ) -> None:
         """
         Args:
@@ -38,8 +39,10 @@ class SemanticEnhancementModule(nn.Module):
                 :func:`detectron2.layers.get_norm`; empty for none.
             projection_norm: the same after phi, which stands where the FPN has its lateral
                 convolution.
+            residual: add x; without, one of the cases of Table 7.
         """
         super().__init__()
+        self.residual = residual
         self.reduce = Conv2d(
             in_channels,
             out_channels,
@@ -69,4 +72,5 @@ class SemanticEnhancementModule(nn.Module):
     def forward(self, b2: torch.Tensor) -> torch.Tensor:
         """B2 ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
         x = self.reduce(b2)
-        return self.expand(sum(branch(x) for branch in self.branches)) + x
+        enhanced = self.expand(sum(branch(x) for branch in self.branches))
+        return enhanced + x if self.residual else enhanced
