@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
+# Meta-architectures that find instances by the cells of grids: their keys are under MODEL.SOLOV2.
+GRID_MODELS = ("SOLO", "SOLOv2")
+
 
 def add_facenet_config(cfg: CN) -> None:
     """Add the keys of SOLOv2, FACE-FPN, SEM and the data sets to a Detectron2 config.
@@ -12,6 +15,7 @@ def add_facenet_config(cfg: CN) -> None:
         cfg: as :func:`detectron2.config.get_cfg` gives it; changed in place.
     """
     # ---- SOLOv2: the defaults are the published model -------------------------------------------
+    # What is not said to be of the branches or the mask features holds for SOLO too.
     cfg.MODEL.SOLOV2 = CN()
     # 0: as many as the first training set has. Any other number is checked against it.
     cfg.MODEL.SOLOV2.NUM_CLASSES = 0
@@ -56,6 +60,14 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SOLOV2.NMS_KERNEL = "gaussian"
     cfg.MODEL.SOLOV2.NMS_SIGMA = 2.0
     cfg.MODEL.SOLOV2.UPDATE_THRESHOLD = 0.05
+
+    # ---- SOLO (MODEL.META_ARCHITECTURE SOLO): the defaults are the published model --------------
+    cfg.MODEL.SOLO = CN()
+    # Category and mask branches.
+    cfg.MODEL.SOLO.NUM_CONVS = 7
+    cfg.MODEL.SOLO.CONV_CHANNELS = 256
+    # Decoupled SOLO: 2S masks a level, of the cells' columns and rows, in place of S^2.
+    cfg.MODEL.SOLO.DECOUPLED = False
 
     # ---- Speed ----------------------------------------------------------------------------------
     # Of inference by train_net.py --eval-only and demo.py (docs/SPEED.md has what each gains).

@@ -26,6 +26,7 @@ from torch import nn
 from facenet_d2 import UserError
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.cli import explained
+from facenet_d2.modeling import SOLOv2
 
 # Names of fvcore's operators that multiply and add along a kernel or a matrix.
 COUNTED = ("conv", "matmul", "linear", "addmm", "bmm")
@@ -67,10 +68,10 @@ def analyze(cfg: CfgNode, height: int, width: int) -> dict[str, dict[str, float]
         for each part ``parameters`` and ``multiply_adds``.
 
     Raises:
-        UserError: for a model without SOLOv2's ``predict``.
+        UserError: for another meta-architecture.
     """
     model = build_model(cfg).eval()
-    if not hasattr(model, "predict"):
+    if not isinstance(model, SOLOv2):
         raise UserError(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} cannot be analysed; SOLOv2 can."
         )

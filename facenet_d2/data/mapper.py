@@ -13,6 +13,7 @@ from detectron2.data.detection_utils import annotations_to_instances, filter_emp
 from detectron2.structures import BitMasks, PolygonMasks
 from PIL import ExifTags, Image
 
+from ..config import GRID_MODELS
 from ..errors import UserError
 from .augmentation import RandomQuarterTurn, build_augmentations
 from .instance_masks import draw_instances
@@ -86,7 +87,7 @@ class SceneMapper(DatasetMapper):
         crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
-        if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
+        if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
             arguments["instance_mask_format"] = QUARTER
         return arguments
 

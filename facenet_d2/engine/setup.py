@@ -10,7 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_facenet_config
+from ..config import GRID_MODELS, add_facenet_config
 from ..data.datasets import (
     check_available,
     num_classes_key,
@@ -115,8 +115,11 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
             f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
         )
-    if cfg.MODEL.META_ARCHITECTURE == "SOLOv2" and not cfg.MODEL.MASK_ON:
-        raise UserError("MODEL.MASK_ON is False, but SOLOv2 finds nothing but masks; set it True.")
+    if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS and not cfg.MODEL.MASK_ON:
+        raise UserError(
+            f"MODEL.MASK_ON is False, but {cfg.MODEL.META_ARCHITECTURE} finds nothing but masks; "
+            "set it True."
+        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

@@ -1,6 +1,17 @@
-from . import backbone, layers, solov2
+from . import backbone, layers, solo, solov2
 from .acceleration import accelerate, set_tf32
 from .backbone import FACEFPN
+from .solo import SOLO
 from .solov2 import SOLOv2
 
-__all__ = ["FACEFPN", "SOLOv2", "accelerate", "backbone", "layers", "set_tf32", "solov2"]
+__all__ = [
+    "FACEFPN",
+    "SOLO",
+    "SOLOv2",
+    "accelerate",
+    "backbone",
+    "layers",
+    "set_tf32",
+    "solo",
+    "solov2",
+]

@@ -16,15 +16,21 @@ from facenet_d2.data.datasets.coco import register_coco
 from facenet_d2.evaluation import InstanceEvaluator
 from facenet_d2.modeling.solov2 import (
     InferenceSettings,
-    detect_instances,
     matrix_nms,
     postprocess,
 )
 from facenet_d2.modeling.solov2.postprocess import (
     area_and_maskness,
+    dynamic_mask_logits,
     enlarge_masks,
     suppress_neighbours,
 )
+
+
+def detect_instances(scores, kernels, features, *others):
+    masks = dynamic_mask_logits(kernels, features)
+    return postprocess.detect_instances(scores, masks, tuple(features.shape[-2:]), *others)
+
 
 GRIDS = (5, 3)
 MIN_AREAS = torch.cat([torch.full((25,), 8), torch.full((9,), 16)])

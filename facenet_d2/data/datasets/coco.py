@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ...config import GRID_MODELS
 from ...errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -434,6 +435,6 @@ def check_available(datasets: Sequence[str]) -> None:
 
 def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
     """The key with the number of classes of the config's model, and the node it is in."""
-    if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
+    if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
         return "MODEL.SOLOV2.NUM_CLASSES", cfg.MODEL.SOLOV2
     return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS

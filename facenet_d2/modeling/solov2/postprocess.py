@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -224,11 +224,29 @@ def area_and_maskness(
     return area, torch.cat(totals) / area.clamp(min=1)
 
 
+def dynamic_mask_logits(
+    kernels: torch.Tensor, mask_features: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives SOLOv2's mask logits of an image's cells: ``kernels[cells] @ mask_features``.
+
+    Args:
+        kernels: ``(cells, D)``.
+        mask_features: ``(D, H/4, W/4)``.
+    """
+
+    def mask_logits(cells: torch.Tensor) -> torch.Tensor:
+        # Half precision would move the masks' borders.
+        with torch.autocast(kernels.device.type, enabled=False):
+            return kernels[cells].float() @ mask_features.flatten(1).float()
+
+    return mask_logits
+
+
 @torch.no_grad()
 def detect_instances(
     scores: torch.Tensor,
-    kernels: torch.Tensor,
-    mask_features: torch.Tensor,
+    mask_logits: Callable[[torch.Tensor], torch.Tensor],
+    mask_size: tuple[int, int],
     cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
@@ -238,8 +256,9 @@ def detect_instances(
 
     Args:
         scores: ``(cells, C)``, class probabilities after :func:`suppress_neighbours`.
-        kernels: ``(cells, D)``.
-        mask_features: ``(D, H/4, W/4)``.
+        mask_logits: gives those of K cells, ``(K,)``, as ``(K, H/4 * W/4)`` float, which is
+            changed.
+        mask_size: (H/4, W/4).
         cell_min_areas: ``(cells,)``; a mask of no more pixels than its cell's is dropped.
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
@@ -260,9 +279,7 @@ def detect_instances(
 
     # A cell that passes for several classes has one mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
-    # Half precision would move the masks' borders.
-    with torch.autocast(scores.device.type, enabled=False):
-        logits = kernels[unique_cells].float() @ mask_features.flatten(1).float()
+    logits = mask_logits(unique_cells)
     # Probabilities are needed in the masks, and of the masks that are kept; not everywhere.
     threshold = settings.mask_threshold
     binary = logits > math.log(threshold / (1 - threshold))
@@ -274,7 +291,7 @@ def detect_instances(
     order = cell_scores.argsort(descending=True, stable=True)[: settings.nms_pre]
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
-        binary[mask_of].unflatten(1, mask_features.shape[-2:]),
+        binary[mask_of].unflatten(1, mask_size),
         classes,
         cell_scores,
         kernel=settings.nms_kernel,
@@ -284,7 +301,7 @@ def detect_instances(
     order = cell_scores.argsort(descending=True, stable=True)[: settings.max_instances]
     order = order[cell_scores[order] >= settings.update_threshold]
     masks, boxes = enlarge_masks(
-        logits[mask_of[order]].sigmoid_().unflatten(1, mask_features.shape[-2:]),
+        logits[mask_of[order]].sigmoid_().unflatten(1, mask_size),
         input_size,
         image_size,
         threshold,
