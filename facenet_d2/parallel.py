@@ -12,6 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from .errors import UserError
@@ -87,6 +88,9 @@ def _start_worker() -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides what is stopped.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # The processes are the parallelism. And a pool of threads does not survive a fork: PyTorch
+    # would wait for the parent's forever.
+    torch.set_num_threads(1)
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 
 from facenet_d2 import UserError
 from facenet_d2.parallel import parallel_map
@@ -26,6 +27,10 @@ def killed(x):
     return x
 
 
+def summed(size):
+    return torch.ones(size).cumsum(0).sigmoid().sum().item()
+
+
 def run(function, items, workers=2):
     return parallel_map(function, items, workers=workers, description="Working", unit="item")
 
@@ -33,6 +38,25 @@ def run(function, items, workers=2):
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_every_result_has_its_place(workers):
     assert sorted(run(squared, range(20), workers)) == [(i, i * i) for i in range(20)]
+
+
+def test_workers_can_use_torch_after_this_process_has():
+    """A fork has the parent's pool of threads, but none of the threads: waiting for them hangs."""
+
+    def give_up(*_):
+        raise TimeoutError
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    previous = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(60)
+    try:
+        expected = summed(4_000_000)
+        assert [x for _, x in run(summed, [4_000_000] * 4)] == [expected] * 4
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
+        torch.set_num_threads(threads)
 
 
 def test_an_interruption_waits_for_nothing():
