@@ -11,6 +11,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import REAL_DATA, needs_real
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -19,7 +20,7 @@ from PIL import Image
 from facenet_d2.data.checking import KINDS, Setting, examine, study, suggest
 from facenet_d2.data.datasets import load_coco
 from facenet_d2.engine import read_config, run_command
-from facenet_d2.modeling.solov2.targets import GridLayout, assign_targets
+from facenet_d2.modeling.solov2.targets import GridLayout, assign_targets, downsample_masks
 
 
 def run(monkeypatch, *args):
@@ -147,6 +148,46 @@ def expected_of(p):
             subject = next(i for i, name in files.items() if name in (subject, "other.png"))
         expected.append((kind, subject))
     return sorted(expected, key=str)
+
+
+@pytest.mark.parametrize("longest", [128, 96, 64])
+def test_best_masks_against_targets_enlarged_plainly(scenes, longest):
+    setting = Setting.from_config(read_config("configs/Base-SOLOv2.yaml"), longest)
+    found = examine(scenes / "annotations.json", scenes / "images", workers=0, setting=setting)
+    content = json.loads((scenes / "annotations.json").read_text())
+    expected = []
+    for image in content["images"]:
+        for a in (a for a in content["annotations"] if a["image_id"] == image["id"]):
+            own = rle_of(a["segmentation"], 128, 128)
+            small = own
+            if isinstance(a["segmentation"], list):
+                scaled = [[v * longest / 128 for v in p] for p in a["segmentation"]]
+                small = rle_of(scaled, longest, longest)
+            elif longest != 128:
+                expected.append(None)
+                continue
+            target = downsample_masks(torch.from_numpy(small)[None], (longest // 4, longest // 4))
+            # Twice, as the network's output is: to its input, then to the image.
+            mask = target[None].float()
+            for size in (longest, 128):
+                mask = F.interpolate(mask, size=(size, size), mode="bilinear", align_corners=False)
+            best = (mask[0, 0] > 0.5).numpy()
+            expected.append((best & own).sum() / (best | own).sum())
+    assert len(found.best_ious) == len(expected) > 20
+    compared = [(a, b) for a, b in zip(found.best_ious, expected, strict=True) if b is not None]
+    assert len(compared) > 20
+    # Where a pixel's value is 0.5 but for rounding, it may be in one mask alone.
+    np.testing.assert_allclose(*zip(*compared, strict=True), atol=0.005)
+    assert sum(a == pytest.approx(b, abs=1e-9) for a, b in compared) > 0.9 * len(compared)
+    assert len({round(a, 2) for a, _ in compared}) > 5
+
+
+def rle_of(segmentation, height, width):
+    if isinstance(segmentation, dict):
+        rle = mask_util.frPyObjects(segmentation, height, width)
+    else:
+        rle = mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
+    return mask_util.decode(rle).astype(bool)
 
 
 @pytest.fixture
@@ -434,10 +475,10 @@ def test_wrong_arguments(tmp_path, monkeypatch, capsys, scenes):
         ((*where, "--config-file", tmp_path / "no.yaml"), "does not exist"),
         ((*where, "--fix", scenes / "annotations.json"), "is the file to be checked"),
         ((*where, "--html", tmp_path), "is a folder"),
+        (where[:2], "give either --annotations and --images, or --dataset"),
+        ((*where, "--dataset", "nwpu_vhr10_test"), "give either"),
         ((*where, "--html", tmp_path / "a", "--fix", tmp_path / "a"), "is --html, too"),
     ):
         assert run(monkeypatch, *args) == 2
         assert message in capsys.readouterr().err
     Image.open(scenes / "images" / "00000.png").verify()
-    with pytest.raises(SystemExit):
-        run(monkeypatch, "--annotations", "a.json")

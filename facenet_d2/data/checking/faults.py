@@ -14,6 +14,7 @@ import numpy as np
 from ...errors import UserError
 from ...parallel import parallel_map
 from ..datasets.coco import entry_problem, read_json
+from .grids import Setting
 from .kinds import NOTES, Fault
 from .objects import ImageJob, examine_image
 
@@ -31,6 +32,8 @@ class Examination:
         image_of: ``(N,)``, of each object, which of these it is in.
         measures: ``(N, 8)``, category id, box (x0, y0, x1, y1), area, mass centre x and y of each
             object's mask, in pixels.
+        best_ious: ``(N,)``, of each object's mask, at the input size that was asked for; see
+            :func:`~facenet_d2.data.checking.ceiling.best_iou`. NaN where none was.
     """
 
     faults: list[Fault]
@@ -40,19 +43,27 @@ class Examination:
     sizes: np.ndarray
     image_of: np.ndarray
     measures: np.ndarray
+    best_ious: np.ndarray
 
     def counts(self) -> Counter[str]:
         """How many faults there are of each kind."""
         return Counter(fault.kind for fault in self.faults)
 
 
-def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> Examination:
+def examine(
+    json_file: str | Path,
+    image_root: str | Path,
+    *,
+    workers: int,
+    setting: Setting | None = None,
+) -> Examination:
     """Look at every image and annotation of a COCO data set.
 
     Args:
         json_file: the annotations.
         image_root: the folder that the file names are relative to.
         workers: processes that decode images and draw masks.
+        setting: at whose input size to see how good masks can be.
 
     Raises:
         UserError: for a file that is no JSON, or not even in outline COCO's.
@@ -67,7 +78,7 @@ def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> E
     for annotation in annotations:
         by_image[annotation["image_id"]].append(annotation)
     jobs = [
-        ImageJob(Path(image_root) / image["file_name"], image, by_image[i])
+        ImageJob(Path(image_root) / image["file_name"], image, by_image[i], setting)
         for i, image in images.items()
     ]
     results = [None] * len(jobs)
@@ -76,7 +87,7 @@ def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> E
     ):
         results[place] = result
 
-    kept_images, kept, sizes, image_of, measures = [], [], [], [], []
+    kept_images, kept, sizes, image_of, measures, best_ious = [], [], [], [], [], []
     for job, result in zip(jobs, results, strict=True):
         faults += [f for f in result.faults if f.kind not in NOTES]
         notes += [f for f in result.faults if f.kind in NOTES]
@@ -86,6 +97,7 @@ def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> E
             notes.append(Fault("image-empty", f"image {job.image['file_name']}", "no annotation"))
         image_of += [len(sizes)] * len(result.measures)
         measures += result.measures
+        best_ious += result.best_ious
         sizes.append((job.image["height"], job.image["width"]))
         kept_images.append(job.image)
         kept += result.annotations
@@ -107,6 +119,7 @@ def examine(json_file: str | Path, image_root: str | Path, *, workers: int) -> E
         sizes=np.array(sizes, dtype=float).reshape(-1, 2),
         image_of=np.array(image_of, dtype=int),
         measures=np.array(measures, dtype=float).reshape(-1, 8),
+        best_ious=np.array(best_ious, dtype=float),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pycocotools.mask as mask_util
 
 from ..datasets.coco import is_number
 from ..mapper import DepthError, size_problem
+from .ceiling import best_iou
+from .grids import Setting
 from .kinds import Fault
 from .segmentations import PIXEL_TOLERANCE, check_polygons, check_run_lengths, numbers
 
@@ -24,11 +27,16 @@ AREA_TOLERANCE = 0.1
 
 @dataclass(frozen=True)
 class ImageJob:
-    """An image's entry, its file and its annotations, whose fields are all of the right kind."""
+    """An image's entry, its file and its annotations, whose fields are all of the right kind.
+
+    Attributes:
+        setting: at whose input size masks are to be tried; None not to try them.
+    """
 
     file: Path
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
+    setting: Setting | None = None
 
 
 @dataclass
@@ -41,12 +49,14 @@ class ImageResult:
         annotations: the cleaned ones.
         measures: (category id, x0, y0, x1, y1, area, centre x, centre y) of each cleaned annotation
             that is no crowd, of its mask, in pixels of the image.
+        best_ious: of the same, see :func:`best_iou`; NaN where masks are not tried.
     """
 
     faults: list[Fault] = field(default_factory=list)
     usable: bool = True
     annotations: list[dict[str, Any]] = field(default_factory=list)
     measures: list[tuple[float, ...]] = field(default_factory=list)
+    best_ious: list[float] = field(default_factory=list)
 
 
 def examine_image(job: ImageJob) -> ImageResult:
@@ -82,6 +92,11 @@ def examine_image(job: ImageJob) -> ImageResult:
         result.annotations.append(cleaned)
         if not cleaned["iscrowd"]:
             result.measures.append((cleaned["category_id"], *_measure(rle)))
+            size = (job.image["height"], job.image["width"])
+            tried = job.setting is not None
+            result.best_ious.append(
+                best_iou(cleaned, rle, size, job.setting) if tried else math.nan
+            )
     return result
 
 
