@@ -69,6 +69,13 @@ def add_facenet_config(cfg: CN) -> None:
     # Decoupled SOLO: 2S masks a level, of the cells' columns and rows, in place of S^2.
     cfg.MODEL.SOLO.DECOUPLED = False
 
+    # ---- Mask Scoring R-CNN (MODEL.ROI_MASK_HEAD.NAME MaskScoringHead) --------------------------
+    cfg.MODEL.ROI_MASK_IOU_HEAD = CN()
+    cfg.MODEL.ROI_MASK_IOU_HEAD.CONV_DIM = 256
+    cfg.MODEL.ROI_MASK_IOU_HEAD.NUM_CONV = 4
+    cfg.MODEL.ROI_MASK_IOU_HEAD.FC_DIM = 1024
+    cfg.MODEL.ROI_MASK_IOU_HEAD.LOSS_WEIGHT = 0.5
+
     # ---- Speed ----------------------------------------------------------------------------------
     # Of inference by train_net.py --eval-only and demo.py (docs/SPEED.md has what each gains).
     # AUTOCAST: "bf16" or "fp16", the network in that precision; post-processing stays in float32.

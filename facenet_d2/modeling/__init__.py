@@ -1,4 +1,4 @@
-from . import backbone, layers, solo, solov2
+from . import backbone, layers, roi_heads, solo, solov2
 from .acceleration import accelerate, set_tf32
 from .backbone import FACEFPN
 from .solo import SOLO
@@ -11,6 +11,7 @@ __all__ = [
     "accelerate",
     "backbone",
     "layers",
+    "roi_heads",
     "set_tf32",
     "solo",
     "solov2",

@@ -1,0 +1,3 @@
+from .mask_scoring import MaskIoUHead, MaskScoringHead, mask_ious
+
+__all__ = ["MaskIoUHead", "MaskScoringHead", "mask_ious"]

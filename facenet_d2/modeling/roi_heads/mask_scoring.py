@@ -1,0 +1,211 @@
+"""Mask Scoring R-CNN: a head that predicts how good Mask R-CNN's masks are (paper, Table 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import fvcore.nn.weight_init as weight_init
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import Conv2d, Linear, ShapeSpec
+from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+from detectron2.modeling.roi_heads.mask_head import (
+    BaseMaskRCNNHead,
+    MaskRCNNConvUpsampleHead,
+    mask_rcnn_inference,
+    mask_rcnn_loss,
+)
+from detectron2.structures import Instances
+from torch import nn
+
+
+class MaskIoUHead(nn.Module):
+    """RoI features and the predicted mask to an estimate of the mask's IoU, for each class.
+
+    Four 3x3 convolutions, the last of stride 2, and two fully connected layers (Huang et al., CVPR
+    2019, section 3.3).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        size: int = 14,
+        conv_dim: int = 256,
+        num_conv: int = 4,
+        fc_dim: int = 1024,
+    ) -> None:
+        """
+        Args:
+            in_channels: channels of the RoI features.
+            num_classes: number of classes C.
+            size: height and width of the RoI features; the mask's are twice that.
+            conv_dim: channels of the convolutions.
+            num_conv: how many there are.
+            fc_dim: channels of the fully connected layers.
+        """
+        super().__init__()
+        self.convs = nn.ModuleList(
+            Conv2d(
+                in_channels + 1 if i == 0 else conv_dim,
+                conv_dim,
+                3,
+                stride=2 if i == num_conv - 1 else 1,
+                padding=1,
+                activation=F.relu,
+            )
+            for i in range(num_conv)
+        )
+        self.fc1 = Linear(conv_dim * ((size + 1) // 2) ** 2, fc_dim)
+        self.fc2 = Linear(fc_dim, fc_dim)
+        self.predict = Linear(fc_dim, num_classes)
+        for conv in self.convs:
+            weight_init.c2_msra_fill(conv)
+        for fc in (self.fc1, self.fc2):
+            weight_init.c2_xavier_fill(fc)
+        nn.init.normal_(self.predict.weight, std=0.01)
+        nn.init.zeros_(self.predict.bias)
+
+    def forward(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            features: ``(B, in_channels, size, size)``.
+            masks: probabilities, ``(B, 2 size, 2 size)``.
+
+        Returns:
+            ``(B, C)``.
+        """
+        x = torch.cat([features, F.max_pool2d(masks[:, None], 2)], dim=1)
+        for conv in self.convs:
+            x = conv(x)
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.predict(F.relu(self.fc2(x)))
+
+
+@torch.no_grad()
+def mask_ious(masks: torch.Tensor, instances: Instances) -> torch.Tensor:
+    """The IoU of predicted masks with the whole objects they are of.
+
+    Args:
+        masks: binary, ``(N, M, M)`` bool, each over its proposal's box.
+        instances: ``proposal_boxes`` and ``gt_masks``, N each. What of an object lies outside of
+            the box counts as missed.
+
+    Returns:
+        ``(N,)``.
+    """
+    boxes = instances.proposal_boxes
+    side = masks.shape[-1]
+    objects = instances.gt_masks.crop_and_resize(boxes.tensor, side).to(masks.device).bool()
+    whole = instances.gt_masks
+    areas = whole.area() if hasattr(whole, "area") else whole.tensor.flatten(1).sum(dim=1)
+    # In pixels of the M x M grid. Cropping rounds: no object is smaller than its own part.
+    inside = objects.flatten(1).sum(dim=1)
+    areas = areas.to(masks.device) * side**2 / boxes.area().clamp(min=1e-6)
+    areas = torch.maximum(areas, inside)
+    overlap = (masks & objects).flatten(1).sum(dim=1)
+    union = masks.flatten(1).sum(dim=1) + areas - overlap
+    return overlap / union.clamp(min=1e-6)
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class MaskScoringHead(BaseMaskRCNNHead):
+    """Mask R-CNN's mask head with a :class:`MaskIoUHead`, by which scores are multiplied.
+
+    Detectron2's instances have one score, so that boxes are ranked by it too; in the publication
+    they keep their own.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        mask_head: MaskRCNNConvUpsampleHead,
+        iou_head: MaskIoUHead,
+        iou_loss_weight: float,
+        **kwargs: Any,
+    ) -> None:
+        """
+        Args:
+            mask_head: makes the masks.
+            iou_head: judges them.
+            iou_loss_weight: of the squared error of the estimated IoU.
+            kwargs: of Detectron2's mask heads.
+        """
+        super().__init__(**kwargs)
+        self.mask_head = mask_head
+        self.iou_head = iou_head
+        self.iou_loss_weight = iou_loss_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+        node = cfg.MODEL.ROI_MASK_IOU_HEAD
+        if input_shape.height != input_shape.width:
+            raise ValueError("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION must be one number")
+        return {
+            **super().from_config(cfg, input_shape),
+            "mask_head": MaskRCNNConvUpsampleHead(cfg, input_shape),
+            "iou_head": MaskIoUHead(
+                input_shape.channels,
+                cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+                size=input_shape.height,
+                conv_dim=node.CONV_DIM,
+                num_conv=node.NUM_CONV,
+                fc_dim=node.FC_DIM,
+            ),
+            "iou_loss_weight": node.LOSS_WEIGHT,
+        }
+
+    def layers(self, x: torch.Tensor) -> torch.Tensor:
+        """RoI features to mask logits."""
+        return self.mask_head.layers(x)
+
+    def _estimates(
+        self, x: torch.Tensor, logits: torch.Tensor, classes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks of the given classes, ``(B, M, M)``, and their estimated IoUs, ``(B,)``."""
+        rows = torch.arange(len(classes), device=x.device)
+        of_class = logits[:, 0] if logits.shape[1] == 1 else logits[rows, classes]
+        # The mask is what is judged: it is not to be bent towards a better estimate.
+        masks = of_class.detach().sigmoid()
+        return masks, self.iou_head(x, masks)[rows, classes]
+
+    def forward(
+        self, x: torch.Tensor, instances: Sequence[Instances]
+    ) -> dict[str, torch.Tensor] | Sequence[Instances]:
+        """
+        Args:
+            x: RoI features, ``(B, C, size, size)``.
+            instances: of the images, B in all; in training proposals with ground truth.
+
+        Returns:
+            in training ``loss_mask`` and ``loss_mask_iou``; in inference the instances, with
+            ``pred_masks`` and ``scores`` times the estimated IoU.
+        """
+        logits = self.layers(x)
+        if not self.training:
+            mask_rcnn_inference(logits, instances)
+            classes = torch.cat([i.pred_classes for i in instances])
+            _, estimates = self._estimates(x, logits, classes)
+            for image, ious in zip(instances, estimates.split([len(i) for i in instances])):
+                image.scores = image.scores * ious.clamp(0, 1)
+            return instances
+        losses = {
+            "loss_mask": self.loss_weight * mask_rcnn_loss(logits, instances, self.vis_period)
+        }
+        classes = torch.cat([i.gt_classes for i in instances])
+        masks, estimates = self._estimates(x, logits, classes)
+        targets = [
+            mask_ious(own > 0.5, image)
+            for own, image in zip(masks.split([len(i) for i in instances]), instances)
+            if len(image)
+        ]
+        targets = torch.cat(targets) if targets else estimates.new_zeros(0)
+        # A mask beside its object has nothing to be judged by.
+        judged = targets > 0
+        error = (estimates[judged].float() - targets[judged]).square().sum()
+        losses["loss_mask_iou"] = self.iou_loss_weight * error / judged.sum().clamp(min=1)
+        return losses

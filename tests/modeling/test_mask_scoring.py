@@ -1,0 +1,116 @@
+"""Mask Scoring R-CNN's head: its target is the IoU, and scores are multiplied by the estimate."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+from detectron2.utils.events import EventStorage
+
+from facenet_d2.modeling.roi_heads import MaskScoringHead, mask_ious
+
+
+@pytest.mark.parametrize("as_polygons", [False, True])
+def test_the_target_is_the_iou_in_the_image(as_polygons):
+    rng = np.random.default_rng(0)
+    gt, masks, boxes, expected = [], [], [], []
+    for _ in range(20):
+        x0, y0, w, h = *rng.integers(20, 60, 2), *rng.integers(40, 80, 2)
+        rectangle = (x0, y0, x0 + w, y0 + h)
+        # A box of 56x56, of which a pixel of the predicted mask has 2x2, partly over the object.
+        bx, by = x0 + rng.integers(-20, 20), y0 + rng.integers(-20, 20)
+        mask = torch.zeros(28, 28, dtype=torch.bool)
+        mx, my = rng.integers(0, 14, 2)
+        mask[my : my + 14, mx : mx + 14] = True
+        painted = np.zeros((200, 200), bool)
+        painted[by + 2 * my : by + 2 * my + 28, bx + 2 * mx : bx + 2 * mx + 28] = True
+        object_mask = np.zeros((200, 200), bool)
+        object_mask[y0 : y0 + h, x0 : x0 + w] = True
+        expected.append((painted & object_mask).sum() / (painted | object_mask).sum())
+        gt.append(rectangle)
+        masks.append(mask)
+        boxes.append((bx, by, bx + 56, by + 56))
+    instances = Instances((200, 200))
+    instances.proposal_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+    if as_polygons:
+        corners = [[[x0, y0, x1, y0, x1, y1, x0, y1]] for x0, y0, x1, y1 in gt]
+        instances.gt_masks = PolygonMasks([[np.array(p, float) for p in c] for c in corners])
+    else:
+        bits = torch.zeros(len(gt), 200, 200, dtype=torch.bool)
+        for i, (x0, y0, x1, y1) in enumerate(gt):
+            bits[i, y0:y1, x0:x1] = True
+        instances.gt_masks = BitMasks(bits)
+    actual = mask_ious(torch.stack(masks), instances)
+    # Object borders within a 2x2 block are rounded to it.
+    np.testing.assert_allclose(actual, expected, atol=0.04)
+    assert max(expected) > 0.1
+
+
+@pytest.fixture
+def model(model_cfg):
+    model_cfg.merge_from_list(
+        [
+            *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
+            *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+            *("MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64], [128], [256], [512]]"),
+            *("MODEL.RPN.IN_FEATURES", "['p2', 'p3', 'p4', 'p5', 'p6']"),
+            *("MODEL.ROI_HEADS.NAME", "StandardROIHeads"),
+            *("MODEL.ROI_HEADS.IN_FEATURES", "['p2', 'p3', 'p4', 'p5']"),
+            *("MODEL.ROI_HEADS.NUM_CLASSES", 3),
+            *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.0),
+            *("MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead"),
+            *("MODEL.ROI_BOX_HEAD.NUM_FC", 1),
+            *("MODEL.ROI_BOX_HEAD.FC_DIM", 32),
+            *("MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION", 7),
+            *("MODEL.ROI_MASK_HEAD.NAME", "MaskScoringHead"),
+            *("MODEL.ROI_MASK_HEAD.NUM_CONV", 1),
+            *("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", 14),
+            *("MODEL.ROI_MASK_IOU_HEAD.CONV_DIM", 16),
+            *("MODEL.ROI_MASK_IOU_HEAD.FC_DIM", 16),
+        ]
+    )
+    return build_model(model_cfg)
+
+
+def image(with_object=True):
+    instances = Instances((64, 96))
+    n = int(with_object)
+    instances.gt_boxes = Boxes(torch.tensor([[10.0, 10.0, 50.0, 40.0]])[:n])
+    instances.gt_classes = torch.tensor([1])[:n]
+    mask = torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, 10:40, 10:50] = True
+    instances.gt_masks = BitMasks(mask[:n])
+    return {"image": torch.rand(3, 64, 96) * 255, "instances": instances}
+
+
+@pytest.mark.parametrize("with_object", [True, False])
+def test_every_parameter_of_the_head_has_a_gradient(model, with_object):
+    with EventStorage():
+        losses = model.train()([image(with_object)])
+    assert {"loss_mask", "loss_mask_iou"} <= losses.keys()
+    assert all(torch.isfinite(v) for v in losses.values())
+    sum(losses.values()).backward()
+    head = model.roi_heads.mask_head
+    assert isinstance(head, MaskScoringHead)
+    assert all(p.grad is not None for p in head.parameters())
+    if with_object:
+        assert head.iou_head.fc1.weight.grad.abs().sum() > 0
+
+
+def test_scores_are_multiplied_by_the_estimate(model):
+    model.eval()
+    batch = [{"image": torch.rand(3, 64, 96) * 255}]
+    head = model.roi_heads.mask_head
+    # The estimate depends on the class alone.
+    torch.nn.init.zeros_(head.iou_head.predict.weight)
+    found = []
+    for ious in ([1.0, 1.0, 1.0], [0.5, 0.25, 2.0]):
+        head.iou_head.predict.bias.data = torch.tensor(ious)
+        with torch.no_grad():
+            found.append(model(batch)[0]["instances"])
+    plain, scored = found
+    assert len(plain) == len(scored) > 0
+    factors = torch.tensor([0.5, 0.25, 1.0])[plain.pred_classes]
+    torch.testing.assert_close(scored.scores, plain.scores * factors)
+    assert len(set(plain.pred_classes.tolist())) > 1
+    assert torch.equal(plain.pred_masks, scored.pred_masks)
