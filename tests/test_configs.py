@@ -10,7 +10,8 @@ from torch import nn
 
 from facenet_d2 import add_facenet_config
 from facenet_d2.data.datasets import resolve_num_classes
-from facenet_d2.modeling import FACEFPN
+from facenet_d2.modeling import FACEFPN, SOLO, SOLOv2
+from facenet_d2.modeling.backbone import HRFPN, PAFPN, BiFPN
 from facenet_d2.modeling.layers import ModulatedDeformConv2d, SemanticEnhancementModule
 
 CONFIGS = sorted(
@@ -21,6 +22,9 @@ CONFIGS = sorted(
 
 # Training images with objects: section 4.2 of the paper; 70 % of 650 for NWPU VHR-10.
 IMAGES = {"NWPU-VHR10": 455, "iSAID": 18100, "HRSID": 3642}
+
+PARTS = {"face_fpn": FACEFPN, "sem": SemanticEnhancementModule, "dcn": ModulatedDeformConv2d}
+RIVALS = {"pafpn": PAFPN, "bifpn": BiFPN, "hrfpn": HRFPN}
 
 
 def read(config: str) -> CfgNode:
@@ -49,10 +53,12 @@ def test_config_builds_what_its_name_says(config):
         assert all(s < cfg.SOLVER.MAX_ITER for s in cfg.SOLVER.STEPS)
     resolve_num_classes_without_data(cfg)
     model = build_model(cfg)
-    assert isinstance(model.backbone, FACEFPN) == name.startswith("facenet")
     kinds = {type(m) for m in model.modules()}
-    for kind in (SemanticEnhancementModule, ModulatedDeformConv2d):
-        assert (kind in kinds) == name.startswith("facenet")
+    for part, kind in PARTS.items():
+        assert (kind in kinds) == (name.startswith("facenet") or f"_{part}_" in name), part
+    for rival, kind in RIVALS.items():
+        assert (kind in kinds) == (f"_{rival}_" in name)
+    assert type(model) is (SOLO if name.startswith("solo_") else SOLOv2)
     scratch = "scratch" in name or "synthetic" in config
     assert (cfg.MODEL.WEIGHTS == "") == scratch
     if scratch:
