@@ -48,7 +48,7 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.SOLOV2.FOCAL_GAMMA = 2.0
     cfg.MODEL.SOLOV2.DICE_WEIGHT = 3.0
     # At most so many positive cells of a step have a mask loss, taken evenly from all; 0: no limit.
-    # Bounds time, not memory, which does not grow with them.
+    # Bounds time, not memory, which does not grow with them. SOLOv2 alone.
     cfg.MODEL.SOLOV2.MAX_POSITIVE_CELLS = 0
     # Inference. The most instances an image: TEST.DETECTIONS_PER_IMAGE.
     cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.1

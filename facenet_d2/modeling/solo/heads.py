@@ -6,7 +6,7 @@ Shapes and initialisation are those of SOLO (Wang et al., ECCV 2020, section 3; 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -85,7 +85,7 @@ class CategoryHead(nn.Module):
         return torch.cat(logits, dim=2).transpose(1, 2)
 
 
-class MaskHead(nn.Module):
+class MaskHead(nn.Module, ABC):
     """Maps at twice the size of each level, of which every cell of the level's grid has a mask."""
 
     num_grids: tuple[int, ...]

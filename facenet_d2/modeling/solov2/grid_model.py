@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +20,7 @@ from .postprocess import InferenceSettings, detect_instances, suppress_neighbour
 from .targets import GridLayout, ImageTargets, assign_targets
 
 
-class GridModel(nn.Module):
+class GridModel(nn.Module, ABC):
     """Instance segmentation by locations: each cell of a grid finds the instance centred in it.
 
     A subclass has a network, :meth:`predict`, whose first output are the class logits of all cells,
