@@ -20,6 +20,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def commit() -> str | None:
     """The commit of this project's files, with ``+changes`` where they differ; None outside git."""
+    if not (REPOSITORY / ".git").exists():
+        # Installed somewhere: a repository around that is another project's.
+        return None
     git = ["git", "-C", str(REPOSITORY)]
     try:
         head, status = (
@@ -46,7 +49,8 @@ def device_name(device: torch.device | str) -> str:
 class RecordRun(HookBase):
     """Writes ``run.json``: versions, commit, and of each stretch of the run its device and time.
 
-    A resumed run adds a stretch; one that was killed keeps what it had at its last record.
+    A resumed run adds a stretch. Iterations after the checkpoint it resumes from were lost, and do
+    not count; the time they took does.
     """
 
     def __init__(self, folder: str | Path, device: str, *, period: int = 20) -> None:
@@ -63,10 +67,10 @@ class RecordRun(HookBase):
     def before_train(self) -> None:
         self.stretches = []
         if self.trainer.start_iter > 0 and self.file.is_file():
-            # What was done after the checkpoint that is resumed from was lost.
-            for stretch in json.loads(self.file.read_text())["stretches"]:
-                if stretch["first_iteration"] < self.trainer.start_iter:
-                    self.stretches.append(stretch)
+            self.stretches = json.loads(self.file.read_text())["stretches"]
+            for stretch in self.stretches:
+                kept = max(0, self.trainer.start_iter - stretch["first_iteration"])
+                stretch["iterations"] = min(stretch["iterations"], kept)
         self.stretches.append(
             {
                 "first_iteration": self.trainer.start_iter,
