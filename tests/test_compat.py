@@ -89,3 +89,21 @@ def test_stand_in_has_no_dunder_attributes():
     with pytest.raises(AttributeError):
         _ = stand_in.__wrapped__
     assert stand_in.has_cuda() is False
+
+
+def test_importing_the_package_registers_everything():
+    done = run_python(
+        """
+        import facenet_d2
+        from detectron2.data import DatasetCatalog
+        from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+        from detectron2.modeling import ROI_MASK_HEAD_REGISTRY
+        for neck in ("face_fpn", "sem_fpn", "pafpn", "bifpn", "hrfpn"):
+            BACKBONE_REGISTRY.get(f"build_resnet_{neck}_backbone")
+        META_ARCH_REGISTRY.get("SOLOv2"), META_ARCH_REGISTRY.get("SOLO")
+        ROI_MASK_HEAD_REGISTRY.get("MaskScoringHead")
+        sets = ("nwpu_vhr10_train", "nwpu_vhr10_test", "isaid_val", "hrsid_train")
+        assert {*sets, "synthetic_aerial_val"} <= set(DatasetCatalog.list())
+        """
+    )
+    assert done.returncode == 0, done.stderr
