@@ -1,0 +1,184 @@
+"""MODEL_ZOO.md and the README say what the metrics.json files under docs/model_zoo say."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+from detectron2.config import get_cfg
+
+from facenet_d2 import add_facenet_config
+from facenet_d2.data.datasets import resolve_num_classes
+from facenet_d2.engine import read_config
+
+ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
+FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
+RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
+SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
+# As the tables' columns are called.
+COLUMNS = {
+    f"{'mask' if task == 'segm' else 'box'} {f}": f"{task}/{f}"
+    for task in ("segm", "bbox")
+    for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+}
+
+
+def tables(text):
+    """Each Markdown table as a list of {column: cell}."""
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        header, _, *rows = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        )
+        yield [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def final(folder):
+    """The figures after the last iteration, read plainly."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    *_, last = (line for line in lines if "segm/AP" in line)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert last["iteration"] == max(line["iteration"] for line in lines)
+    assert last["iteration"] == config["SOLVER"]["MAX_ITER"]
+    return last
+
+
+def flat(config, prefix=""):
+    found = {}
+    for key, value in config.items():
+        found |= (
+            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return found
+
+
+def of(row, key):
+    return np.array([final(f)[key] for f in sorted((FOLDER / row).iterdir())])
+
+
+def table_with(*columns):
+    (found,) = (t for t in tables(ZOO) if set(columns) <= t[0].keys())
+    return found
+
+
+def test_there_are_three_seeds_of_both_models():
+    assert {(f.parent.name, f.name) for f in RUNS} >= {
+        (row, f"seed{seed}") for row in (SOLOV2, FACENET) for seed in (1, 2, 3)
+    }
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
+def test_every_run_is_of_a_committed_config(folder):
+    cfg = read_config(REPOSITORY / "configs" / "NWPU-VHR10" / f"{folder.parent.name}.yaml")
+    resolve_num_classes(cfg)
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    expected = yaml.safe_load(cfg.dump())
+    assert folder.name == f"seed{recorded['SEED']}"
+    iterations = recorded["SOLVER"]["MAX_ITER"]
+    defaults = get_cfg()
+    add_facenet_config(defaults)
+    own = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
+    recorded, expected, defaults = map(flat, (recorded, expected, defaults))
+    assert {k: expected[k] for k in recorded if k not in own} == {
+        k: v for k, v in recorded.items() if k not in own
+    }
+    # Keys that came after the run.
+    assert all(expected[k] == defaults[k] for k in expected.keys() - recorded.keys())
+    stretches = json.loads((folder / "run.json").read_text())["stretches"]
+    assert sum(s["iterations"] for s in stretches) == iterations
+    # Of committed files alone.
+    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+
+
+def test_the_table_of_every_run():
+    rows = table_with("seed", "device")
+    assert len(rows) == len(RUNS)
+    for row in rows:
+        folder = FOLDER / row["row"].strip("`") / f"seed{row['seed']}"
+        figures = final(folder)
+        for column, key in COLUMNS.items():
+            assert row[column] == f"{figures[key]:.2f}"
+        record = json.loads((folder / "run.json").read_text())["stretches"]
+        hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
+        assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
+        assert {s["device"] for s in record} == {row["device"]}
+
+
+def test_the_table_of_classes():
+    rows = table_with("seed", "storage tank")
+    assert len(rows) == len(RUNS)
+    for row in rows:
+        figures = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
+        assert len(row) == 10
+        for column, cell in row.items():
+            assert cell == f"{figures['segm/AP-' + column.replace(' ', '_')]:.2f}"
+
+
+def test_the_table_of_means_and_gains():
+    baseline, facenet, gain, *_ = table_with("seeds")
+    assert (baseline["row"], facenet["row"]) == (f"`{SOLOV2}`", f"`{FACENET}`")
+    for column, key in COLUMNS.items():
+        values = {row: of(row, key) for row in (SOLOV2, FACENET)}
+        for row, cells in ((SOLOV2, baseline), (FACENET, facenet)):
+            mean, spread = values[row].mean(), values[row].std(ddof=1)
+            assert cells[column] == f"{mean:.2f} ± {spread:.2f}"
+        change = values[FACENET] - values[SOLOV2]
+        assert gain[column] == f"{change.mean():+.2f} ± {change.std(ddof=1):.2f}"
+
+
+def test_the_table_of_errors():
+    errors = json.loads((FOLDER / "errors.json").read_text())
+    rows = table_with("seed", "false alarms")
+    assert len(rows) == len(errors) == len(RUNS)
+    for row in rows:
+        model = row.pop("row").strip("`").split("_")[0]
+        counts = errors[f"{model}_seed{row.pop('seed')}"]
+        every = counts.pop("all")
+        for column, cell in row.items():
+            key = column.replace("false alarms", "false_alarm")
+            assert int(cell) == every[key] == sum(c[key] for c in counts.values())
+        assert every["objects"] == sum(every[k] for k in ("right", "poor", "aliased", "missed"))
+
+
+def test_the_table_of_best_masks():
+    best = json.loads((FOLDER / "best_masks.json").read_text())
+    rows = table_with("input", "storage tank")
+    assert [row.pop("input") for row in rows] == ["256", "800"]
+    for size, row in zip(("256", "800"), rows, strict=True):
+        assert len(row) == 11
+        for column, cell in row.items():
+            assert cell == f"{best[size][column.replace(' ', '_')]['mean_iou']:.2f}"
+
+
+@pytest.mark.parametrize(
+    "text", [ZOO, (REPOSITORY / "README.md").read_text()], ids=["zoo", "readme"]
+)
+def test_what_is_set_beside_the_paper(text):
+    (rows,) = (t for t in tables(text) if {"model", "AP75"} <= t[0].keys())
+    cells = {row["model"]: row for row in rows}
+    keys = {"mask AP": "segm/AP", "AP50": "segm/AP50", "AP75": "segm/AP75", "box AP": "bbox/AP"}
+    for model, row in (("SOLOv2, CPU protocol", SOLOV2), ("FACENet, CPU protocol", FACENET)):
+        for column, key in keys.items():
+            values = of(row, key)
+            assert cells[model][column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+    # Table 3 of the paper.
+    for model, figures in (
+        ("SOLOv2 (paper)", ["32.9", "56.4", "31.8"]),
+        ("FACENet (paper)", ["45.8", "74.8", "44.4"]),
+    ):
+        assert [cells[model][k] for k in ("mask AP", "AP50", "AP75")] == figures
+
+
+@pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
+def test_no_run_collapsed(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    for loss, share in (("loss_mask", 0.75), ("loss_category", 0.6)):
+        values = [line[loss] for line in lines if loss in line]
+        assert np.mean(values[-5:]) < share * np.mean(values[:3])
+    assert final(folder)["segm/AP50"] > 1
+
+
+def test_what_is_linked_is_there():
+    for name in re.findall(r"\]\((docs/[^)]+)\)", ZOO):
+        assert (REPOSITORY / name).exists(), name
