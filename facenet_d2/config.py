@@ -66,6 +66,8 @@ def add_facenet_config(cfg: CN) -> None:
     # Category and mask branches.
     cfg.MODEL.SOLO.NUM_CONVS = 7
     cfg.MODEL.SOLO.CONV_CHANNELS = 256
+    # The probability that every pixel of a mask (decoupled: of both factors) starts with.
+    cfg.MODEL.SOLO.MASK_PRIOR_PROB = 0.01
     # Decoupled SOLO: 2S masks a level, of the cells' columns and rows, in place of S^2.
     cfg.MODEL.SOLO.DECOUPLED = False
 

@@ -220,3 +220,17 @@ def test_wrong_settings_are_named(model_cfg):
     model_cfg.MODEL.SOLO.NUM_CONVS = 0
     with pytest.raises(ValueError, match=r"MODEL\.SOLO\.NUM_CONVS is 0"):
         build_model(model_cfg)
+    model_cfg.MODEL.SOLO.NUM_CONVS = 1
+    model_cfg.MODEL.SOLO.MASK_PRIOR_PROB = 1.0
+    with pytest.raises(ValueError, match=r"MODEL\.SOLO\.MASK_PRIOR_PROB is 1\.0"):
+        build_model(model_cfg)
+
+
+def test_masks_start_with_their_prior(model, model_cfg):
+    model_cfg.MODEL.SOLO.MASK_PRIOR_PROB = 0.3
+    model = build_model(model_cfg)
+    with torch.no_grad():
+        _, *maps = model.predict(torch.zeros(1, 3, 64, 64))
+        p = model.mask_head.logits(maps[0][0], 0, torch.arange(5)).sigmoid()
+    prior = 0.3**2 if model_cfg.MODEL.SOLO.DECOUPLED else 0.3
+    torch.testing.assert_close(p, torch.full_like(p, prior), rtol=0.2, atol=0.02)

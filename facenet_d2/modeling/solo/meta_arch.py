@@ -46,6 +46,10 @@ class SOLO(GridModel):
         check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", solo.CONV_CHANNELS)
         if solo.NUM_CONVS < 1:
             raise ValueError(f"MODEL.SOLO.NUM_CONVS is {solo.NUM_CONVS}; it must be at least 1")
+        if not 0 < solo.MASK_PRIOR_PROB < 1:
+            raise ValueError(
+                f"MODEL.SOLO.MASK_PRIOR_PROB is {solo.MASK_PRIOR_PROB}; it must lie between 0 and 1"
+            )
         common = cls.common_arguments(cfg)
         in_channels = common["backbone"].output_shape()[shared.IN_FEATURES[0]].channels
         head = {
@@ -53,13 +57,14 @@ class SOLO(GridModel):
             "conv_channels": solo.CONV_CHANNELS,
             "num_convs": solo.NUM_CONVS,
             "norm": shared.NORM,
-            "prior_prob": shared.PRIOR_PROB,
         }
         mask_head = DecoupledMaskHead if solo.DECOUPLED else SOLOMaskHead
         return {
             **common,
-            "category_head": CategoryHead(in_channels, num_classes=shared.NUM_CLASSES, **head),
-            "mask_head": mask_head(in_channels, **head),
+            "category_head": CategoryHead(
+                in_channels, num_classes=shared.NUM_CLASSES, prior_prob=shared.PRIOR_PROB, **head
+            ),
+            "mask_head": mask_head(in_channels, prior_prob=solo.MASK_PRIOR_PROB, **head),
         }
 
     def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
