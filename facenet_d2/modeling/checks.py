@@ -40,3 +40,9 @@ def check_levels(
             f"{key} is {list(names)}, with strides {found}; it must name levels of strides "
             f"{list(strides)} among the backbone's {sorted(shapes)}"
         )
+
+
+def check_probability(key: str, value: float) -> None:
+    """Raise a :class:`ValueError`, naming the key, for what does not lie between 0 and 1."""
+    if not 0 < value < 1:
+        raise ValueError(f"{key} is {value}; it must lie between 0 and 1")

@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from ..checks import check_norm
-from .pyramid import Pyramid, conv_with_norm
+from .pyramid import Pyramid, conv_with_norm, neck_arguments
 
 
 class WeightedFusion(nn.Module):
@@ -134,12 +133,4 @@ class BiFPN(Pyramid):
 @BACKBONE_REGISTRY.register()
 def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
     """ResNet with BiFPN, of ``MODEL.BIFPN.REPEATS`` layers."""
-    fpn = cfg.MODEL.FPN
-    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
-    return BiFPN(
-        build_resnet_backbone(cfg, input_shape),
-        fpn.IN_FEATURES,
-        fpn.OUT_CHANNELS,
-        repeats=cfg.MODEL.BIFPN.REPEATS,
-        norm=fpn.NORM,
-    )
+    return BiFPN(**neck_arguments(cfg, input_shape), repeats=cfg.MODEL.BIFPN.REPEATS)

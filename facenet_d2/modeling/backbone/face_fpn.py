@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
 from ..checks import check_dilations, check_norm
@@ -19,7 +19,7 @@ from ..layers import (
     SubPixelContextEnhancement,
     SubPixelConv2d,
 )
-from .pyramid import Pyramid, conv_with_norm
+from .pyramid import Pyramid, conv_with_norm, neck_arguments
 
 
 class FACEFPN(Pyramid):
@@ -174,23 +174,19 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
 @BACKBONE_REGISTRY.register()
 def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
     """ResNet with FACE-FPN; with SEM where ``MODEL.SEM.ENABLED``."""
-    face, fpn = cfg.MODEL.FACE_FPN, cfg.MODEL.FPN
-    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+    face = cfg.MODEL.FACE_FPN
     aspp = ("MODEL.FACE_FPN.ASPP_NORM", "MODEL.FACE_FPN.ASPP_CHANNELS")
     check_norm(aspp[0], face.ASPP_NORM, aspp[1], face.ASPP_CHANNELS)
     check_dilations("MODEL.FACE_FPN.ASPP_DILATIONS", face.ASPP_DILATIONS)
-    bottom_up = build_resnet_backbone(cfg, input_shape)
-    in_features = cfg.MODEL.FPN.IN_FEATURES
+    arguments = neck_arguments(cfg, input_shape)
     sem = None
     if cfg.MODEL.SEM.ENABLED:
-        sem = build_sem(cfg, bottom_up.output_shape()[in_features[0]].channels)
+        finest = arguments["in_features"][0]
+        sem = build_sem(cfg, arguments["bottom_up"].output_shape()[finest].channels)
     return FACEFPN(
-        bottom_up,
-        in_features,
-        cfg.MODEL.FPN.OUT_CHANNELS,
+        **arguments,
         aspp_channels=face.ASPP_CHANNELS,
         aspp_dilations=face.ASPP_DILATIONS,
         aspp_norm=face.ASPP_NORM,
-        norm=cfg.MODEL.FPN.NORM,
         sem=sem,
     )

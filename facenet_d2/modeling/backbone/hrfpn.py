@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 
-from ..checks import check_norm
-from .pyramid import Pyramid, conv_with_norm
+from .pyramid import Pyramid, conv_with_norm, neck_arguments
 
 
 class HRFPN(Pyramid):
@@ -64,8 +63,4 @@ class HRFPN(Pyramid):
 @BACKBONE_REGISTRY.register()
 def build_resnet_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
     """ResNet with HRNet's neck."""
-    fpn = cfg.MODEL.FPN
-    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
-    return HRFPN(
-        build_resnet_backbone(cfg, input_shape), fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm=fpn.NORM
-    )
+    return HRFPN(**neck_arguments(cfg, input_shape))

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from ..checks import check_norm
-from .pyramid import conv_with_norm
+from .pyramid import conv_with_norm, neck_arguments
 
 
 class PAFPN(FPN):
@@ -72,12 +71,4 @@ class PAFPN(FPN):
 @BACKBONE_REGISTRY.register()
 def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
     """ResNet with PANet's neck."""
-    fpn = cfg.MODEL.FPN
-    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
-    return PAFPN(
-        build_resnet_backbone(cfg, input_shape),
-        fpn.IN_FEATURES,
-        fpn.OUT_CHANNELS,
-        norm=fpn.NORM,
-        fuse_type=fpn.FUSE_TYPE,
-    )
+    return PAFPN(**neck_arguments(cfg, input_shape), fuse_type=cfg.MODEL.FPN.FUSE_TYPE)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
-from detectron2.layers import Conv2d, get_norm
-from detectron2.modeling import Backbone
+from detectron2.config import CfgNode
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling import Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
+
+from ..checks import check_norm
 
 
 class Pyramid(Backbone):
@@ -77,3 +81,15 @@ def conv_with_norm(
     )
     weight_init.c2_xavier_fill(conv)
     return conv
+
+
+def neck_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
+    """What every neck on a ResNet is made with: ``MODEL.FPN`` and the bottom-up network."""
+    fpn = cfg.MODEL.FPN
+    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+    return {
+        "bottom_up": build_resnet_backbone(cfg, input_shape),
+        "in_features": fpn.IN_FEATURES,
+        "out_channels": fpn.OUT_CHANNELS,
+        "norm": fpn.NORM,
+    }

@@ -5,44 +5,17 @@ Shapes and initialisation are those of SOLO (Wang et al., ECCV 2020, section 3; 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from torch import nn
 
 from ..layers import append_coordinates
+from ..solov2.heads import conv_tower, init_normal, init_prior
 from ..solov2.losses import dice_loss, pair_losses
-
-
-def _tower(in_channels: int, channels: int, num_convs: int, norm: str) -> nn.Sequential:
-    return nn.Sequential(
-        *(
-            Conv2d(
-                in_channels if i == 0 else channels,
-                channels,
-                3,
-                padding=1,
-                bias=not norm,
-                norm=get_norm(norm, channels),
-                activation=F.relu,
-            )
-            for i in range(num_convs)
-        )
-    )
-
-
-def _init(module: nn.Module, *predictions: nn.Conv2d, prior_prob: float) -> None:
-    for m in module.modules():
-        if isinstance(m, nn.Conv2d):
-            nn.init.normal_(m.weight, std=0.01)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-    for conv in predictions:
-        nn.init.constant_(conv.bias, -math.log((1 - prior_prob) / prior_prob))
 
 
 class CategoryHead(nn.Module):
@@ -72,9 +45,10 @@ class CategoryHead(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.num_grids = tuple(num_grids)
-        self.tower = _tower(in_channels, conv_channels, num_convs, norm)
+        self.tower = conv_tower(in_channels, conv_channels, num_convs, norm=norm)
         self.predict = Conv2d(conv_channels, num_classes, 3, padding=1)
-        _init(self, self.predict, prior_prob=prior_prob)
+        init_normal(self)
+        init_prior(self.predict, prior_prob)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """Maps ``(N, in_channels, H_l, W_l)`` to logits ``(N, cells, C)``, all levels in turn."""
@@ -146,9 +120,11 @@ class SOLOMaskHead(MaskHead):
         """
         super().__init__()
         self.num_grids = tuple(num_grids)
-        self.tower = _tower(in_channels + 2, conv_channels, num_convs, norm)
+        self.tower = conv_tower(in_channels + 2, conv_channels, num_convs, norm=norm)
         self.predict = nn.ModuleList(Conv2d(conv_channels, s * s, 1) for s in num_grids)
-        _init(self, *self.predict, prior_prob=prior_prob)
+        init_normal(self)
+        for conv in self.predict:
+            init_prior(conv, prior_prob)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [_doubled(self.tower(append_coordinates(x))) for x in features]
@@ -199,13 +175,15 @@ class DecoupledMaskHead(MaskHead):
         """
         super().__init__()
         self.num_grids = tuple(num_grids)
-        self.tower_x = _tower(in_channels + 1, conv_channels, num_convs, norm)
-        self.tower_y = _tower(in_channels + 1, conv_channels, num_convs, norm)
+        self.tower_x = conv_tower(in_channels + 1, conv_channels, num_convs, norm=norm)
+        self.tower_y = conv_tower(in_channels + 1, conv_channels, num_convs, norm=norm)
         self.predict_x, self.predict_y = (
             nn.ModuleList(Conv2d(conv_channels, s, 3, padding=1) for s in num_grids)
             for _ in range(2)
         )
-        _init(self, *self.predict_x, *self.predict_y, prior_prob=prior_prob)
+        init_normal(self)
+        for conv in (*self.predict_x, *self.predict_y):
+            init_prior(conv, prior_prob)
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Logits of X and Y, one after the other: ``(N, 2S, 2 H_l, 2 W_l)``."""

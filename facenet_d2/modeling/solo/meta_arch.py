@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..checks import check_norm
+from ..checks import check_norm, check_probability
 from ..solov2.grid_model import GridModel
 from ..solov2.heads import resize_instance_features
 from ..solov2.targets import ImageTargets
@@ -46,10 +46,7 @@ class SOLO(GridModel):
         check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", solo.CONV_CHANNELS)
         if solo.NUM_CONVS < 1:
             raise ValueError(f"MODEL.SOLO.NUM_CONVS is {solo.NUM_CONVS}; it must be at least 1")
-        if not 0 < solo.MASK_PRIOR_PROB < 1:
-            raise ValueError(
-                f"MODEL.SOLO.MASK_PRIOR_PROB is {solo.MASK_PRIOR_PROB}; it must lie between 0 and 1"
-            )
+        check_probability("MODEL.SOLO.MASK_PRIOR_PROB", solo.MASK_PRIOR_PROB)
         common = cls.common_arguments(cfg)
         in_channels = common["backbone"].output_shape()[shared.IN_FEATURES[0]].channels
         head = {
@@ -79,17 +76,10 @@ class SOLO(GridModel):
     def mask_size(self, *maps: torch.Tensor) -> tuple[int, int]:
         return tuple(maps[0].shape[-2:])
 
-    def _first_cells(self) -> list[int]:
-        """Of each level, and the number of all."""
-        first = [0]
-        for grid in self.layout.num_grids:
-            first.append(first[-1] + grid * grid)
-        return first
-
     def mask_loss(
         self, mask_outputs: Sequence[torch.Tensor], targets: Sequence[ImageTargets]
     ) -> torch.Tensor:
-        first = self._first_cells()
+        first = self.layout.first_cells
         losses = []
         for i, target in enumerate(targets):
             for level, maps in enumerate(mask_outputs):
@@ -109,7 +99,7 @@ class SOLO(GridModel):
     def mask_logits(
         self, mask_outputs: Sequence[torch.Tensor], image: int
     ) -> Callable[[torch.Tensor], torch.Tensor]:
-        first = self._first_cells()
+        first = self.layout.first_cells
         size = self.mask_size(*mask_outputs)
 
         def of_cells(cells: torch.Tensor) -> torch.Tensor:

@@ -13,7 +13,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from ..checks import check_levels, check_norm
+from ..checks import check_levels, check_norm, check_probability
 from .losses import category_loss
 from .matrix_nms import check_kernel
 from .postprocess import InferenceSettings, detect_instances, suppress_neighbours
@@ -104,14 +104,8 @@ class GridModel(nn.Module, ABC):
                 "from the dataset, elsewhere set it to the number of classes"
             )
         check_kernel(solo.NMS_KERNEL)
-        if not 0 < solo.PRIOR_PROB < 1:
-            raise ValueError(
-                f"MODEL.SOLOV2.PRIOR_PROB is {solo.PRIOR_PROB}; it must lie between 0 and 1"
-            )
-        if not 0 < solo.MASK_THRESHOLD < 1:
-            raise ValueError(
-                f"MODEL.SOLOV2.MASK_THRESHOLD is {solo.MASK_THRESHOLD}; it must lie between 0 and 1"
-            )
+        check_probability("MODEL.SOLOV2.PRIOR_PROB", solo.PRIOR_PROB)
+        check_probability("MODEL.SOLOV2.MASK_THRESHOLD", solo.MASK_THRESHOLD)
         if any(len(r) != 2 for r in solo.SCALE_RANGES):
             raise ValueError(
                 f"MODEL.SOLOV2.SCALE_RANGES is {solo.SCALE_RANGES}; it must be pairs of a "

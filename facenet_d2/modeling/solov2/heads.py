@@ -19,7 +19,32 @@ from ..layers import ModulatedDeformConv2d, append_coordinates
 BRANCHES = ("category", "kernel")
 
 
-def _init_normal(module: nn.Module) -> None:
+def conv_tower(
+    in_channels: int, channels: int, num_convs: int, *, norm: str, deform_convs: int = 0
+) -> nn.Sequential:
+    """3x3 convolutions with normalisation and ReLU, of which the last ``deform_convs`` deform."""
+    return nn.Sequential(
+        *(
+            (ModulatedDeformConv2d if i >= num_convs - deform_convs else Conv2d)(
+                in_channels if i == 0 else channels,
+                channels,
+                kernel_size=3,
+                padding=1,
+                bias=not norm,
+                norm=get_norm(norm, channels),
+                activation=F.relu,
+            )
+            for i in range(num_convs)
+        )
+    )
+
+
+def init_prior(conv: nn.Conv2d, probability: float) -> None:
+    """Let every output of a convolution start with a probability."""
+    nn.init.constant_(conv.bias, -math.log((1 - probability) / probability))
+
+
+def init_normal(module: nn.Module) -> None:
     for m in module.modules():
         if isinstance(m, (nn.Conv2d, ModulatedDeformConv2d)):
             nn.init.normal_(m.weight, std=0.01)
@@ -79,29 +104,17 @@ class SOLOv2InstanceHead(nn.Module):
         self.num_grids = tuple(num_grids)
 
         def tower(branch: str, first_channels: int) -> nn.Sequential:
-            first_deform = num_convs - deform_convs if branch in deform_branches else num_convs
-            convs = []
-            for i in range(num_convs):
-                conv_type = ModulatedDeformConv2d if i >= first_deform else Conv2d
-                convs.append(
-                    conv_type(
-                        first_channels if i == 0 else conv_channels,
-                        conv_channels,
-                        kernel_size=3,
-                        padding=1,
-                        bias=not norm,
-                        norm=get_norm(norm, conv_channels),
-                        activation=F.relu,
-                    )
-                )
-            return nn.Sequential(*convs)
+            deform = deform_convs if branch in deform_branches else 0
+            return conv_tower(
+                first_channels, conv_channels, num_convs, norm=norm, deform_convs=deform
+            )
 
         self.category_tower = tower("category", in_channels)
         self.kernel_tower = tower("kernel", in_channels + 2)
         self.category_pred = Conv2d(conv_channels, num_classes, 3, padding=1)
         self.kernel_pred = Conv2d(conv_channels, kernel_channels, 3, padding=1)
-        _init_normal(self)
-        nn.init.constant_(self.category_pred.bias, -math.log((1 - prior_prob) / prior_prob))
+        init_normal(self)
+        init_prior(self.category_pred, prior_prob)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """
@@ -171,7 +184,7 @@ class SOLOv2MaskHead(nn.Module):
                 )
             )
         self.predict = conv(conv_channels, out_channels, 1)
-        _init_normal(self)
+        init_normal(self)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """

@@ -32,8 +32,13 @@ class GridLayout:
     center_scale: float = 0.2
 
     @property
+    def first_cells(self) -> list[int]:
+        """The number of each level's first cell, and after the last level that of all cells."""
+        return list(itertools.accumulate((s * s for s in self.num_grids), initial=0))
+
+    @property
     def num_cells(self) -> int:
-        return sum(s * s for s in self.num_grids)
+        return self.first_cells[-1]
 
 
 @dataclass
@@ -212,9 +217,8 @@ def assign_targets(
     classes = instances.gt_classes
 
     pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
-    first_cells = itertools.accumulate((s * s for s in layout.num_grids), initial=0)
     owners = torch.cat([owner for owner, _ in pairs])
-    cells = torch.cat([first + cell for first, (_, cell) in zip(first_cells, pairs)])
+    cells = torch.cat([first + cell for first, (_, cell) in zip(layout.first_cells, pairs)])
     last = torch.full((layout.num_cells,), -1, device=device)
     last.scatter_reduce_(0, cells, owners, reduce="amax")
     # Of an unassigned cell, -1: the last entry.
