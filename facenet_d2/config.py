@@ -6,6 +6,16 @@ from detectron2.config import CfgNode as CN
 
 # Meta-architectures that find instances by the cells of grids: their keys are under MODEL.SOLOV2.
 GRID_MODELS = ("SOLO", "SOLOv2")
+# Meta-architectures whose losses compare masks at a quarter of the input's size.
+QUARTER_MASK_MODELS = (*GRID_MODELS, "YOLACT", "CondInst")
+# The node of MODEL that has NUM_CLASSES; of other meta-architectures it is ROI_HEADS.
+CLASSES_NODES = {
+    "SOLO": "SOLOV2",
+    "SOLOv2": "SOLOV2",
+    "YOLACT": "YOLACT",
+    "CondInst": "CONDINST",
+    "RetinaNet": "RETINANET",
+}
 
 
 def add_facenet_config(cfg: CN) -> None:
@@ -72,12 +82,79 @@ def add_facenet_config(cfg: CN) -> None:
     # Decoupled SOLO: 2S masks a level, of the cells' columns and rows, in place of S^2.
     cfg.MODEL.SOLO.DECOUPLED = False
 
+    # ---- R-CNN (configs/models): StrideAnchorGenerator ------------------------------------------
+    # Size of a level's anchors, in its strides.
+    cfg.MODEL.ANCHOR_GENERATOR.SCALE = 8.0
+
     # ---- Mask Scoring R-CNN (MODEL.ROI_MASK_HEAD.NAME MaskScoringHead) --------------------------
     cfg.MODEL.ROI_MASK_IOU_HEAD = CN()
     cfg.MODEL.ROI_MASK_IOU_HEAD.CONV_DIM = 256
     cfg.MODEL.ROI_MASK_IOU_HEAD.NUM_CONV = 4
     cfg.MODEL.ROI_MASK_IOU_HEAD.FC_DIM = 1024
     cfg.MODEL.ROI_MASK_IOU_HEAD.LOSS_WEIGHT = 0.5
+
+    # ---- YOLACT (MODEL.META_ARCHITECTURE YOLACT): the defaults are the published model -----------
+    cfg.MODEL.YOLACT = CN()
+    # 0: as many as the first training set has.
+    cfg.MODEL.YOLACT.NUM_CLASSES = 0
+    # With a neck that gives p2 to p6: these, or fewer of them.
+    cfg.MODEL.YOLACT.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Of stride 8; the prototypes are twice as fine.
+    cfg.MODEL.YOLACT.PROTOTYPE_IN_FEATURE = "p3"
+    # Size of a level's anchors, in its strides.
+    cfg.MODEL.YOLACT.ANCHOR_SCALE = 3.0
+    cfg.MODEL.YOLACT.ANCHOR_RATIOS = [0.5, 1.0, 2.0]
+    cfg.MODEL.YOLACT.NUM_PROTOTYPES = 32
+    cfg.MODEL.YOLACT.CONV_CHANNELS = 256
+    # Shared by classes, boxes and coefficients; before the prototypes are enlarged.
+    cfg.MODEL.YOLACT.NUM_CONVS = 1
+    cfg.MODEL.YOLACT.NUM_PROTOTYPE_CONVS = 3
+    # Anchors of a lower overlap are background, those between do not count.
+    cfg.MODEL.YOLACT.IOU_THRESHOLDS = [0.4, 0.5]
+    cfg.MODEL.YOLACT.BBOX_REG_WEIGHTS = [10.0, 10.0, 5.0, 5.0]
+    # Background anchors that count for each positive one, the hardest.
+    cfg.MODEL.YOLACT.NEGATIVE_RATIO = 3.0
+    cfg.MODEL.YOLACT.BOX_WEIGHT = 1.5
+    cfg.MODEL.YOLACT.MASK_WEIGHT = 6.125
+    cfg.MODEL.YOLACT.SEMANTIC_WEIGHT = 1.0
+    # At most so many positive anchors of an image have a mask loss, taken evenly from all.
+    cfg.MODEL.YOLACT.MAX_MASKS = 100
+    cfg.MODEL.YOLACT.SCORE_THRESHOLD = 0.05
+    cfg.MODEL.YOLACT.MASK_THRESHOLD = 0.5
+    # Fast NMS.
+    cfg.MODEL.YOLACT.NMS_THRESHOLD = 0.5
+    cfg.MODEL.YOLACT.TOP_K = 200
+
+    # ---- CondInst (MODEL.META_ARCHITECTURE CondInst): the defaults are the published model -------
+    cfg.MODEL.CONDINST = CN()
+    # 0: as many as the first training set has.
+    cfg.MODEL.CONDINST.NUM_CLASSES = 0
+    # With a neck that gives p2 to p6: these, or fewer of them.
+    cfg.MODEL.CONDINST.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # FCOS.
+    cfg.MODEL.CONDINST.NUM_CONVS = 4
+    cfg.MODEL.CONDINST.CONV_CHANNELS = 256
+    cfg.MODEL.CONDINST.NORM = "GN"
+    cfg.MODEL.CONDINST.PRIOR_PROB = 0.01
+    cfg.MODEL.CONDINST.CENTER_SAMPLING_RADIUS = 1.5
+    cfg.MODEL.CONDINST.FOCAL_ALPHA = 0.25
+    cfg.MODEL.CONDINST.FOCAL_GAMMA = 2.0
+    # The mask branch; the finest of its levels is of stride 8.
+    cfg.MODEL.CONDINST.MASK_IN_FEATURES = ["p3", "p4", "p5"]
+    cfg.MODEL.CONDINST.MASK_CONV_CHANNELS = 128
+    cfg.MODEL.CONDINST.MASK_NUM_CONVS = 4
+    cfg.MODEL.CONDINST.MASK_CHANNELS = 8
+    cfg.MODEL.CONDINST.MASK_NORM = "BN"
+    # The mask head, whose parameters each instance brings.
+    cfg.MODEL.CONDINST.DYNAMIC_CONVS = 3
+    cfg.MODEL.CONDINST.DYNAMIC_CHANNELS = 8
+    # At most about so many positions of an image have a mask loss: of each object the best.
+    cfg.MODEL.CONDINST.MAX_MASKS = 64
+    cfg.MODEL.CONDINST.SCORE_THRESHOLD = 0.05
+    cfg.MODEL.CONDINST.MASK_THRESHOLD = 0.5
+    cfg.MODEL.CONDINST.NMS_THRESHOLD = 0.6
+    # Candidates of a level.
+    cfg.MODEL.CONDINST.TOP_K = 1000
 
     # ---- Speed ----------------------------------------------------------------------------------
     # Of inference by train_net.py --eval-only and demo.py (docs/SPEED.md has what each gains).

@@ -13,7 +13,7 @@ from detectron2.data.detection_utils import annotations_to_instances, filter_emp
 from detectron2.structures import BitMasks, PolygonMasks
 from PIL import ExifTags, Image
 
-from ..config import GRID_MODELS
+from ..config import QUARTER_MASK_MODELS
 from ..errors import UserError
 from .augmentation import RandomQuarterTurn, build_augmentations
 from .instance_masks import draw_instances
@@ -55,7 +55,7 @@ def size_problem(file: str, entry: dict[str, Any]) -> str | None:
     return f"is {size[0]}x{size[1]} pixels{reason}, stated {entry['width']}x{entry['height']}"
 
 
-# In place of Detectron2's "bitmask" and "polygon": what SOLOv2's targets need, and no more.
+# In place of Detectron2's "bitmask" and "polygon": what this project's own models need.
 QUARTER = "quarter"
 
 
@@ -73,7 +73,7 @@ class SceneMapper(DatasetMapper):
     are made anew, tight around what the augmentations leave of the masks in the image; an instance
     of which they leave nothing is dropped.
 
-    For SOLOv2 the masks are given at the mask features' stride, see
+    For this project's own meta-architectures the masks are given at stride 4, see
     :func:`~facenet_d2.data.instance_masks.draw_instances`; for other models they are what
     ``INPUT.MASK_FORMAT`` says.
     """
@@ -87,7 +87,7 @@ class SceneMapper(DatasetMapper):
         crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
-        if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
+        if cfg.MODEL.META_ARCHITECTURE in QUARTER_MASK_MODELS:
             arguments["instance_mask_format"] = QUARTER
         return arguments
 

@@ -10,7 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import GRID_MODELS, add_facenet_config
+from ..config import QUARTER_MASK_MODELS, add_facenet_config
 from ..data.datasets import (
     check_available,
     num_classes_key,
@@ -38,7 +38,12 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     if not config_file.is_file():
         raise UserError(f"config file {config_file} does not exist.")
     try:
+        content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        if "POINT_HEAD" in (content.get("MODEL") or {}):
+            _add_point_rend_config(cfg)
         cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    except UserError:
+        raise
     except yaml.YAMLError as error:
         raise UserError(
             f"config file {config_file} is not plain YAML: {' '.join(str(error).split())}"
@@ -103,6 +108,19 @@ def load_config(
     return cfg
 
 
+def _add_point_rend_config(cfg: CfgNode) -> None:
+    """Add the keys of Detectron2's project PointRend, and register its heads."""
+    try:
+        from detectron2.projects.point_rend import add_pointrend_config
+    except ImportError as error:
+        raise UserError(
+            "this config is for PointRend (MODEL.POINT_HEAD), but detectron2.projects.point_rend "
+            f"cannot be imported ({error}): install a Detectron2 that has its projects, as "
+            "tools/install_detectron2.py does, or choose another config."
+        ) from error
+    add_pointrend_config(cfg)
+
+
 def _sentence(error: Exception) -> str:
     # KeyError's str() is the quoted key.
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
@@ -115,9 +133,9 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
             f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
         )
-    if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS and not cfg.MODEL.MASK_ON:
+    if cfg.MODEL.META_ARCHITECTURE in QUARTER_MASK_MODELS and not cfg.MODEL.MASK_ON:
         raise UserError(
-            f"MODEL.MASK_ON is False, but {cfg.MODEL.META_ARCHITECTURE} finds nothing but masks; "
+            f"MODEL.MASK_ON is False, but {cfg.MODEL.META_ARCHITECTURE} is there to find masks; "
             "set it True."
         )
     try:

@@ -1,18 +1,25 @@
-from . import backbone, layers, roi_heads, solo, solov2
+from . import anchors, backbone, condinst, layers, roi_heads, solo, solov2, yolact
 from .acceleration import accelerate, set_tf32
 from .backbone import FACEFPN
+from .condinst import CondInst
 from .solo import SOLO
 from .solov2 import SOLOv2
+from .yolact import YOLACT
 
 __all__ = [
     "FACEFPN",
     "SOLO",
+    "YOLACT",
+    "CondInst",
     "SOLOv2",
     "accelerate",
+    "anchors",
     "backbone",
+    "condinst",
     "layers",
     "roi_heads",
     "set_tf32",
     "solo",
     "solov2",
+    "yolact",
 ]

@@ -38,8 +38,8 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
         raise ValueError(f"TEST.AUTOCAST is {test.AUTOCAST!r}; it must be one of {[*AUTOCAST]}, ''")
     if (test.AUTOCAST or test.COMPILE) and not hasattr(model, "predict"):
         raise ValueError(
-            "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, not for MODEL.META_ARCHITECTURE "
-            f"{cfg.MODEL.META_ARCHITECTURE}"
+            "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, SOLO, YOLACT and CondInst, not for "
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
         )
     if test.FOLD_BATCH_NORM:
         fold_batch_norm(model)

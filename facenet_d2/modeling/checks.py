@@ -46,3 +46,27 @@ def check_probability(key: str, value: float) -> None:
     """Raise a :class:`ValueError`, naming the key, for what does not lie between 0 and 1."""
     if not 0 < value < 1:
         raise ValueError(f"{key} is {value}; it must lie between 0 and 1")
+
+
+def check_num_classes(key: str, number: int) -> None:
+    """Raise a ValueError where the number of classes has not been set."""
+    if number < 1:
+        raise ValueError(
+            f"{key} is {number}; train_net.py and demo.py take it from the dataset, elsewhere set "
+            "it to the number of classes"
+        )
+
+
+def dense_levels(
+    key: str, names: Sequence[str], shapes: Mapping[str, ShapeSpec]
+) -> list[ShapeSpec]:
+    """The named levels' shapes; a ValueError unless they are there, each twice as coarse as the one
+    before.
+    """
+    strides = [shapes[name].stride for name in names if name in shapes]
+    if not strides or strides != [strides[0] * 2**i for i in range(len(names))]:
+        raise ValueError(
+            f"{key} is {list(names)}; it must name levels of the backbone, each at twice the "
+            f"stride of the one before: it has { ({n: s.stride for n, s in shapes.items()}) }"
+        )
+    return [shapes[name] for name in names]

@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ...config import GRID_MODELS
+from ...config import CLASSES_NODES
 from ...errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -404,14 +404,16 @@ def resolve_num_classes(cfg: CfgNode) -> None:
             f"{datasets[0]!r} has {', '.join(names)}. To train a new model on it, add "
             "DATASETS.CLASS_NAMES []."
         )
-    if key == "MODEL.SOLOV2.NUM_CLASSES" and node.NUM_CLASSES == 0:
+    if node.NUM_CLASSES == 0:
         node.NUM_CLASSES = len(names)
     if len(names) != node.NUM_CLASSES:
-        way_out = " (or 0, to take it from the data)" if "SOLOV2" in key else ""
         raise UserError(
             f"{key} is {node.NUM_CLASSES}, but dataset {datasets[0]!r} has {len(names)} classes: "
-            f"{', '.join(names)}. Set {key} {len(names)}{way_out}."
+            f"{', '.join(names)}. Set {key} {len(names)} (or 0, to take it from the data)."
         )
+    if "POINT_HEAD" in cfg.MODEL:
+        # PointRend's, which must be the same.
+        cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(names)
     for dataset in datasets[1:]:
         if class_names(dataset) != names:
             raise UserError(
@@ -435,6 +437,5 @@ def check_available(datasets: Sequence[str]) -> None:
 
 def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
     """The key with the number of classes of the config's model, and the node it is in."""
-    if cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
-        return "MODEL.SOLOV2.NUM_CLASSES", cfg.MODEL.SOLOV2
-    return "MODEL.ROI_HEADS.NUM_CLASSES", cfg.MODEL.ROI_HEADS
+    node = CLASSES_NODES.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
+    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import Backbone, build_backbone
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from torch import nn
 
-from ..checks import check_levels, check_norm, check_probability
+from ..checks import check_levels, check_norm, check_num_classes, check_probability
+from ..instance_model import InstanceModel
 from .losses import category_loss
 from .matrix_nms import check_kernel
 from .postprocess import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import GridLayout, ImageTargets, assign_targets
 
 
-class GridModel(nn.Module, ABC):
+class GridModel(InstanceModel):
     """Instance segmentation by locations: each cell of a grid finds the instance centred in it.
 
     A subclass has a network, :meth:`predict`, whose first output are the class logits of all cells,
@@ -98,11 +98,7 @@ class GridModel(nn.Module, ABC):
             ValueError: for a value that is not allowed, naming the key.
         """
         solo = cfg.MODEL.SOLOV2
-        if solo.NUM_CLASSES < 1:
-            raise ValueError(
-                f"MODEL.SOLOV2.NUM_CLASSES is {solo.NUM_CLASSES}; train_net.py and demo.py take it "
-                "from the dataset, elsewhere set it to the number of classes"
-            )
+        check_num_classes("MODEL.SOLOV2.NUM_CLASSES", solo.NUM_CLASSES)
         check_kernel(solo.NMS_KERNEL)
         check_probability("MODEL.SOLOV2.PRIOR_PROB", solo.PRIOR_PROB)
         check_probability("MODEL.SOLOV2.MASK_THRESHOLD", solo.MASK_THRESHOLD)
@@ -141,41 +137,6 @@ class GridModel(nn.Module, ABC):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
-
-    @property
-    def device(self) -> torch.device:
-        return self.pixel_mean.device
-
-    def forward(
-        self, batched_inputs: list[dict[str, Any]]
-    ) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
-        """
-        Args:
-            batched_inputs: one dict an image: ``image``, ``(3, H, W)`` in the config's channel
-                order and range; in training ``instances``, as :func:`assign_targets` takes them; in
-                inference optionally ``height`` and ``width`` of the wanted result.
-
-        Returns:
-            in training, the losses ``loss_category`` and ``loss_mask``; in inference one dict an
-            image with ``instances``.
-        """
-        images = self.preprocess_image(batched_inputs)
-        outputs = self.predict(images.tensor)
-        if self.training:
-            gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            return self.losses(*outputs, gt_instances)
-        image_sizes = [
-            (x.get("height", size[0]), x.get("width", size[1]))
-            for x, size in zip(batched_inputs, images.image_sizes)
-        ]
-        results = self.inference(*outputs, images.image_sizes, image_sizes)
-        return [{"instances": r} for r in results]
-
-    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, pad and batch."""
-        images = [x["image"].to(self.device) for x in batched_inputs]
-        images = [(x - self.pixel_mean) / self.pixel_std for x in images]
-        return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     @abstractmethod
     def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:

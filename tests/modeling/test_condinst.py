@@ -1,0 +1,261 @@
+"""CondInst against its definition: parameters split and applied in plain loops, FCOS as it is."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling import build_model
+from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.structures import Boxes
+from detectron2.utils.events import EventStorage
+from test_yolact import nothing, scene
+from torch import nn
+
+from facenet_d2.modeling.condinst import DynamicMaskHead, MaskBranch
+from facenet_d2.modeling.condinst.meta_arch import best_of_each
+
+
+def test_parameters_split_and_applied_in_a_loop():
+    head = DynamicMaskHead(8, channels=8, num_convs=3)
+    # (8 + 2) * 8 + 8, 8 * 8 + 8, 8 + 1.
+    assert head.num_parameters == 169
+    features = torch.randn(8, 4, 5)
+    parameters = torch.randn(3, 169)
+    centers = torch.tensor([[4.0, 4.0], [20.0, 12.0], [36.0, 28.0]])
+    scales = torch.tensor([64.0, 64.0, 128.0])
+    actual = head(features, parameters, centers, scales, 8)
+    assert actual.shape == (3, 4, 5)
+    for k in range(3):
+        p = parameters[k]
+        weights = p[:80].view(8, 10), p[80:144].view(8, 8), p[144:152].view(1, 8)
+        biases = p[152:160], p[160:168], p[168:]
+        for y in range(4):
+            for x in range(5):
+                relative = (centers[k] - torch.tensor([8 * x + 4.0, 8 * y + 4.0])) / scales[k]
+                value = torch.cat([relative, features[:, y, x]])
+                for layer in range(3):
+                    value = weights[layer] @ value + biases[layer]
+                    if layer < 2:
+                        value = value.relu()
+                torch.testing.assert_close(actual[k, y, x], value[0], rtol=1e-4, atol=1e-4)
+
+
+def test_other_depths_and_widths():
+    head = DynamicMaskHead(3, channels=5, num_convs=2)
+    assert head.num_parameters == 5 * 5 + 5 + 5 + 1
+    out = head(torch.randn(3, 2, 2), torch.randn(0, 36), torch.zeros(0, 2), torch.zeros(0), 8)
+    assert out.shape == (0, 2, 2)
+
+
+def test_best_of_each():
+    owners = torch.randint(-1, 5, (60,))
+    scores = torch.rand(60)
+    expected = set()
+    for i in range(5):
+        own = sorted((r for r in range(60) if owners[r] == i), key=lambda r: -scores[r])
+        expected |= set(own[:4])
+    assert set(best_of_each(owners, scores, 4).tolist()) == expected
+    assert len(best_of_each(torch.full((9,), -1), torch.rand(9), 4)) == 0
+
+
+@torch.no_grad()
+def test_mask_features():
+    branch = MaskBranch(6, num_levels=2, conv_channels=4, num_convs=1, out_channels=3, norm="")
+    fine, coarse = torch.randn(2, 6, 6, 10), torch.randn(2, 6, 3, 5)
+
+    def conv(layer, x):
+        return F.conv2d(x, layer.weight, layer.bias, padding=1).relu()
+
+    up = F.interpolate(conv(branch.refine[1], coarse), size=(6, 10), mode="bilinear")
+    x = conv(branch.tower[0], conv(branch.refine[0], fine) + up)
+    expected = F.conv2d(x, branch.predict.weight, branch.predict.bias)
+    torch.testing.assert_close(branch([fine, coarse]), expected)
+
+
+@pytest.fixture
+def cfg(model_cfg):
+    model_cfg.merge_from_file("configs/models/condinst.yaml")
+    model_cfg.merge_from_list(
+        [
+            *("MODEL.CONDINST.NUM_CLASSES", 3),
+            *("MODEL.CONDINST.NUM_CONVS", 1),
+            *("MODEL.CONDINST.CONV_CHANNELS", 64),
+            *("MODEL.CONDINST.MASK_CONV_CHANNELS", 32),
+            *("MODEL.CONDINST.MASK_NORM", "GN"),
+        ]
+    )
+    return model_cfg
+
+
+@pytest.fixture
+def model(cfg):
+    return build_model(cfg)
+
+
+class _HeadOfFCOS(nn.Module):
+    """The layers of CondInst's head as Detectron2's FCOS calls them."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, features):
+        h = self.head
+        boxes = [h.bbox_subnet(x) for x in features]
+        return (
+            [h.cls_score(h.cls_subnet(x)) for x in features],
+            [h.bbox_pred(x) for x in boxes],
+            [h.ctrness(x) for x in boxes],
+        )
+
+
+@pytest.fixture
+def fcos(model):
+    return FCOS(
+        backbone=model.backbone,
+        head=_HeadOfFCOS(model.head),
+        head_in_features=model.head_in_features,
+        num_classes=3,
+        test_score_thresh=0.0,
+        pixel_mean=model.pixel_mean.flatten().tolist(),
+        pixel_std=model.pixel_std.flatten().tolist(),
+    )
+
+
+def spread_scores(model):
+    # Random outputs that differ from place to place.
+    for layer in (model.head.cls_score, model.head.bbox_pred, model.head.ctrness):
+        nn.init.normal_(layer.weight, std=0.3)
+
+
+def test_detection_losses_are_those_of_fcos(model, fcos, monkeypatch):
+    spread_scores(model)
+    monkeypatch.setattr(FCOS, "_ema_update", lambda self, name, value, *_: value)
+    batch = [{"image": torch.rand(3, 128, 160) * 255, "instances": scene()} for _ in range(2)]
+    with EventStorage():
+        expected = fcos.train()(batch)
+        actual = model.train()(batch)
+    assert set(actual) == {*expected, "loss_mask"}
+    for name, value in expected.items():
+        assert value > 0
+        torch.testing.assert_close(actual[name], value)
+
+
+@torch.no_grad()
+def test_boxes_are_those_of_fcos(model, fcos):
+    spread_scores(model)
+    model.test_score_thresh = 0.0
+    batch = [{"image": torch.rand(3, 128, 160) * 255, "height": 64, "width": 80}]
+    (expected,), (actual,) = fcos.eval()(batch), model.eval()(batch)
+    expected, actual = expected["instances"], actual["instances"]
+    assert len(expected) > 20
+    assert torch.equal(actual.pred_classes, expected.pred_classes)
+    torch.testing.assert_close(actual.scores, expected.scores)
+    torch.testing.assert_close(actual.pred_boxes.tensor, expected.pred_boxes.tensor)
+    assert actual.pred_masks.shape == (len(expected), 64, 80)
+
+
+def test_mask_loss_is_the_mean_over_the_positive_positions(model):
+    model.train().max_masks = 10**6
+    batch = [scene(), scene(full=False)]
+    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    _, _, _, parameters, anchors, mask_features = outputs
+    with EventStorage():
+        actual = model.losses(*outputs, batch)["loss_mask"]
+    gt = scene(full=False).gt_quarter_masks.float()
+    each = []
+    for i in range(2):
+        first = 0
+        for level, (boxes, own) in enumerate(zip(anchors, parameters)):
+            (owners,) = model.match_anchors([Boxes(a) for a in anchors], [batch[i]])
+            for place in range(len(boxes)):
+                owner = owners[first + place].item()
+                if owner < 0:
+                    continue
+                center = (boxes[place, :2] + boxes[place, 2:]) / 2
+                scale = torch.tensor([64.0 * 2**level])
+                small = model.mask_head(
+                    mask_features[i], own[i, place : place + 1], center[None], scale, 8
+                )
+                p = F.interpolate(small[None], scale_factor=2, mode="bilinear")[0, 0].sigmoid()
+                q = gt[owner]
+                each.append(1 - 2 * (p * q).sum() / ((p * p).sum() + (q * q).sum() + 2e-3))
+            first += len(boxes)
+    assert len(each) > 10
+    torch.testing.assert_close(actual, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_every_parameter_has_a_gradient(model, objects):
+    model.train()
+    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    with EventStorage():
+        losses = model.losses(*outputs, [scene() if objects else nothing(), nothing()])
+    assert all(torch.isfinite(x) for x in losses.values())
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert (losses["loss_mask"] > 0) == objects
+
+
+@torch.no_grad()
+def test_a_mask_lies_where_its_coordinates_say(model):
+    """An instance whose head answers 'near my centre': a disc around it, in the image."""
+    head = DynamicMaskHead(8, channels=8, num_convs=3)
+    parameters = torch.zeros(1, head.num_parameters)
+    # |dx| and |dy| by two rectified halves each, then their sum, then 10 (1 - 4 times it).
+    for row, (column, sign) in enumerate([(0, 1), (0, -1), (1, 1), (1, -1)]):
+        parameters[0, row * 10 + column] = sign
+    parameters[0, 80:84] = 1
+    parameters[0, 144] = -4.0 * 10
+    parameters[0, 168] = 10.0
+    anchors = torch.tensor([[52.0, 20.0, 60.0, 28.0]])
+    masks = model.masks(parameters, anchors, torch.tensor([64.0]), torch.zeros(8, 16, 20))
+    assert masks.shape == (1, 32, 40)
+    ys, xs = (masks[0] > 0.5).nonzero(as_tuple=True)
+    # A diamond of radius 64 / 4 = 16 pixels of the input around (56, 24), at stride 4.
+    assert abs((xs.double().mean() + 0.5) * 4 - 56) <= 2
+    assert abs((ys.double().mean() + 0.5) * 4 - 24) <= 2
+    assert 20 <= len(xs) <= 40
+
+
+def test_normalised_by_the_positives_of_the_batch_alone(model):
+    """Nothing is carried from step to step that a checkpoint does not have."""
+    batch = [{"image": torch.rand(3, 128, 160) * 255, "instances": scene()}]
+    model.train()
+    with EventStorage():
+        first, second = model(batch), model(batch)
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value)
+
+
+def test_on_another_neck(cfg):
+    cfg.merge_from_list(
+        [
+            *("MODEL.BACKBONE.NAME", "build_resnet_face_fpn_backbone"),
+            *("MODEL.RESNETS.OUT_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.FPN.IN_FEATURES", ["res2", "res3", "res4", "res5"]),
+            *("MODEL.CONDINST.IN_FEATURES", ["p2", "p3", "p4", "p5", "p6"]),
+        ]
+    )
+    model = build_model(cfg)
+    with EventStorage():
+        losses = model.train()(
+            [{"image": torch.rand(3, 128, 160) * 255, "instances": scene(full=False)}]
+        )
+    assert all(torch.isfinite(x) for x in losses.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("NUM_CLASSES", 0),
+        ("IN_FEATURES", ["p3", "p5"]),
+        ("MASK_IN_FEATURES", ["p4", "p5"]),
+        ("NORM", "XN"),
+        ("MASK_CONV_CHANNELS", 33),
+        ("PRIOR_PROB", 0.0),
+    ],
+)
+def test_wrong_values_name_their_key(cfg, key, value):
+    cfg.MODEL.CONDINST[key] = value
+    with pytest.raises(ValueError, match=f"MODEL.CONDINST.{key}"):
+        build_model(cfg)
