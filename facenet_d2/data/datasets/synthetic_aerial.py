@@ -10,12 +10,12 @@ from .coco import datasets_root, load_coco, register_coco
 
 COLORS = ((0, 150, 255), (230, 57, 70), (255, 183, 3), (210, 235, 30), (0, 200, 120))
 SIZE = 192
-# (number of scenes, seed) of each split.
-SPLITS = {"train": (640, 1), "val": (64, 2)}
+# (number of scenes, seed) of each split. train8, the first eight of train, is to be overfitted.
+SPLITS = {"train": (640, 1), "val": (64, 2), "train8": (8, 1)}
 
 
 def register_synthetic_aerial() -> None:
-    """Register ``synthetic_aerial_train`` and ``synthetic_aerial_val``.
+    """Register ``synthetic_aerial_train``, ``synthetic_aerial_val``, ``synthetic_aerial_train8``.
 
     The scenes are 192x192 pixels and lie under :func:`datasets_root`.
     """
