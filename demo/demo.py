@@ -29,6 +29,7 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
+from facenet_d2.config import score_threshold_key
 from facenet_d2.data.mapper import check_depth
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
@@ -87,6 +88,7 @@ class Demo:
                 "no trained model: add --opts MODEL.WEIGHTS path/to/model.pth as last arguments."
             )
         self.threshold = args.confidence_threshold
+        self.threshold_key = score_threshold_key(cfg)
         self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
         known = MetadataCatalog.get(next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "none"))
         if hasattr(known, "thing_colors"):
@@ -119,7 +121,7 @@ class Demo:
                 f" (the best score, {everything.scores.max():.2f}, is below --confidence-threshold "
                 f"{self.threshold})"
                 if len(everything)
-                else " (no score above MODEL.SOLOV2.SCORE_THRESHOLD)"
+                else f" (no score above {self.threshold_key})"
             )
         return picture[:, :, ::-1], line
 

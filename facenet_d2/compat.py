@@ -113,6 +113,8 @@ def compiled_operators_available() -> bool:
 # Vertical flips go through PyTorch, which warns of images that Pillow has made read-only; fvcore
 # does not write to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+# Detectron2 0.6's anchors call it without its argument `indexing`. Can go with 0.6.
+warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
 
 _provide_removed_names()
 _provide_pkg_resources()

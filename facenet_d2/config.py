@@ -18,8 +18,15 @@ CLASSES_NODES = {
 }
 
 
+def score_threshold_key(cfg: CN) -> str:
+    """The key below whose score a config's model finds nothing."""
+    node = CLASSES_NODES.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
+    name = "SCORE_THRESHOLD" if "SCORE_THRESHOLD" in cfg.MODEL[node] else "SCORE_THRESH_TEST"
+    return f"MODEL.{node}.{name}"
+
+
 def add_facenet_config(cfg: CN) -> None:
-    """Add the keys of SOLOv2, FACE-FPN, SEM and the data sets to a Detectron2 config.
+    """Add this project's keys to a Detectron2 config.
 
     Args:
         cfg: as :func:`detectron2.config.get_cfg` gives it; changed in place.

@@ -65,9 +65,10 @@ class InstanceEvaluator(COCOEvaluator):
         if coco_eval is None:
             logger.warning(
                 "The model predicted no instance in any image: no score reached its threshold "
-                "(MODEL.SOLOV2.SCORE_THRESHOLD), as is usual in the first hundreds of iterations. "
-                "If it stays so, compare the objects' sizes in the network's input with "
-                "MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS."
+                "(of SOLOv2, MODEL.SOLOV2.SCORE_THRESHOLD), as is usual in the first hundreds of "
+                "iterations. If it stays so, compare the objects' sizes in the network's input "
+                "with MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS, or with the anchors' of another "
+                "model."
             )
             nothing = COCO()
             nothing.dataset = {**self._coco_api.dataset, "annotations": []}

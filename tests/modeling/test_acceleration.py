@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
@@ -110,6 +111,33 @@ def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
             for a, b in zip(fast.predict(images), model.predict(images), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
     assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("name", ["solo", "yolact", "condinst"])
+def test_other_models_too(name, model_cfg, monkeypatch):
+    model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / f"{name}.yaml"))
+    for node in ("YOLACT", "CONDINST"):
+        model_cfg.MODEL[node].NUM_CLASSES = 3
+        model_cfg.MODEL[node].CONV_CHANNELS = 64
+    model_cfg.MODEL.SOLO.NUM_CONVS = 1
+    model = build_model(model_cfg).eval()
+    model_cfg.TEST.AUTOCAST = "bf16"
+    fast = copy.deepcopy(model)
+    accelerate(fast, model_cfg)
+    with torch.no_grad():
+        (out,) = fast([{"image": torch.rand(3, 64, 96) * 255}])
+    assert out["instances"].scores.dtype == torch.float32
+    assert out["instances"].pred_masks.shape[1:] == (64, 96)
+
+    compile_function = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **_: compile_function(f, backend="eager"))
+    torch._dynamo.reset()
+    model_cfg.TEST.AUTOCAST, model_cfg.TEST.COMPILE = "", True
+    fast = copy.deepcopy(model)
+    accelerate(fast, model_cfg)
+    images = torch.randn(1, 3, 96, 160)
+    with torch.no_grad():
+        torch.testing.assert_close(fast.predict(images), model.predict(images))
 
 
 def test_wrong_switches(model_and_cfg):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes
@@ -73,7 +74,7 @@ def test_mask_features():
 
 @pytest.fixture
 def cfg(model_cfg):
-    model_cfg.merge_from_file("configs/models/condinst.yaml")
+    model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / "condinst.yaml"))
     model_cfg.merge_from_list(
         [
             *("MODEL.CONDINST.NUM_CLASSES", 3),

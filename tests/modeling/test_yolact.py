@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -131,7 +132,8 @@ def test_mask_losses_of_pairs():
         total = 0.0
         for y in range(8):
             for x in range(10):
-                if x0 <= x + 0.5 <= x1 and y0 <= y + 0.5 <= y1:
+                # One pixel more on every side.
+                if x0 - 1 <= x + 0.5 <= x1 + 1 and y0 - 1 <= y + 0.5 <= y1 + 1:
                     p = torch.sigmoid(coefficients[pair] @ prototypes[:, y, x])
                     total -= torch.log(p if masks[owners[pair], y, x] else 1 - p).item()
         expected = total / ((x1 - x0) * (y1 - y0))
@@ -158,7 +160,7 @@ def test_semantic_targets_are_the_union_of_a_class():
 
 @pytest.fixture
 def cfg(model_cfg):
-    model_cfg.merge_from_file("configs/models/yolact.yaml")
+    model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / "yolact.yaml"))
     model_cfg.merge_from_list(
         [
             *("MODEL.YOLACT.NUM_CLASSES", 3),

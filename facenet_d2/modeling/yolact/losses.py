@@ -8,6 +8,19 @@ import torch.nn.functional as F
 from ..box_masks import crop_to_boxes
 
 
+def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Which pixels a mask is made of: those in its box, and one more on every side, as published.
+
+    Args:
+        boxes: ``(N, 4)``, in pixels of the prototypes.
+        size: (h, w) of the prototypes.
+
+    Returns:
+        ``(N, h, w)`` bool.
+    """
+    return crop_to_boxes(boxes + boxes.new_tensor([-1, -1, 1, 1]), size)
+
+
 def hard_negative_loss(logits: torch.Tensor, labels: torch.Tensor, ratio: float) -> torch.Tensor:
     """Cross-entropy of the positive anchors and of the hardest negative ones, summed.
 
@@ -34,7 +47,7 @@ def lincomb_loss(
     owners: torch.Tensor,
     boxes: torch.Tensor,
 ) -> torch.Tensor:
-    """Binary cross-entropy of assembled masks inside their objects' boxes, over the boxes' areas.
+    """Binary cross-entropy of assembled masks around their objects' boxes, over the boxes' areas.
 
     Args:
         coefficients: ``(P, k)``.
@@ -48,7 +61,7 @@ def lincomb_loss(
     """
     logits = torch.einsum("pk,khw->phw", coefficients, prototypes)
     loss = F.binary_cross_entropy_with_logits(logits, masks[owners].float(), reduction="none")
-    inside = crop_to_boxes(boxes, masks.shape[-2:])[owners]
+    inside = around_boxes(boxes, masks.shape[-2:])[owners]
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     return (loss * inside).flatten(1).sum(dim=1) / sides.prod(dim=1)[owners]
 

@@ -17,13 +17,13 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
 from ..anchors import check_scale
-from ..box_masks import crop_to_boxes, quarter_masks, spread_evenly, with_full_masks
+from ..box_masks import quarter_masks, spread_evenly, with_full_masks
 from ..checks import check_levels, check_num_classes, check_probability, dense_levels
 from ..instance_model import InstanceModel
 from ..solov2.targets import MASK_STRIDE
 from .fast_nms import fast_nms
 from .heads import AnchorHead, PrototypeHead
-from .losses import hard_negative_loss, lincomb_loss, semantic_loss
+from .losses import around_boxes, hard_negative_loss, lincomb_loss, semantic_loss
 
 
 @META_ARCH_REGISTRY.register()
@@ -318,6 +318,4 @@ class YOLACT(InstanceModel):
             ``(K, H/4, W/4)``.
         """
         logits = torch.einsum("pk,khw->phw", coefficients.float(), prototypes.float())
-        # One pixel more on every side, as published: a box's edge is seldom a mask's.
-        edges = boxes / MASK_STRIDE + boxes.new_tensor([-1, -1, 1, 1])
-        return logits.sigmoid() * crop_to_boxes(edges, prototypes.shape[-2:])
+        return logits.sigmoid() * around_boxes(boxes / MASK_STRIDE, prototypes.shape[-2:])
