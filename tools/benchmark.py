@@ -24,7 +24,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import ctypes
 import dataclasses
 import json
 import math
@@ -49,6 +48,7 @@ from detectron2.data import DatasetCatalog, DatasetFromList
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode
 from detectron2.utils.events import EventStorage
+from peak_memory import peak, reset_peak
 
 from facenet_d2 import UserError
 from facenet_d2.data import SceneMapper
@@ -73,14 +73,14 @@ class Meter:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        before = self._reset_peak()
+        before = reset_peak(self.device)
         start = time.perf_counter()
         yield
         if self.device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds[name].append(time.perf_counter() - start)
         if before is not None:
-            self.peaks[name] = max(self.peaks[name], self._peak() - before)
+            self.peaks[name] = max(self.peaks[name], peak(self.device) - before)
 
     def repeat(self, function: Callable[[], None], *, warmup: int, iterations: int) -> None:
         """Call it; only the later calls count."""
@@ -111,32 +111,6 @@ class Meter:
             "total_s": total,
             "network_share": network / total if network else None,
         }
-
-    def _reset_peak(self) -> float | None:
-        """What is held now, in MB; None where the system does not tell."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            return torch.cuda.memory_allocated() / 1e6
-        try:
-            # Freed memory that the allocator keeps would hide what the phase takes of it.
-            ctypes.CDLL(None).malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")
-            return _status("VmRSS")
-        except (OSError, AttributeError):
-            return None
-
-    def _peak(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 1e6
-        return _status("VmHWM")
-
-
-def _status(field: str) -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise OSError(f"/proc/self/status has no {field}")
 
 
 def dense_outputs(
@@ -436,7 +410,7 @@ def loader(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, An
     if args.instances is not None:
         with tempfile.TemporaryDirectory() as folder:
             file = write_annotations(Path(folder), args.instances)
-            held = meter._reset_peak()
+            held = reset_peak(meter.device)
             with meter.phase("loading annotations"):
                 dicts = load_coco("benchmark", file, folder)
             with meter.phase("serialising"):
@@ -444,8 +418,7 @@ def loader(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, An
             del dicts
             result = {"instances": args.instances, "images": len(dataset)}
             if held is not None:
-                ctypes.CDLL(None).malloc_trim(0)
-                result["held_afterwards_mb"] = _status("VmRSS") - held
+                result["held_afterwards_mb"] = reset_peak(meter.device) - held
             result["file_mb"] = file.stat().st_size / 1e6
         return result
     # What one worker process has.

@@ -1,0 +1,207 @@
+"""What one inference is, for each kind of model, and what its parts are called.
+
+It must not depend on what a network of random weights happens to find: so many instances, wherever
+they are, have their masks made. Post-processing has no part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from ..errors import UserError
+from ..modeling import SOLO, YOLACT, CondInst, SOLOv2
+
+# Names what runs within it and outside of the parts' modules.
+Part = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One inference of a model.
+
+    Attributes:
+        run: of an image ``(3, H, W)``, of values up to 255.
+        prefixes: the part of the modules whose names begin so; the first that fits.
+        what: a sentence that says what is counted.
+    """
+
+    run: Callable[[torch.Tensor, Part], None]
+    prefixes: Mapping[str, str]
+    what: str
+
+    def part_of(self, name: str) -> str:
+        """The part of a module or a parameter, by its name in the model.
+
+        What no prefix fits is a part by itself, named after the model's attribute.
+        """
+        for prefix, part in self.prefixes.items():
+            if f"{name}.".startswith(prefix):
+                return part
+        return name.partition(".")[0].replace("_", " ") or "other"
+
+
+def plan_inference(model: nn.Module, instances: int) -> Plan:
+    """What one inference of a model is.
+
+    Args:
+        model: in evaluation mode.
+        instances: how many have their masks made.
+
+    Raises:
+        UserError: for more instances than the model can find.
+    """
+    backbone = getattr(model, "backbone", None)
+    prefixes = (
+        {"backbone.bottom_up.": "backbone", "backbone.": "neck"}
+        if hasattr(backbone, "bottom_up")
+        else {"backbone.": "backbone"}
+    )
+    for kind, plan in PLANS.items():
+        if isinstance(model, kind):
+            own = plan(model, instances)
+            if own is not None:
+                return Plan(own.run, {**prefixes, **own.prefixes}, own.what)
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        model([{"image": image}])
+
+    what = (
+        "One inference is all that the model does, post-processing included. Beware: how much that "
+        "is may depend on what a network of random weights finds."
+    )
+    return Plan(run, prefixes, what)
+
+
+def _masks_part(instances: int) -> str:
+    return f"masks of {instances} instances"
+
+
+def _what(instances: int) -> str:
+    return f"One inference is the network, and the masks of {instances} instances."
+
+
+def _spread(places: int, instances: int, what: str) -> torch.Tensor:
+    """As many numbers of places as instances, evenly spread."""
+    if instances > places:
+        raise UserError(f"{instances} instances: the model has no more than {places} {what}.")
+    return torch.arange(instances) * places // max(instances, 1)
+
+
+def _grid_model(model: SOLO | SOLOv2, instances: int) -> Plan:
+    cells = _spread(model.layout.num_cells, instances, "cells")
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        _, *outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        with part(_masks_part(instances)):
+            model.mask_logits(outputs, 0)(cells.to(model.device))
+
+    prefixes = {
+        "instance_head.category_": "category branch",
+        "instance_head.kernel_": "kernel branch",
+        "category_head.": "category branch",
+        "mask_head.": "mask branch" if isinstance(model, SOLO) else "mask features",
+    }
+    return Plan(run, prefixes, _what(instances))
+
+
+def _yolact(model: YOLACT, instances: int) -> Plan:
+    def run(image: torch.Tensor, part: Part) -> None:
+        outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        _, _, coefficients, anchors, prototypes = outputs
+        some = _spread(len(anchors), instances, "anchors").to(model.device)
+        with part(_masks_part(instances)):
+            model.masks(coefficients[0, some], prototypes[0], anchors[some])
+
+    prefixes = {
+        "anchor_head.": "anchor head",
+        "prototype_head.": "prototypes",
+        "semantic_head.": "training's head",
+    }
+    return Plan(run, prefixes, _what(instances))
+
+
+def _condinst(model: CondInst, instances: int) -> Plan:
+    def run(image: torch.Tensor, part: Part) -> None:
+        outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        *_, parameters, anchors, features = outputs
+        every = torch.cat(anchors)
+        some = _spread(len(every), instances, "positions").to(model.device)
+        with part(_masks_part(instances)):
+            model.masks(
+                torch.cat(parameters, dim=1)[0, some],
+                every[some],
+                model._scales(anchors)[some],
+                features[0],
+            )
+
+    prefixes = {
+        "head.": "head",
+        "mask_branch.": "mask features",
+        "mask_head.": _masks_part(instances),
+    }
+    return Plan(run, prefixes, _what(instances))
+
+
+def given_boxes(count: int, height: int, width: int, device: torch.device) -> Boxes:
+    """So many boxes all over an image, of 16 to 512 pixels as far as it has them."""
+    i = torch.arange(count, device=device)
+    half = 8.0 * 2 ** (i % 6)
+    # Multiples of the golden ratio never come near each other.
+    x = (i * 0.6180339887 % 1) * width
+    y = (i + 0.5) / max(count, 1) * height
+    boxes = Boxes(torch.stack([x - half, y - half, x + half, y + half], dim=1))
+    boxes.clip((height, width))
+    return boxes
+
+
+def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
+    """As MMDetection counts: a full set of proposals in the box heads, then so many masks."""
+    heads = model.roi_heads
+    if model.proposal_generator is None or not hasattr(heads, "_forward_box"):
+        return None
+    proposals = model.proposal_generator.post_nms_topk[False]
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        images = model.preprocess_image([{"image": image}])
+        features = model.backbone(images.tensor)
+        model.proposal_generator(images, features, None)
+        size = images.image_sizes[0]
+        proposed = Instances(size, proposal_boxes=given_boxes(proposals, *size, image.device))
+        heads._forward_box(features, [proposed])
+        found = Instances(
+            size,
+            pred_boxes=given_boxes(instances, *size, image.device),
+            pred_classes=torch.arange(instances, device=image.device) % heads.num_classes,
+            scores=torch.ones(instances, device=image.device),
+        )
+        heads.forward_with_given_boxes(features, [found])
+
+    prefixes = {
+        "proposal_generator.": "RPN",
+        "roi_heads.box_": "box head",
+        "roi_heads.mask_head.iou_head.": "mask IoU head",
+        "roi_heads.mask_head.point_head.": "point head",
+        "roi_heads.mask_": "mask head",
+    }
+    what = (
+        f"One inference is the network, with {proposals} boxes in the box head, and the masks of "
+        f"{instances} instances."
+    )
+    return Plan(run, prefixes, what)
+
+
+# None: not for this model after all.
+PLANS: Mapping[type[nn.Module], Callable[..., Plan | None]] = {
+    SOLOv2: _grid_model,
+    SOLO: _grid_model,
+    YOLACT: _yolact,
+    CondInst: _condinst,
+    GeneralizedRCNN: _rcnn,
+}
