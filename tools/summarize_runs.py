@@ -14,24 +14,27 @@ of a file.
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.evaluation.runs import Run, differences, gains, group_runs, mean_and_spread
+from facenet_d2.evaluation.plots import Panel, draw_curves
+from facenet_d2.evaluation.runs import Run, differences, gains, group_runs
+from facenet_d2.evaluation.tables import duration, table, with_spread
 from facenet_d2.files import write_whole
 
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYS = [f"segm/{f}" for f in FIGURES] + [f"bbox/{f}" for f in FIGURES]
+PANELS = (
+    Panel("loss_category", "category loss"),
+    Panel("loss_mask", "mask loss"),
+    Panel("segm/AP", "mask AP"),
+    Panel("segm/AP50", "mask AP50"),
+)
 TITLES = [f"{'mask' if k.startswith('segm') else 'box'} {k[5:]}" for k in KEYS]
 
 
@@ -44,24 +47,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--update", type=Path, metavar="FILE.md", help="put the tables there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw losses and AP there")
     return parser.parse_args()
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are figures."""
-    align = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, align, *rows))
-
-
-def with_spread(values: Sequence[float], sign: str = "") -> str:
-    mean, spread = mean_and_spread(values)
-    return f"{mean:{sign}.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}")
-
-
-def duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "?"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def comparison(rows: dict[str, list[Run]], baseline: str) -> str:
@@ -132,32 +117,6 @@ def update(file: Path, content: str) -> None:
     write_whole(file, f"{before}{BEGIN}\n\n{content}\n\n{END}{after}")
 
 
-def plot(rows: dict[str, list[Run]], file: Path) -> None:
-    """Losses and AP over the iterations; one colour a row, one line a seed."""
-    panels = {
-        "loss_category": "category loss",
-        "loss_mask": "mask loss",
-        "segm/AP": "mask AP",
-        "segm/AP50": "mask AP50",
-    }
-    figure = Figure(figsize=(13, 3.4), layout="constrained")
-    colors = mpl.colormaps["tab10"].colors
-    for axes, (key, title) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
-        for color, (name, runs) in zip(colors, rows.items()):
-            for number, run in enumerate(runs):
-                label = name if number == 0 else None
-                marker = "o" if "/" in key else None
-                axes.plot(
-                    *run.curve(key), color=color, label=label, marker=marker, alpha=0.7, lw=1.2
-                )
-        axes.set(title=title, xlabel="iteration")
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(rows), frameon=False)
-    figure.savefig(file, dpi=110)
-
-
 def main() -> None:
     args = parse_args()
     if args.plot:
@@ -176,7 +135,7 @@ def main() -> None:
     else:
         print(content)
     if args.plot:
-        plot(rows, args.plot)
+        draw_curves(rows, PANELS, args.plot)
         print(f"Curves in {args.plot}", file=sys.stderr)
 
 

@@ -37,6 +37,8 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     config_file = Path(config_file)
     if not config_file.is_file():
         raise UserError(f"config file {config_file} does not exist.")
+    if not config_file.read_bytes().strip():
+        raise UserError(f"config file {config_file} is empty.")
     try:
         content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
         if "POINT_HEAD" in (content.get("MODEL") or {}):

@@ -68,25 +68,16 @@ def read_run(folder: str | Path) -> Run:
     try:
         lines = (folder / "metrics.json").read_text().splitlines()
         events = [json.loads(line) for line in lines]
-        recorded = dict(_flat(yaml.safe_load((folder / "config.yaml").read_text())))
-    except (ValueError, yaml.YAMLError) as error:
+    except ValueError as error:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
-    # Keys that came after the run have kept what it did as their defaults.
-    defaults = get_cfg()
-    add_facenet_config(defaults)
-    settings = dict(_flat(defaults)) | recorded
+    settings = read_settings(folder)
     evaluated = max((e["iteration"] for e in events if "segm/AP" in e), default=0)
     if evaluated < settings["SOLVER.MAX_ITER"]:
         raise UserError(
             f"{folder} is not finished: its masks were last evaluated after iteration {evaluated} "
             f"of {settings['SOLVER.MAX_ITER']}."
         )
-    stretches = []
-    if (folder / "run.json").is_file():
-        record, problem = read_json(folder / "run.json")
-        if problem:
-            raise UserError(f"{folder / 'run.json'}: {problem}.")
-        stretches = record["stretches"]
+    stretches = read_stretches(folder)
     return Run(
         folder,
         settings,
@@ -96,10 +87,43 @@ def read_run(folder: str | Path) -> Run:
     )
 
 
-def _flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def read_settings(folder: Path) -> dict[str, Any]:
+    """A run's ``config.yaml``, flattened: ``{"SOLVER.BASE_LR": 0.01, ...}``.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
+    try:
+        recorded = yaml.safe_load((folder / "config.yaml").read_text())
+        if not isinstance(recorded, dict):
+            raise ValueError("its config.yaml is cut off or something else")
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
+    # Keys that came after the run have kept what it did as their defaults.
+    defaults = get_cfg()
+    add_facenet_config(defaults)
+    return dict(flat(defaults)) | dict(flat(recorded))
+
+
+def read_stretches(folder: Path) -> list[dict[str, Any]]:
+    """What a run's ``run.json`` says of each of its stretches; nothing where there is none.
+
+    Raises:
+        UserError: where it cannot be read.
+    """
+    if not (folder / "run.json").is_file():
+        return []
+    record, problem = read_json(folder / "run.json")
+    if problem:
+        raise UserError(f"{folder / 'run.json'}: {problem}.")
+    return record["stretches"]
+
+
+def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested settings, with their dotted keys."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
