@@ -21,6 +21,15 @@ def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return crop_to_boxes(boxes + boxes.new_tensor([-1, -1, 1, 1]), size)
 
 
+def assemble(coefficients: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Mask logits, the prototypes' sums by coefficients: ``(P, k)`` and ``(k, h, w)`` to
+    ``(P, h, w)``.
+    """
+    # Half precision would move the masks' borders.
+    with torch.autocast(prototypes.device.type, enabled=False):
+        return torch.einsum("pk,khw->phw", coefficients.float(), prototypes.float())
+
+
 def hard_negative_loss(logits: torch.Tensor, labels: torch.Tensor, ratio: float) -> torch.Tensor:
     """Cross-entropy of the positive anchors and of the hardest negative ones, summed.
 
@@ -59,7 +68,7 @@ def lincomb_loss(
     Returns:
         ``(P,)``.
     """
-    logits = torch.einsum("pk,khw->phw", coefficients, prototypes)
+    logits = assemble(coefficients, prototypes)
     loss = F.binary_cross_entropy_with_logits(logits, masks[owners].float(), reduction="none")
     inside = around_boxes(boxes, masks.shape[-2:])[owners]
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)

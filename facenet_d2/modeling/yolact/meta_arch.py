@@ -23,7 +23,7 @@ from ..instance_model import InstanceModel
 from ..solov2.targets import MASK_STRIDE
 from .fast_nms import fast_nms
 from .heads import AnchorHead, PrototypeHead
-from .losses import around_boxes, hard_negative_loss, lincomb_loss, semantic_loss
+from .losses import around_boxes, assemble, hard_negative_loss, lincomb_loss, semantic_loss
 
 
 @META_ARCH_REGISTRY.register()
@@ -241,8 +241,8 @@ class YOLACT(InstanceModel):
             box = box + smooth_l1_loss(deltas[i, found].float(), targets, 1.0, "sum")
             some = found[spread_evenly(len(found), self.max_masks, found.device)]
             each = lincomb_loss(
-                coefficients[i, some].float(),
-                prototypes[i].float(),
+                coefficients[i, some],
+                prototypes[i],
                 masks,
                 owners[some],
                 boxes / MASK_STRIDE,
@@ -317,5 +317,5 @@ class YOLACT(InstanceModel):
         Returns:
             ``(K, H/4, W/4)``.
         """
-        logits = torch.einsum("pk,khw->phw", coefficients.float(), prototypes.float())
+        logits = assemble(coefficients, prototypes)
         return logits.sigmoid() * around_boxes(boxes / MASK_STRIDE, prototypes.shape[-2:])
