@@ -33,7 +33,6 @@ from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
-import yaml
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from peak_memory import peak, reset_peak
@@ -45,6 +44,7 @@ from facenet_d2.data.datasets import num_classes_key
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import explained
 from facenet_d2.evaluation.paper import CONFIGS, TABLES, Row
+from facenet_d2.reproduction import compose
 
 # The data and the backbone of Table 2; a row's config is put on it.
 PROTOCOL = CONFIGS / "iSAID" / "solov2_R_101_36ep.yaml"
@@ -166,13 +166,6 @@ def print_parts(result: dict[str, Any]) -> None:
         print(f"warning: not counted: {calls(operators['not_counted'])}", file=sys.stderr)
 
 
-def compose(row: Row, folder: Path) -> Path:
-    """The config of a row's model on iSAID."""
-    file = folder / f"{row.model}.yaml"
-    file.write_text(yaml.safe_dump({"_BASE_": [str(PROTOCOL), str(row.config)]}))
-    return file
-
-
 def table_2(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -180,7 +173,9 @@ def table_2(args: argparse.Namespace) -> dict[str, Any]:
             figures: dict[str, Any] = {"name": row.name}
             rows.append(figures)
             if row.config is not None:
-                cfg = read(str(compose(row, Path(folder))), None)
+                file = Path(folder, f"{row.model}.yaml")
+                compose(PROTOCOL, row.config, file)
+                cfg = read(str(file), None)
                 analysis = count(cfg, tuple(args.input_size), args.instances)
                 figures.update(analysis.parts["all"], not_counted=analysis.not_counted)
                 figures["parts"] = analysis.parts

@@ -1,7 +1,7 @@
 """Training and evaluating the rows of the paper's tables: what tools/reproduce.py is made of."""
 
 from .choice import Protocol, choose_rows, find_protocol
-from .plan import Job, Plan, PlannedRow, check_models, make_plan
+from .plan import Job, Plan, PlannedRow, check_models, compose, make_plan
 from .report import Report
 from .training import command_of, lock, shell_line, train
 
@@ -14,6 +14,7 @@ __all__ = [
     "check_models",
     "choose_rows",
     "command_of",
+    "compose",
     "find_protocol",
     "lock",
     "make_plan",

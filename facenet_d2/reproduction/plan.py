@@ -117,7 +117,7 @@ class Plan:
 def compose(protocol: Path, model: Path, file: Path) -> None:
     """Write a config that is the protocol with a model file put on it."""
     bases = [str(protocol.resolve()), str(model.resolve())]
-    write_whole(file, f"# Written by tools/reproduce.py.\n_BASE_: {json.dumps(bases)}\n")
+    write_whole(file, f"_BASE_: {json.dumps(bases)}\n")
 
 
 def make_plan(
