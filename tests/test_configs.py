@@ -3,9 +3,11 @@
 import re
 
 import pytest
+import torch
 from conftest import REPOSITORY
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN, build_model
+from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling import build_model as build_model_of
 from torch import nn
 
 from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
@@ -40,7 +42,13 @@ MODELS = {
 def read(config: str) -> CfgNode:
     if "point_rend" in config:
         pytest.importorskip("detectron2.projects.point_rend")
-    return read_config(REPOSITORY / config, ["MODEL.DEVICE", "cpu"])
+    return read_config(REPOSITORY / config, ["MODEL.DEVICE", "meta"])
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Without values: shapes are all that is looked at, and ResNet-101's take a second to draw."""
+    with torch.device("meta"):
+        return build_model_of(cfg)
 
 
 @pytest.mark.parametrize("config", CONFIGS)
