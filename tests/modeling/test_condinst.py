@@ -218,6 +218,16 @@ def test_a_mask_lies_where_its_coordinates_say(model):
     assert 20 <= len(xs) <= 40
 
 
+def test_nothing_is_found(model):
+    model.eval()
+    model.test_score_thresh = 1.0
+    with torch.no_grad():
+        (result,) = model([{"image": torch.rand(3, 96, 100) * 255, "height": 50, "width": 60}])
+    instances = result["instances"]
+    assert len(instances) == 0
+    assert instances.pred_masks.shape == (0, 50, 60)
+
+
 def test_normalised_by_the_positives_of_the_batch_alone(model):
     """Nothing is carried from step to step that a checkpoint does not have."""
     batch = [{"image": torch.rand(3, 128, 160) * 255, "instances": scene()}]

@@ -234,7 +234,9 @@ class CondInst(InstanceModel, FCOS):
             small = self.mask_head(
                 mask_features.float(), parameters.float(), centers, scales, MASK_FEATURE_STRIDE
             )
-        large = F.interpolate(small[None], scale_factor=2, mode="bilinear", align_corners=False)[0]
+        # The instances as a batch, which may be empty; channels may not.
+        small = small[:, None]
+        large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
         return large if logits else large.sigmoid()
 
     @torch.no_grad()
