@@ -42,16 +42,18 @@ def with_full_masks(
         threshold: a pixel is set above it.
 
     Returns:
-        the same at ``image_size``, with ``pred_masks`` ``(M, *image_size)`` bool; those with boxes
-        outside of the image are left out.
+        the same at ``image_size``, with ``pred_masks`` ``(M, *image_size)`` bool; those with
+        a box outside of the image or without a pixel are left out.
     """
     input_size = detected.image_size
     detected.probabilities = probabilities
     # Scales and clips the boxes.
     result = detector_postprocess(detected, *image_size)
-    result.pred_masks, _ = enlarge_masks(result.probabilities, input_size, image_size, threshold)
+    result.pred_masks, tight = enlarge_masks(
+        result.probabilities, input_size, image_size, threshold
+    )
     result.remove("probabilities")
-    return result
+    return result[tight[:, 2] > 0]
 
 
 def crop_to_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

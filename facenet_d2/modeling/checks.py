@@ -48,6 +48,12 @@ def check_probability(key: str, value: float) -> None:
         raise ValueError(f"{key} is {value}; it must lie between 0 and 1")
 
 
+def check_positive(key: str, value: int) -> None:
+    """Raise a ValueError, naming the key, for a number below 1."""
+    if value < 1:
+        raise ValueError(f"{key} is {value}; it must be 1 or more")
+
+
 def check_num_classes(key: str, number: int) -> None:
     """Raise a ValueError where the number of classes has not been set."""
     if number < 1:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.matcher import Matcher
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou, nms
@@ -13,6 +14,7 @@ from torchvision.ops import box_iou, nms
 from facenet_d2.modeling.solov2.targets import downsample_masks
 from facenet_d2.modeling.yolact import AnchorHead, PrototypeHead, fast_nms
 from facenet_d2.modeling.yolact.losses import hard_negative_loss, lincomb_loss, semantic_loss
+from facenet_d2.modeling.yolact.matching import best_anchors
 
 
 def random_boxes(count, size=60):
@@ -199,27 +201,57 @@ def nothing(size=(128, 160)):
     return instances
 
 
+def greedy(iou):
+    """The published loop: the best pair of all, without either from then on."""
+    free, owners = iou.clone(), {}
+    while free.max() > 0:
+        i, a = divmod(free.argmax().item(), free.shape[1])
+        owners[a] = i
+        free[i], free[:, a] = 0, 0
+    return owners
+
+
+@pytest.mark.parametrize("size", [4, 30])
+def test_each_object_has_an_anchor_of_its_own(size):
+    # Many objects of a few pixels, or overlapping each other, on anchors every 8 pixels.
+    places = torch.cartesian_prod(torch.arange(0, 64, 8), torch.arange(0, 64, 8)) + 4.0
+    anchors = torch.cat([places - 12, places + 12], dim=1)
+    corners = torch.rand(60, 2) * 56
+    iou = box_iou(torch.cat([corners, corners + size], dim=1), anchors)
+    owners = best_anchors(iou)
+    assert {a: owners[a].item() for a in owners.add(1).nonzero()[:, 0].tolist()} == greedy(iou)
+    # Without the rule many share their best anchor.
+    assert len(set(owners.tolist()) - {-1}) > len(set(iou.argmax(dim=1).tolist())) + 10
+
+
+def test_more_objects_than_anchors():
+    assert best_anchors(torch.tensor([[0.2], [0.3], [0.0]])).tolist() == [1]
+    assert best_anchors(torch.zeros(2, 3)).tolist() == [-1, -1, -1]
+
+
 def test_matching(model):
     instances = scene()
     # Some around the objects, some anywhere.
     around = instances.gt_boxes.tensor.repeat(60, 1) + 10 * torch.randn(180, 4)
+    # None is at half an IoU of the third.
+    around = around[torch.arange(180) % 3 != 2]
     anchors = torch.cat([around, random_boxes(200, size=120)])
     labels, owners = model.match_anchors(anchors, instances)
     iou = box_iou(anchors, instances.gt_boxes.tensor)
-    best = iou.amax(dim=0)
+    own = greedy(iou.T)
+    assert len(own) == 3
     seen = set()
     for a in range(len(anchors)):
-        if iou[a].max() >= 0.5 or any(iou[a, i] == best[i] for i in range(3)):
-            kind = "positive"
+        if a in own or iou[a].max() >= 0.5:
+            kind = "positive" if a not in own else "own"
+            owner = own.get(a, iou[a].argmax().item())
+            assert owners[a] == owner
+            assert labels[a] == instances.gt_classes[owner]
         else:
             kind = "ignored" if iou[a].max() >= 0.4 else "background"
+            assert labels[a] == {"ignored": -1, "background": 3}[kind]
         seen.add(kind)
-        expected = {"ignored": -1, "background": 3}.get(kind)
-        if expected is None:
-            assert owners[a] == iou[a].argmax()
-            expected = instances.gt_classes[owners[a]]
-        assert labels[a] == expected
-    assert seen == {"positive", "ignored", "background"}
+    assert seen == {"own", "positive", "ignored", "background"}
 
 
 def losses_of(model, batch):
@@ -240,16 +272,21 @@ def test_every_parameter_has_a_gradient(model, objects):
 
 
 def test_losses_are_means_over_the_positive_anchors(model):
-    model.max_masks = 10**6
-    batch = [scene(), nothing(), scene(full=False)]
-    losses, (logits, deltas, coefficients, anchors, prototypes, _) = losses_of(model, batch)
-    cls, box, mask, count = 0.0, 0.0, 0.0, 0
+    """Of a batch of two image sizes, the smaller one padded."""
+    model.max_masks, model.semantic_weight = 10**6, 0.5
+    small = scene(size=(120, 152), full=False)
+    batch = [scene(), nothing(), small]
+    losses, outputs = losses_of(model, batch)
+    logits, deltas, coefficients, anchors, prototypes, semantic = outputs
+    cls, box, mask, seg, count = 0.0, 0.0, 0.0, 0.0, 0
     for i, gt in enumerate(batch):
         labels, owners = model.match_anchors(anchors, gt)
         cls += hard_negative_loss(logits[i], labels, 3.0)
         found = [a for a in range(len(anchors)) if 0 <= labels[a] < 3]
         count += len(found)
         quarter = scene(full=False).gt_quarter_masks
+        assert torch.equal(F.pad(small.gt_quarter_masks, (0, 2, 0, 2)), quarter)
+        seg += semantic_loss(semantic[i], quarter[: len(gt)], gt.gt_classes)
         for a in found:
             target = gt.gt_boxes.tensor[owners[a]]
             size, middle = anchors[a, 2:] - anchors[a, :2], (anchors[a, 2:] + anchors[a, :2]) / 2
@@ -271,6 +308,38 @@ def test_losses_are_means_over_the_positive_anchors(model):
     torch.testing.assert_close(losses["loss_cls"], cls / count)
     torch.testing.assert_close(losses["loss_box"], 1.5 * box / count)
     torch.testing.assert_close(losses["loss_mask"], 6.125 * mask / count, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(losses["loss_semantic"], 0.5 * seg / 3)
+
+
+def test_a_part_of_the_masks_stands_for_all(model):
+    """``MAX_MASKS`` positives, evenly of all of the image, weigh as much as all would."""
+    model.max_masks, model.matcher = 3, Matcher([0.2, 0.3], [0, -1, 1])
+    batch = [scene(), scene()]
+    losses, (_, _, coefficients, anchors, prototypes, _) = losses_of(model, batch)
+    labels, owners = model.match_anchors(anchors, batch[0])
+    found = ((labels >= 0) & (labels < 3)).nonzero()[:, 0]
+    assert len(found) > 8
+    some = found[[0, len(found) // 3, 2 * len(found) // 3]]
+    quarter, boxes = scene(full=False).gt_quarter_masks, batch[0].gt_boxes.tensor / 4
+    each = [
+        lincomb_loss(coefficients[i, some], prototypes[i], quarter, owners[some], boxes)
+        for i in range(2)
+    ]
+    torch.testing.assert_close(losses["loss_mask"], 6.125 * torch.cat(each).mean())
+
+
+def test_boxes_end_where_the_image_does(model):
+    model.eval()
+    anchors = torch.tensor([[-8.0, 100, 24, 132], [140, -16, 180, 20]])
+    logits = torch.full((1, 2, 4), -8.0)
+    logits[0, :, 0] = 8
+    coefficients, prototypes = torch.ones(1, 2, 8), torch.ones(1, 8, 32, 40)
+    (found,) = model.inference(
+        logits, torch.zeros(1, 2, 4), coefficients, anchors, prototypes, [(120, 152)], [(120, 152)]
+    )
+    expected = torch.tensor([[0.0, 100, 24, 120], [140, 0, 152, 20]])
+    assert torch.equal(found.pred_boxes.tensor.sort(dim=0).values, expected.sort(dim=0).values)
+    assert found.pred_masks.shape == (2, 120, 152)
 
 
 def test_a_found_object_at_the_images_own_size(model):
@@ -280,9 +349,12 @@ def test_a_found_object_at_the_images_own_size(model):
     logits = torch.full((1, 2, 4), -8.0)
     logits[0, 0, 1] = 8
     logits[0, 1, 3] = 8
-    deltas = torch.zeros(1, 2, 4)
-    coefficients = torch.zeros(1, 2, 8)
-    coefficients[0, 0, 0], coefficients[0, 0, 1] = 1, -1
+    # As sure of another, whose mask has no pixel.
+    anchors = torch.cat([anchors, torch.tensor([[112.0, 16, 144, 48]])])
+    logits = torch.cat([logits, logits[:, :1]], dim=1)
+    deltas = torch.zeros(1, 3, 4)
+    coefficients = torch.zeros(1, 3, 8)
+    coefficients[0, 0, 0], coefficients[0, 0, 1], coefficients[0, 2, 1] = 1, -1, -1
     prototypes = torch.zeros(1, 8, 32, 40)
     prototypes[0, 1] = 9
     # Inside of the box by one pixel on the left, beyond it by far on the right.
@@ -334,6 +406,9 @@ def test_on_another_neck(cfg, neck):
         ("PROTOTYPE_IN_FEATURE", "p4"),
         ("ANCHOR_SCALE", 0.0),
         ("MASK_THRESHOLD", 1.0),
+        ("NUM_PROTOTYPES", 0),
+        ("IOU_THRESHOLDS", [0.5, 0.4]),
+        ("IOU_THRESHOLDS", [0.5]),
     ],
 )
 def test_wrong_values_name_their_key(cfg, key, value):

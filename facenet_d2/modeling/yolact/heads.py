@@ -14,9 +14,10 @@ from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from torch import nn
 
 
-def _conv(
+def xavier_conv(
     in_channels: int, out_channels: int, kernel_size: int = 3, *, relu: bool = True
 ) -> Conv2d:
+    """A convolution of YOLACT: Xavier's initialisation, no bias at first, ReLU where it says so."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -31,7 +32,7 @@ def _conv(
 
 def _tower(in_channels: int, channels: int, num_convs: int) -> nn.Sequential:
     return nn.Sequential(
-        *(_conv(in_channels if i == 0 else channels, channels) for i in range(num_convs))
+        *(xavier_conv(in_channels if i == 0 else channels, channels) for i in range(num_convs))
     )
 
 
@@ -62,7 +63,7 @@ class AnchorHead(nn.Module):
         channels = conv_channels if num_convs else in_channels
         self.outputs = (num_classes + 1, 4, num_prototypes)
         self.predict = nn.ModuleList(
-            _conv(channels, num_anchors * k, relu=False) for k in self.outputs
+            xavier_conv(channels, num_anchors * k, relu=False) for k in self.outputs
         )
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -102,8 +103,8 @@ class PrototypeHead(nn.Module):
         """
         super().__init__()
         self.before = _tower(in_channels, conv_channels, num_convs)
-        self.after = _conv(conv_channels if num_convs else in_channels, conv_channels)
-        self.predict = _conv(conv_channels, num_prototypes, 1)
+        self.after = xavier_conv(conv_channels if num_convs else in_channels, conv_channels)
+        self.predict = xavier_conv(conv_channels, num_prototypes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, h, w)`` to ``(N, k, 2h, 2w)``, none negative."""

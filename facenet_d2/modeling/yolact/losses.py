@@ -86,7 +86,8 @@ def semantic_loss(logits: torch.Tensor, masks: torch.Tensor, classes: torch.Tens
     Returns:
         a scalar.
     """
-    # A pixel is of a class where any of the four below is of an object of it.
+    # A pixel is of a class where any of the four below is of an object of it. In the published code
+    # their mean must be above one half, which leaves small objects out.
     small = F.max_pool2d(masks[:, None].float(), 2).flatten(1)
     of_class = F.one_hot(classes, len(logits)).T.float()
     target = (of_class @ small > 0).float().view_as(logits)

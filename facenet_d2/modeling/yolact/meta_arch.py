@@ -18,12 +18,19 @@ from fvcore.nn import smooth_l1_loss
 
 from ..anchors import check_scale
 from ..box_masks import quarter_masks, spread_evenly, with_full_masks
-from ..checks import check_levels, check_num_classes, check_probability, dense_levels
+from ..checks import (
+    check_levels,
+    check_num_classes,
+    check_positive,
+    check_probability,
+    dense_levels,
+)
 from ..instance_model import InstanceModel
 from ..solov2.targets import MASK_STRIDE
 from .fast_nms import fast_nms
-from .heads import AnchorHead, PrototypeHead
+from .heads import AnchorHead, PrototypeHead, xavier_conv
 from .losses import around_boxes, assemble, hard_negative_loss, lincomb_loss, semantic_loss
+from .matching import best_anchors
 
 
 @META_ARCH_REGISTRY.register()
@@ -67,7 +74,7 @@ class YOLACT(InstanceModel):
             prototype_in_feature: the level, of stride 8, that prototypes are made of.
             anchor_generator: gives the anchors of those levels.
             box_transform: between anchors and boxes.
-            matcher: which anchors are positive.
+            matcher: which anchors are positive, beside the one that each object has anyway.
             num_classes: number of classes C.
             negative_ratio: negative anchors in the loss for each positive one.
             box_weight: of the boxes' smooth L1 loss.
@@ -114,6 +121,14 @@ class YOLACT(InstanceModel):
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
         check_probability("MODEL.YOLACT.MASK_THRESHOLD", yolact.MASK_THRESHOLD)
         check_scale("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
+        check_positive("MODEL.YOLACT.NUM_PROTOTYPES", yolact.NUM_PROTOTYPES)
+        check_positive("MODEL.YOLACT.CONV_CHANNELS", yolact.CONV_CHANNELS)
+        low_high = yolact.IOU_THRESHOLDS
+        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
+            raise ValueError(
+                f"MODEL.YOLACT.IOU_THRESHOLDS is {low_high}; it must be two numbers between 0 and "
+                "1: below the first an anchor is background, from the second on an object's"
+            )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.YOLACT.IN_FEATURES", yolact.IN_FEATURES, shapes)
@@ -142,14 +157,12 @@ class YOLACT(InstanceModel):
                 conv_channels=yolact.CONV_CHANNELS,
                 num_convs=yolact.NUM_PROTOTYPE_CONVS,
             ),
-            "semantic_head": Conv2d(in_channels, yolact.NUM_CLASSES, 1),
+            "semantic_head": xavier_conv(in_channels, yolact.NUM_CLASSES, 1, relu=False),
             "in_features": yolact.IN_FEATURES,
             "prototype_in_feature": yolact.PROTOTYPE_IN_FEATURE,
             "anchor_generator": anchor_generator,
             "box_transform": Box2BoxTransform(weights=yolact.BBOX_REG_WEIGHTS),
-            "matcher": Matcher(
-                list(yolact.IOU_THRESHOLDS), [0, -1, 1], allow_low_quality_matches=True
-            ),
+            "matcher": Matcher(list(yolact.IOU_THRESHOLDS), [0, -1, 1]),
             "num_classes": yolact.NUM_CLASSES,
             "negative_ratio": yolact.NEGATIVE_RATIO,
             "box_weight": yolact.BOX_WEIGHT,
@@ -197,7 +210,11 @@ class YOLACT(InstanceModel):
         background = torch.full((len(anchors),), self.num_classes, device=anchors.device)
         if len(instances) == 0:
             return background, torch.zeros_like(background)
-        owners, kinds = self.matcher(pairwise_iou(instances.gt_boxes, Boxes(anchors)))
+        iou = pairwise_iou(instances.gt_boxes, Boxes(anchors))
+        owners, kinds = self.matcher(iou)
+        chosen = best_anchors(iou)
+        owners = torch.where(chosen >= 0, chosen, owners)
+        kinds = torch.where(chosen >= 0, 1, kinds)
         labels = torch.where(kinds == 1, instances.gt_classes[owners], background)
         return torch.where(kinds == -1, -1, labels), owners
 
