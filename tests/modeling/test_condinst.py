@@ -144,7 +144,8 @@ def test_detection_losses_are_those_of_fcos(model, fcos, monkeypatch):
 @torch.no_grad()
 def test_boxes_are_those_of_fcos(model, fcos):
     spread_scores(model)
-    model.test_score_thresh = 0.0
+    # No mask is empty.
+    model.test_score_thresh, model.mask_threshold = 0.0, 0.0
     batch = [{"image": torch.rand(3, 128, 160) * 255, "height": 64, "width": 80}]
     (expected,), (actual,) = fcos.eval()(batch), model.eval()(batch)
     expected, actual = expected["instances"], actual["instances"]
