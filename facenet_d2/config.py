@@ -187,6 +187,9 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.BIFPN = CN()
     # EfficientDet-D0's.
     cfg.MODEL.BIFPN.REPEATS = 3
+    # In place of MODEL.FPN.NORM: without one its outputs would start a hundred times too small.
+    # EfficientDet's is BN, in batches of 128 images.
+    cfg.MODEL.BIFPN.NORM = "GN"
 
     # ---- SEM ------------------------------------------------------------------------------------
     cfg.MODEL.SEM = CN()

@@ -133,6 +133,16 @@ def test_wrong_settings_are_named(model_cfg):
         build_backbone(model_cfg)
     for name in BUILDERS:
         model_cfg.MODEL.BACKBONE.NAME = name
-        model_cfg.MODEL.FPN.NORM = "XN"
-        with pytest.raises(ValueError, match=r"MODEL\.FPN\.NORM"):
+        node = "BIFPN" if "bifpn" in name else "FPN"
+        model_cfg.MODEL[node].NORM = "XN"
+        with pytest.raises(ValueError, match=rf"MODEL\.{node}\.NORM"):
             build_backbone(model_cfg)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_bifpn_of_the_configs_starts_with_outputs_of_unit_size(model_cfg, norm):
+    model_cfg.MODEL.BACKBONE.NAME = "build_resnet_bifpn_backbone"
+    model_cfg.MODEL.FPN.NORM = norm
+    for out in build_backbone(model_cfg)(torch.randn(1, 3, 128, 128)).values():
+        assert 0.3 < out.std() < 3

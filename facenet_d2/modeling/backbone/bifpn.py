@@ -132,5 +132,6 @@ class BiFPN(Pyramid):
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
-    """ResNet with BiFPN, of ``MODEL.BIFPN.REPEATS`` layers."""
-    return BiFPN(**neck_arguments(cfg, input_shape), repeats=cfg.MODEL.BIFPN.REPEATS)
+    """ResNet with BiFPN, of ``MODEL.BIFPN.REPEATS`` layers normalised by ``MODEL.BIFPN.NORM``."""
+    arguments = neck_arguments(cfg, input_shape, norm_node="BIFPN")
+    return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)

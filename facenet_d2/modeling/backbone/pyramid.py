@@ -83,13 +83,21 @@ def conv_with_norm(
     return conv
 
 
-def neck_arguments(cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-    """What every neck on a ResNet is made with: ``MODEL.FPN`` and the bottom-up network."""
-    fpn = cfg.MODEL.FPN
-    check_norm("MODEL.FPN.NORM", fpn.NORM, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+def neck_arguments(
+    cfg: CfgNode, input_shape: ShapeSpec, *, norm_node: str = "FPN"
+) -> dict[str, Any]:
+    """What every neck on a ResNet is made with: ``MODEL.FPN`` and the bottom-up network.
+
+    Args:
+        cfg: the whole config.
+        input_shape: of the images.
+        norm_node: the node of ``MODEL`` whose ``NORM`` the neck has.
+    """
+    fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
+    check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
     return {
         "bottom_up": build_resnet_backbone(cfg, input_shape),
         "in_features": fpn.IN_FEATURES,
         "out_channels": fpn.OUT_CHANNELS,
-        "norm": fpn.NORM,
+        "norm": norm,
     }
