@@ -124,7 +124,8 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.BOX_WEIGHT = 1.5
     cfg.MODEL.YOLACT.MASK_WEIGHT = 6.125
     cfg.MODEL.YOLACT.SEMANTIC_WEIGHT = 1.0
-    # At most so many positive anchors of an image have a mask loss, taken evenly from all.
+    # At most so many positive anchors of an image have a mask loss, taken evenly from all
+    # (published: at random).
     cfg.MODEL.YOLACT.MAX_MASKS = 100
     cfg.MODEL.YOLACT.SCORE_THRESHOLD = 0.05
     cfg.MODEL.YOLACT.MASK_THRESHOLD = 0.5
@@ -132,7 +133,9 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.YOLACT.NMS_THRESHOLD = 0.5
     cfg.MODEL.YOLACT.TOP_K = 200
 
-    # ---- CondInst (MODEL.META_ARCHITECTURE CondInst): the defaults are the published model -------
+    # ---- CondInst (MODEL.META_ARCHITECTURE CondInst) --------------------------------------------
+    # The defaults are the published model on Detectron2's FCOS (configs/models/condinst.yaml says
+    # what that does otherwise).
     cfg.MODEL.CONDINST = CN()
     # 0: as many as the first training set has.
     cfg.MODEL.CONDINST.NUM_CLASSES = 0

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import torch
 import torch.utils.data as torchdata
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, get_detection_dataset_dicts
@@ -120,6 +121,9 @@ class TrainLoader:
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
             worker_init_fn=_ignore_interrupt,
+            # PyTorch would draw the workers' seeds, which nothing here uses, in the first step of
+            # the model's random numbers, and so change them for a resumed run.
+            generator=torch.Generator(),
         )
 
 

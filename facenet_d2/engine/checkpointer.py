@@ -31,7 +31,13 @@ class ModelCheckpointer(DetectionCheckpointer):
         if wrong and (self.complete or len(wrong) == everything):
             raise ValueError(
                 f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
-                f"shape: {', '.join(wrong[:3])}{', ...' if len(wrong) > 3 else ''}"
+                f"shape: {_some(wrong)}"
+            )
+        # Some checkpoints of Detectron2's have these two, which come from the config.
+        foreign = [k for k in result.unexpected_keys if k not in ("pixel_mean", "pixel_std")]
+        if foreign and self.complete:
+            raise ValueError(
+                f"{len(foreign)} of its parameters are not the model's: {_some(foreign)}"
             )
         return result
 
@@ -54,6 +60,10 @@ class ModelCheckpointer(DetectionCheckpointer):
             if previous is not None:
                 self.tag_last_checkpoint(Path(previous).name)
             raise
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 # What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.

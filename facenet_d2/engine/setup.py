@@ -10,7 +10,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import QUARTER_MASK_MODELS, add_facenet_config
+from ..config import add_facenet_config
 from ..data.datasets import (
     check_available,
     num_classes_key,
@@ -135,11 +135,17 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
             f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
         )
-    if cfg.MODEL.META_ARCHITECTURE in QUARTER_MASK_MODELS and not cfg.MODEL.MASK_ON:
+    if not cfg.MODEL.MASK_ON:
         raise UserError(
-            f"MODEL.MASK_ON is False, but {cfg.MODEL.META_ARCHITECTURE} is there to find masks; "
-            "set it True."
+            "MODEL.MASK_ON is False, but here models are trained and evaluated on masks; set it "
+            "True."
         )
+    if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
+        raise UserError(
+            f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}; it must be at least 1."
+        )
+    if cfg.SEED >= 2**32:
+        raise UserError(f"SEED is {cfg.SEED}; it must be below 2**32, or negative for any.")
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

@@ -7,6 +7,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
@@ -133,6 +134,13 @@ class Trainer(DefaultTrainer):
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
         self.train_loader.start_iter = self.start_iter
+
+    def run_step(self) -> None:
+        # What a model draws at random, as R-CNNs their samples, follows from seed, iteration and
+        # process alone: a resumed run draws what it would have drawn.
+        seeds = (self.train_loader.seed, self.iter, comm.get_rank())
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
+        super().run_step()
 
     def train(self) -> Any:
         """As Detectron2; :class:`UserError` where the loss is no longer finite."""

@@ -64,11 +64,11 @@ class InstanceEvaluator(COCOEvaluator):
         # an AP of zero; only what has no annotation to be found stays without a figure.
         if coco_eval is None:
             logger.warning(
-                "The model predicted no instance in any image: no score reached its threshold "
-                "(of SOLOv2, MODEL.SOLOV2.SCORE_THRESHOLD), as is usual in the first hundreds of "
-                "iterations. If it stays so, compare the objects' sizes in the network's input "
-                "with MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS, or with the anchors' of another "
-                "model."
+                "The model predicted no instance in any image, as is usual in the first hundreds "
+                "of iterations: no score reached its threshold (of SOLO and SOLOv2, "
+                "MODEL.SOLOV2.SCORE_THRESHOLD, of other models their own). If it stays so, compare "
+                "the objects' sizes in the network's input with MODEL.SOLOV2.SCALE_RANGES and "
+                "NUM_GRIDS, or with the anchors' of another model."
             )
             nothing = COCO()
             nothing.dataset = {**self._coco_api.dataset, "annotations": []}

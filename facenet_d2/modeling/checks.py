@@ -48,10 +48,25 @@ def check_probability(key: str, value: float) -> None:
         raise ValueError(f"{key} is {value}; it must lie between 0 and 1")
 
 
-def check_positive(key: str, value: int) -> None:
-    """Raise a ValueError, naming the key, for a number below 1."""
-    if value < 1:
-        raise ValueError(f"{key} is {value}; it must be 1 or more")
+def check_at_least(least: float, key: str, node: Mapping[str, float], names: Sequence[str]) -> None:
+    """Raise a ValueError for a number of a node of the config that is below the least.
+
+    Args:
+        least: the smallest that is allowed.
+        key: of the node.
+        node: itself.
+        names: of the numbers.
+    """
+    for name in names:
+        if not node[name] >= least:
+            raise ValueError(f"{key}.{name} is {node[name]}; it must be at least {least}")
+
+
+def check_share(key: str, node: Mapping[str, float], names: Sequence[str]) -> None:
+    """As :func:`check_at_least`, for numbers outside of 0 to 1."""
+    for name in names:
+        if not 0 <= node[name] <= 1:
+            raise ValueError(f"{key}.{name} is {node[name]}; it must be from 0 to 1")
 
 
 def check_num_classes(key: str, number: int) -> None:

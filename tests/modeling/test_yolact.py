@@ -189,6 +189,9 @@ def scene(size=(128, 160), full=True):
     if full:
         instances.gt_masks = BitMasks(masks)
     else:
+        instances.gt_centers = torch.stack(
+            [m.nonzero().double().mean(dim=0).flip(0) for m in masks]
+        )
         instances.gt_quarter_masks = downsample_masks(masks, (size[0] // 4, size[1] // 4))
     return instances
 

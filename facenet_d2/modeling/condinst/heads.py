@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
@@ -95,9 +96,7 @@ class MaskBranch(nn.Module):
                 norm=get_norm(norm, conv_channels),
                 activation=F.relu,
             )
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            weight_init.c2_xavier_fill(layer)
             return layer
 
         self.refine = nn.ModuleList(conv(in_channels) for _ in range(num_levels))

@@ -14,9 +14,18 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, Instances
 
 from ..box_masks import quarter_masks, with_full_masks
-from ..checks import check_levels, check_norm, check_num_classes, check_probability, dense_levels
+from ..checks import (
+    check_at_least,
+    check_levels,
+    check_norm,
+    check_num_classes,
+    check_probability,
+    check_share,
+    dense_levels,
+)
 from ..instance_model import InstanceModel
 from ..solov2.losses import dice_loss
+from ..solov2.targets import full_size_masks, mass_centers
 from .dynamic_head import DynamicMaskHead
 from .heads import ControllerHead, MaskBranch
 
@@ -67,6 +76,11 @@ class CondInst(InstanceModel, FCOS):
         check_num_classes("MODEL.CONDINST.NUM_CLASSES", inst.NUM_CLASSES)
         for key in ("PRIOR_PROB", "MASK_THRESHOLD"):
             check_probability(f"MODEL.CONDINST.{key}", inst[key])
+        counts = ["NUM_CONVS", "MASK_CHANNELS", "DYNAMIC_CONVS", "DYNAMIC_CHANNELS", "MAX_MASKS"]
+        check_at_least(1, "MODEL.CONDINST", inst, [*counts, "TOP_K"])
+        check_at_least(0, "MODEL.CONDINST", inst, ["MASK_NUM_CONVS", "FOCAL_GAMMA"])
+        check_at_least(0.5, "MODEL.CONDINST", inst, ["CENTER_SAMPLING_RADIUS"])
+        check_share("MODEL.CONDINST", inst, ["FOCAL_ALPHA", "SCORE_THRESHOLD", "NMS_THRESHOLD"])
         for norm, channels in (("NORM", "CONV_CHANNELS"), ("MASK_NORM", "MASK_CONV_CHANNELS")):
             check_norm(
                 f"MODEL.CONDINST.{norm}", inst[norm], f"MODEL.CONDINST.{channels}", inst[channels]
@@ -74,6 +88,8 @@ class CondInst(InstanceModel, FCOS):
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.CONDINST.IN_FEATURES", inst.IN_FEATURES, shapes)
+        if not inst.MASK_IN_FEATURES:
+            raise ValueError("MODEL.CONDINST.MASK_IN_FEATURES is empty; it must name a level")
         mask_levels = [MASK_FEATURE_STRIDE * 2**i for i in range(len(inst.MASK_IN_FEATURES))]
         check_levels("MODEL.CONDINST.MASK_IN_FEATURES", inst.MASK_IN_FEATURES, shapes, mask_levels)
         mask_head = DynamicMaskHead(
@@ -134,12 +150,26 @@ class CondInst(InstanceModel, FCOS):
     def match_anchors(
         self, anchors: list[Boxes], gt_instances: list[Instances]
     ) -> list[torch.Tensor]:
-        """As FCOS's, which cannot do with an image without objects."""
-        none = torch.full((sum(map(len, anchors)),), -1, device=self.device)
-        return [
-            super(CondInst, self).match_anchors(anchors, [gt])[0] if len(gt) else none
-            for gt in gt_instances
-        ]
+        """As FCOS's, with centre sampling around the masks' centres of mass.
+
+        Args:
+            anchors: of the levels, finest first.
+            gt_instances: of each image: ``gt_boxes``, and ``gt_centers`` of
+                :class:`~facenet_d2.data.SceneMapper` or ``gt_masks``.
+
+        Returns:
+            of each image the object of each position, -1 for none: ``(R,)`` int64.
+        """
+        # FCOS's cannot do with an image without objects.
+        matched = [torch.full((sum(map(len, anchors)),), -1, device=self.device)] * len(
+            gt_instances
+        )
+        for i, gt in enumerate(gt_instances):
+            if len(gt):
+                boxes = _MassCenteredBoxes(gt.gt_boxes.tensor, mask_centers(gt))
+                one = Instances(gt.image_size, gt_boxes=boxes)
+                (matched[i],) = super().match_anchors(anchors, [one])
+        return matched
 
     def _ema_update(
         self, name: str, value: float, initial_value: float, momentum: float = 0.9
@@ -181,7 +211,10 @@ class CondInst(InstanceModel, FCOS):
         logits, distances, centerness = (
             [x.float() for x in levels] for levels in (logits, distances, centerness)
         )
-        losses = FCOS.losses(self, places, logits, labels, distances, boxes, centerness)
+        # The focal loss of Detectron2's is compiled, and from its third call on rounds otherwise: a
+        # resumed run would not be what it would have been.
+        with torch.jit.optimized_execution(False):
+            losses = FCOS.losses(self, places, logits, labels, distances, boxes, centerness)
         every, scale = torch.cat(anchors), self._scales(anchors)
         parameters = torch.cat(parameters, dim=1)
         scores = torch.cat(logits, dim=1).detach().sigmoid() * (
@@ -295,6 +328,27 @@ class CondInst(InstanceModel, FCOS):
             masks = self.masks(parameters[i, place], every[place], scale[place], mask_features[i])
             results.append(with_full_masks(detected, masks, image_size, self.mask_threshold))
         return results
+
+
+class _MassCenteredBoxes(Boxes):
+    """Boxes that say that their centres are where their masks' are."""
+
+    def __init__(self, tensor: torch.Tensor, centers: torch.Tensor) -> None:
+        super().__init__(tensor)
+        self.centers = centers
+
+    def get_centers(self) -> torch.Tensor:
+        return self.centers
+
+
+def mask_centers(instances: Instances) -> torch.Tensor:
+    """Centres of mass of ground-truth masks, ``(N, 2)``: (x, y) in pixels of the input."""
+    if instances.has("gt_centers"):
+        centers = instances.gt_centers
+    else:
+        centers = torch.stack(mass_centers(full_size_masks(instances)), dim=1)
+    # Of pixels by number; the middle of the first is at 0.5.
+    return centers.float() + 0.5
 
 
 def best_of_each(owners: torch.Tensor, scores: torch.Tensor, limit: int) -> torch.Tensor:

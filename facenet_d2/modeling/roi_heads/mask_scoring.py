@@ -20,6 +20,8 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances
 from torch import nn
 
+from ..checks import check_at_least
+
 
 class MaskIoUHead(nn.Module):
     """RoI features and the predicted mask to an estimate of the mask's IoU, for each class.
@@ -143,8 +145,9 @@ class MaskScoringHead(BaseMaskRCNNHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         node = cfg.MODEL.ROI_MASK_IOU_HEAD
-        if input_shape.height != input_shape.width:
-            raise ValueError("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION must be one number")
+        check_at_least(1, "MODEL.ROI_MASK_IOU_HEAD", node, ["CONV_DIM", "NUM_CONV", "FC_DIM"])
+        check_at_least(0, "MODEL.ROI_MASK_IOU_HEAD", node, ["LOSS_WEIGHT"])
+        check_at_least(1, "MODEL.ROI_MASK_HEAD", cfg.MODEL.ROI_MASK_HEAD, ["POOLER_RESOLUTION"])
         return {
             **super().from_config(cfg, input_shape),
             "mask_head": MaskRCNNConvUpsampleHead(cfg, input_shape),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
-from ..checks import check_norm, check_probability
+from ..checks import check_at_least, check_norm, check_probability
 from ..solov2.grid_model import GridModel
 from ..solov2.heads import resize_instance_features
 from ..solov2.targets import ImageTargets
@@ -44,8 +44,7 @@ class SOLO(GridModel):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         solo, shared = cfg.MODEL.SOLO, cfg.MODEL.SOLOV2
         check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", solo.CONV_CHANNELS)
-        if solo.NUM_CONVS < 1:
-            raise ValueError(f"MODEL.SOLO.NUM_CONVS is {solo.NUM_CONVS}; it must be at least 1")
+        check_at_least(1, "MODEL.SOLO", solo, ["NUM_CONVS"])
         check_probability("MODEL.SOLO.MASK_PRIOR_PROB", solo.MASK_PRIOR_PROB)
         common = cls.common_arguments(cfg)
         in_channels = common["backbone"].output_shape()[shared.IN_FEATURES[0]].channels

@@ -19,10 +19,11 @@ from fvcore.nn import smooth_l1_loss
 from ..anchors import check_scale
 from ..box_masks import quarter_masks, spread_evenly, with_full_masks
 from ..checks import (
+    check_at_least,
     check_levels,
     check_num_classes,
-    check_positive,
     check_probability,
+    check_share,
     dense_levels,
 )
 from ..instance_model import InstanceModel
@@ -121,8 +122,19 @@ class YOLACT(InstanceModel):
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
         check_probability("MODEL.YOLACT.MASK_THRESHOLD", yolact.MASK_THRESHOLD)
         check_scale("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
-        check_positive("MODEL.YOLACT.NUM_PROTOTYPES", yolact.NUM_PROTOTYPES)
-        check_positive("MODEL.YOLACT.CONV_CHANNELS", yolact.CONV_CHANNELS)
+        check_at_least(
+            1, "MODEL.YOLACT", yolact, ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "TOP_K"]
+        )
+        weights = ["NEGATIVE_RATIO", "BOX_WEIGHT", "MASK_WEIGHT", "SEMANTIC_WEIGHT"]
+        check_at_least(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
+        check_share("MODEL.YOLACT", yolact, ["SCORE_THRESHOLD", "NMS_THRESHOLD"])
+        for key, count in (("ANCHOR_RATIOS", None), ("BBOX_REG_WEIGHTS", 4)):
+            numbers = yolact[key]
+            if not numbers or len(numbers) != (count or len(numbers)) or not min(numbers) > 0:
+                raise ValueError(
+                    f"MODEL.YOLACT.{key} is {numbers}; it must be {count or 'one or more'} "
+                    "positive numbers"
+                )
         low_high = yolact.IOU_THRESHOLDS
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
             raise ValueError(
