@@ -74,10 +74,13 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
     if model == "point_rend":
         pytest.importorskip("detectron2.projects.point_rend")
     config = write_tiny_config(tmp_path, scenes, base=str(ROWS[model]))
-    overrides = ["SOLVER.MAX_ITER", "1"]
+    overrides = ["SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "10"]
+    # After one step scores are about their prior: low thresholds, so that something is found.
+    for key in ("SCORE_THRESHOLD", "UPDATE_THRESHOLD", "MASK_THRESHOLD"):
+        overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
     if model == "point_rend":
-        # The slow part: two subdivisions of ten masks in place of five of a hundred.
-        overrides += ["MODEL.POINT_HEAD.SUBDIVISION_STEPS", "2", "TEST.DETECTIONS_PER_IMAGE", "10"]
+        # The slow part: two subdivisions in place of five.
+        overrides += ["MODEL.POINT_HEAD.SUBDIVISION_STEPS", "2"]
     monkeypatch.setattr(
         sys, "argv", ["train_net.py", "--config-file", str(config), "--json", *overrides]
     )
@@ -85,6 +88,10 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
     for task in ("segm", "bbox"):
         assert 0 <= results[task]["AP"] <= 100
+    found = [json.loads(f.read_text()) for f in tmp_path.rglob("coco_instances_results.json")]
+    assert len(found) == 1
+    assert found[0]
+    assert {tuple(f["segmentation"]["size"]) for f in found[0]} == {(128, 128)}
     lines = [json.loads(line) for line in (tmp_path / "output" / "metrics.json").open()]
     (step,) = (line for line in lines if "total_loss" in line)
     assert 0 < step["total_loss"] < 100

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS
-from detectron2.structures import Boxes
+from detectron2.structures import BitMasks, Boxes
 from detectron2.utils.events import EventStorage
 from test_yolact import nothing, scene
 from torch import nn
@@ -156,19 +156,14 @@ def test_boxes_are_those_of_fcos(model, fcos):
     assert actual.pred_masks.shape == (len(expected), 64, 80)
 
 
-def test_mask_loss_is_the_mean_over_the_positive_positions(model):
-    model.train().max_masks = 10**6
-    batch = [scene(), scene(full=False)]
-    outputs = model.predict(torch.randn(2, 3, 128, 160))
-    _, _, _, parameters, anchors, mask_features = outputs
-    with EventStorage():
-        actual = model.losses(*outputs, batch)["loss_mask"]
+def one_by_one(model, outputs, batch):
+    """Of each positive position its image, object, score and Dice loss, in a loop."""
+    logits, _, centerness, parameters, anchors, mask_features = outputs
     gt = scene(full=False).gt_quarter_masks.float()
-    each = []
-    for i in range(2):
+    for i, instances in enumerate(batch):
+        (owners,) = model.match_anchors([Boxes(a) for a in anchors], [instances])
         first = 0
-        for level, (boxes, own) in enumerate(zip(anchors, parameters)):
-            (owners,) = model.match_anchors([Boxes(a) for a in anchors], [batch[i]])
+        for level, boxes in enumerate(anchors):
             for place in range(len(boxes)):
                 owner = owners[first + place].item()
                 if owner < 0:
@@ -176,14 +171,85 @@ def test_mask_loss_is_the_mean_over_the_positive_positions(model):
                 center = (boxes[place, :2] + boxes[place, 2:]) / 2
                 scale = torch.tensor([64.0 * 2**level])
                 small = model.mask_head(
-                    mask_features[i], own[i, place : place + 1], center[None], scale, 8
+                    mask_features[i],
+                    parameters[level][i, place : place + 1],
+                    center[None],
+                    scale,
+                    8,
                 )
                 p = F.interpolate(small[None], scale_factor=2, mode="bilinear")[0, 0].sigmoid()
                 q = gt[owner]
-                each.append(1 - 2 * (p * q).sum() / ((p * p).sum() + (q * q).sum() + 2e-3))
+                loss = 1 - 2 * (p * q).sum() / ((p * p).sum() + (q * q).sum() + 2e-3)
+                score = (
+                    logits[level][i, place, instances.gt_classes[owner]].sigmoid()
+                    * centerness[level][i, place, 0].sigmoid()
+                )
+                yield i, owner, score.item(), loss
             first += len(boxes)
+
+
+# The second image is smaller, and padded.
+def two_sizes():
+    return [scene(), scene(size=(120, 152), full=False)]
+
+
+def test_mask_loss_is_the_mean_over_the_positive_positions(model):
+    model.train().max_masks = 10**6
+    batch = two_sizes()
+    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    with EventStorage():
+        actual = model.losses(*outputs, batch)["loss_mask"]
+    each = [loss for *_, loss in one_by_one(model, outputs, batch)]
     assert len(each) > 10
     torch.testing.assert_close(actual, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_mask_loss_of_the_best_position_of_each_object(model):
+    spread_scores(model)
+    # One for each of three objects, and two in four are not enough for a second.
+    model.train().max_masks = 4
+    batch = two_sizes()
+    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    with EventStorage():
+        actual = model.losses(*outputs, batch)["loss_mask"]
+    best = {}
+    for i, owner, score, loss in one_by_one(model, outputs, batch):
+        best[i, owner] = max(best.get((i, owner), (0, 0)), (score, loss), key=lambda x: x[0])
+    assert len(best) >= 4
+    expected = torch.stack([loss for _, loss in best.values()]).mean()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_positions_are_sampled_around_the_centre_of_mass(model, full):
+    """An L, whose centre of mass is far from its box's: FCOS's rule in a loop."""
+    mask = torch.zeros(1, 128, 160, dtype=torch.bool)
+    mask[0, 10:110, 20:32] = True
+    mask[0, 98:110, 20:120] = True
+    instances = scene()[:1]
+    instances.gt_boxes = BitMasks(mask).get_bounding_boxes()
+    instances.gt_masks = BitMasks(mask)
+    ys, xs = (v.double().mean().item() for v in mask[0].nonzero(as_tuple=True))
+    if not full:
+        instances.remove("gt_masks")
+        instances.gt_centers = torch.tensor([[xs, ys]], dtype=torch.float64)
+    features = [torch.zeros(1, 1, 128 // s, 160 // s) for s in (8, 16, 32, 64, 128)]
+    anchors = model.anchor_generator(features)
+    (owners,) = model.match_anchors(anchors, [instances])
+    x0, y0, x1, y1 = instances.gt_boxes.tensor[0].tolist()
+    expected = []
+    for level, stride in enumerate((8, 16, 32, 64, 128)):
+        low, high = (stride * 4 if level else 0), (stride * 8 if level < 4 else float("inf"))
+        for y in range(128 // stride):
+            for x in range(160 // stride):
+                px, py = (x + 0.5) * stride, (y + 0.5) * stride
+                sides = (px - x0, py - y0, x1 - px, y1 - py)
+                near = max(abs(px - xs - 0.5), abs(py - ys - 0.5)) < 1.5 * stride
+                expected.append(0 if near and min(sides) > 0 and low < max(sides) < high else -1)
+    assert owners.tolist() == expected
+    assert expected.count(0) > 0
+    middle = FCOS.match_anchors(model, anchors, [instances])[0]
+    assert middle.tolist() != expected
 
 
 @pytest.mark.parametrize("objects", [True, False])
@@ -217,6 +283,65 @@ def test_a_mask_lies_where_its_coordinates_say(model):
     assert abs((xs.double().mean() + 0.5) * 4 - 56) <= 2
     assert abs((ys.double().mean() + 0.5) * 4 - 24) <= 2
     assert 20 <= len(xs) <= 40
+
+
+@torch.no_grad()
+def test_found_instances_have_their_own_masks_at_the_images_own_size(model):
+    """Planted outputs: two positions of two levels, each a diamond as large as its level says."""
+    model.eval()
+    features = [torch.zeros(1, 1, 128 // s, 160 // s) for s in (8, 16, 32, 64, 128)]
+    anchors = [a.tensor for a in model.anchor_generator(features)]
+    number = model.mask_head.num_parameters
+    logits = [torch.full((1, len(a), 3), -20.0) for a in anchors]
+    distances = [torch.zeros(1, len(a), 4) for a in anchors]
+    centerness = [torch.full((1, len(a), 1), 6.0) for a in anchors]
+    parameters = [torch.zeros(1, len(a), number) for a in anchors]
+    # |dx| + |dy| by rectified halves, as above; every other position answers "nowhere".
+    for own in parameters:
+        own[..., 168] = -10.0
+    diamond = torch.zeros(number)
+    for row, (column, sign) in enumerate([(0, 1), (0, -1), (1, 1), (1, -1)]):
+        diamond[row * 10 + column] = sign
+    diamond[80:84], diamond[144], diamond[168] = 1, -40.0, 10.0
+    # Level, place, class, class logit, side of the box in strides.
+    fine, coarse = 2 * 20 + 5, 5 * 10 + 6
+    for level, place, label, logit, side in (
+        (0, fine, 1, 4.0, 3.0),
+        (1, coarse, 2, 5.0, 2.0),
+        # A worse one beside the first, with its box: suppressed.
+        (0, fine + 1, 1, 3.0, 3.0),
+        # One that finds nothing.
+        (2, 0, 0, 6.0, 1.0),
+    ):
+        logits[level][0, place, label] = logit
+        distances[level][0, place] = side
+        if level < 2:
+            parameters[level][0, place] = diamond
+    (found,) = model.inference(
+        logits,
+        distances,
+        centerness,
+        parameters,
+        anchors,
+        torch.zeros(1, 8, 16, 20),
+        [(120, 152)],
+        [(240, 304)],
+    )
+    assert found.pred_classes.tolist() == [2, 1]
+    centers = torch.tensor([[6.5 * 16, 5.5 * 16], [5.5 * 8, 2.5 * 8]])
+    halves = torch.tensor([[32.0], [24.0]])
+    boxes = torch.cat([centers - halves, centers + halves], dim=1) * 2
+    boxes[:, 0::2].clamp_(0, 304)
+    boxes[:, 1::2].clamp_(0, 240)
+    torch.testing.assert_close(found.pred_boxes.tensor, boxes)
+    sigmoid = torch.tensor([5.0, 4.0]).sigmoid() * torch.tensor(6.0).sigmoid()
+    torch.testing.assert_close(found.scores, sigmoid.sqrt())
+    for mask, center, radius in zip(found.pred_masks, centers, (32, 16), strict=True):
+        ys, xs = mask.nonzero(as_tuple=True)
+        # In pixels of the image, twice the input's.
+        assert abs(xs.double().mean() + 0.5 - 2 * center[0]) < 3
+        assert abs(ys.double().mean() + 0.5 - 2 * center[1]) < 3
+        assert len(xs) == pytest.approx(2 * (2 * radius) ** 2, rel=0.2)
 
 
 def test_nothing_is_found(model):

@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 
 from facenet_d2.modeling.roi_heads import MaskScoringHead, mask_ious
+from facenet_d2.modeling.roi_heads.mask_scoring import MaskIoUHead
 
 
 @pytest.mark.parametrize("as_polygons", [False, True])
@@ -110,7 +112,68 @@ def test_scores_are_multiplied_by_the_estimate(model):
             found.append(model(batch)[0]["instances"])
     plain, scored = found
     assert len(plain) == len(scored) > 0
-    factors = torch.tensor([0.5, 0.25, 1.0])[plain.pred_classes]
-    torch.testing.assert_close(scored.scores, plain.scores * factors)
-    assert len(set(plain.pred_classes.tolist())) > 1
-    assert torch.equal(plain.pred_masks, scored.pred_masks)
+    expected = plain.scores * torch.tensor([0.5, 0.25, 1.0])[plain.pred_classes]
+    order = expected.argsort(descending=True, stable=True)
+    assert order.tolist() != list(range(len(order)))
+    torch.testing.assert_close(scored.scores, expected[order])
+    assert torch.equal(scored.pred_classes, plain.pred_classes[order])
+    assert torch.equal(scored.pred_boxes.tensor, plain.pred_boxes.tensor[order])
+    assert torch.equal(scored.pred_masks, plain.pred_masks[order])
+
+
+@torch.no_grad()
+def test_the_head_is_its_layers():
+    """Of features and mask, the mask taken at half its size by its largest pixel of four."""
+    head = MaskIoUHead(6, 3, size=14, conv_dim=8, num_conv=3, fc_dim=10)
+    features, masks = torch.randn(2, 6, 14, 14), torch.rand(2, 28, 28)
+    small = masks.view(2, 14, 2, 14, 2).amax(dim=(2, 4))
+    x = torch.cat([features, small[:, None]], dim=1)
+    for i, conv in enumerate(head.convs):
+        x = F.conv2d(x, conv.weight, conv.bias, padding=1, stride=2 if i == 2 else 1).relu()
+    for fc in (head.fc1, head.fc2):
+        x = (x.flatten(1) @ fc.weight.T + fc.bias).relu()
+    torch.testing.assert_close(head(features, masks), x @ head.predict.weight.T + head.predict.bias)
+
+
+def test_the_loss_is_the_mean_squared_error_of_the_masks_that_touch_their_objects(model):
+    head = model.roi_heads.mask_head
+    head.iou_loss_weight = 0.25
+    head.train()
+    instances = image()["instances"]
+    proposals = instances[torch.zeros(4, dtype=torch.int64)]
+    # The third is beside the object; of the fourth a part is.
+    proposals.proposal_boxes = Boxes(
+        torch.tensor([[10.0, 10, 50, 40], [5, 5, 45, 45], [60, 50, 90, 60], [30, 20, 90, 60]])
+    )
+    features = torch.randn(4, 32, 14, 14, requires_grad=True)
+    with EventStorage():
+        losses = head(features, [proposals])
+    with torch.no_grad():
+        logits = head.layers(features)[:, 1]
+        estimates = head.iou_head(features, logits.sigmoid())[:, 1]
+        targets = mask_ious(logits > 0, proposals)
+    judged = [i for i in range(4) if targets[i] > 0]
+    assert 2 not in judged
+    assert len(judged) >= 2
+    expected = sum((estimates[i] - targets[i]) ** 2 for i in judged) / len(judged)
+    torch.testing.assert_close(losses["loss_mask_iou"], 0.25 * expected)
+    # It does not bend the masks.
+    losses["loss_mask_iou"].backward()
+    assert all(p.grad is None for p in head.mask_head.parameters())
+    assert features.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("as_polygons", [False, True])
+def test_what_lies_outside_of_the_image_is_not_missed(as_polygons):
+    instances = Instances((100, 100))
+    instances.proposal_boxes = Boxes(torch.tensor([[0.0, 20.0, 28.0, 76.0]]))
+    if as_polygons:
+        corners = np.array([-28.0, 20, 28, 20, 28, 76, -28, 76])
+        instances.gt_masks = PolygonMasks([[corners]])
+    else:
+        bits = torch.zeros(1, 100, 100, dtype=torch.bool)
+        bits[0, 20:76, :28] = True
+        instances.gt_masks = BitMasks(bits)
+    ious = mask_ious(torch.ones(1, 28, 28, dtype=torch.bool), instances)
+    assert ious.dtype == torch.float32
+    assert ious.item() == pytest.approx(1.0, abs=0.04)

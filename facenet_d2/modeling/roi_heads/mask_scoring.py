@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
+import pycocotools.mask as mask_util
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
@@ -17,10 +18,11 @@ from detectron2.modeling.roi_heads.mask_head import (
     mask_rcnn_inference,
     mask_rcnn_loss,
 )
-from detectron2.structures import Instances
+from detectron2.structures import Instances, PolygonMasks
 from torch import nn
 
 from ..checks import check_at_least
+from ..solov2.targets import MASKS_AT_ONCE
 
 
 class MaskIoUHead(nn.Module):
@@ -102,15 +104,28 @@ def mask_ious(masks: torch.Tensor, instances: Instances) -> torch.Tensor:
     boxes = instances.proposal_boxes
     side = masks.shape[-1]
     objects = instances.gt_masks.crop_and_resize(boxes.tensor, side).to(masks.device).bool()
-    whole = instances.gt_masks
-    areas = whole.area() if hasattr(whole, "area") else whole.tensor.flatten(1).sum(dim=1)
     # In pixels of the M x M grid. Cropping rounds: no object is smaller than its own part.
     inside = objects.flatten(1).sum(dim=1)
-    areas = areas.to(masks.device) * side**2 / boxes.area().clamp(min=1e-6)
+    areas = _areas(instances).to(masks.device) * side**2 / boxes.area().clamp(min=1e-6)
     areas = torch.maximum(areas, inside)
     overlap = (masks & objects).flatten(1).sum(dim=1)
     union = masks.flatten(1).sum(dim=1) + areas - overlap
     return overlap / union.clamp(min=1e-6)
+
+
+def _areas(instances: Instances) -> torch.Tensor:
+    """Pixels of the whole objects that lie in the image, ``(N,)`` float32."""
+    whole = instances.gt_masks
+    if isinstance(whole, PolygonMasks):
+        # They may reach beyond the image, where no prediction can.
+        areas = [
+            mask_util.area(mask_util.merge(mask_util.frPyObjects(polygons, *instances.image_size)))
+            for polygons in whole.polygons
+        ]
+        return torch.tensor(areas, dtype=torch.float32)
+    # Summing bool makes a copy of eight bytes a pixel: some masks at a time.
+    chunks = whole.tensor.split(MASKS_AT_ONCE)
+    return torch.cat([m.flatten(1).sum(dim=1) for m in chunks]).float()
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -186,16 +201,18 @@ class MaskScoringHead(BaseMaskRCNNHead):
 
         Returns:
             in training ``loss_mask`` and ``loss_mask_iou``; in inference the instances, with
-            ``pred_masks`` and ``scores`` times the estimated IoU.
+            ``pred_masks`` and ``scores`` times the estimated IoU, by falling score.
         """
         logits = self.layers(x)
         if not self.training:
             mask_rcnn_inference(logits, instances)
             classes = torch.cat([i.pred_classes for i in instances])
             _, estimates = self._estimates(x, logits, classes)
+            results = []
             for image, ious in zip(instances, estimates.split([len(i) for i in instances])):
                 image.scores = image.scores * ious.clamp(0, 1)
-            return instances
+                results.append(image[image.scores.argsort(descending=True, stable=True)])
+            return results
         losses = {
             "loss_mask": self.loss_weight * mask_rcnn_loss(logits, instances, self.vis_period)
         }
