@@ -121,7 +121,7 @@ def test_an_unfinished_run_has_no_figures(monkeypatch, capsys, tmp_path):
     ("file", "content", "message"),
     [
         ("metrics.json", None, "it has no metrics.json"),
-        ("metrics.json", "{", "cannot be read"),
+        ("metrics.json", "{", "metrics.json, line 1"),
         ("config.yaml", "a: [", "cannot be read"),
         ("run.json", "{", "run.json"),
     ],

@@ -106,7 +106,7 @@ def load_checkpoint(
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     except LOADING_ERRORS as error:
         way_out = (
-            f"remove OUTPUT_DIR/last_checkpoint in {cfg.OUTPUT_DIR} or start without --resume"
+            f"remove {cfg.OUTPUT_DIR}/last_checkpoint to start the run anew"
             if resuming
             else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -20,6 +22,10 @@ def run_command(command: Callable[[], int | None]) -> int:
         the command's own code; 2 for a :class:`UserError` or an error of the operating system,
         printed as one sentence; 130 for Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a dash of a table is no reason to fail after the work is done.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return command() or 0
     except UserError as error:
@@ -50,5 +56,7 @@ def explained(what: str) -> Iterator[None]:
     except (UserError, OSError):
         raise
     except Exception as error:
-        words = " ".join(" ".join(map(str, error.args)).split())[:500]
+        # An assertion often has no words but its own line.
+        words = " ".join(map(str, error.args)) or traceback.extract_tb(error.__traceback__)[-1].line
+        words = " ".join((words or "").split())[:500]
         raise UserError(f"{what}: {words} ({type(error).__name__}).") from error

@@ -36,7 +36,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     add_facenet_config(cfg)
     config_file = Path(config_file)
     if not config_file.is_file():
-        raise UserError(f"config file {config_file} does not exist.")
+        raise UserError(f"config file {config_file} does not exist, or is no file.")
     if not config_file.read_bytes().strip():
         raise UserError(f"config file {config_file} is empty.")
     try:

@@ -65,11 +65,16 @@ def read_run(folder: str | Path) -> Run:
     for name in ("metrics.json", "config.yaml"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is no training run: it has no {name}.")
-    try:
-        lines = (folder / "metrics.json").read_text().splitlines()
-        events = [json.loads(line) for line in lines]
-    except ValueError as error:
-        raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
+    file = folder / "metrics.json"
+    events = []
+    for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+        try:
+            events.append(json.loads(line))
+        except ValueError as error:
+            raise UserError(
+                f"{file}, line {number}: {' '.join(str(error).split())}; the line is damaged: "
+                "remove it, or the run's folder to train it again."
+            ) from error
     settings = read_settings(folder)
     evaluated = max((e["iteration"] for e in events if "segm/AP" in e), default=0)
     if evaluated < settings["SOLVER.MAX_ITER"]:

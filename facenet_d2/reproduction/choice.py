@@ -51,7 +51,8 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
             raise UserError(f"--dataset {dataset}: there is no such file.")
         return Protocol(file, file.stem)
     folders = sorted({p.parent for p in CONFIGS.glob(f"*/{PREFIX}*.yaml")})
-    folder = next((f for f in folders if _plain(f.name) == _plain(dataset)), None)
+    wanted = _plain(dataset.rstrip("/"))
+    folder = next((f for f in folders if _plain(f.name) == wanted), None)
     if folder is None:
         names = ", ".join(f.name for f in folders)
         raise UserError(

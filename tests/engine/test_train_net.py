@@ -170,6 +170,16 @@ def error_of(monkeypatch, capfd, *args):
         (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "Unknown LR scheduler: Foo"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu'"),
         (["MODEL.MASK_ON", "False"], "MODEL.MASK_ON is False"),
+        (["TEST.DETECTIONS_PER_IMAGE", "0"], "TEST.DETECTIONS_PER_IMAGE is 0"),
+        (["SEED", "99999999999"], "SEED is 99999999999"),
+        # Detectron2 asserts this without a word.
+        (
+            [
+                *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.SEM.ENABLED", "False"),
+                *("MODEL.FPN.FUSE_TYPE", "bad"),
+            ],
+            "assert",
+        ),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
         (["SOLVER.BASE_LR", "1e30", "DATASETS.TEST", "()", "SOLVER.MAX_ITER", "5"], "Lower SOLVER"),
         (["MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"], "MODEL.SEM.ENABLED"),
@@ -273,6 +283,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, scenes, monkeypatch,
     assert (tmp_path / "output" / "config.yaml").read_text() == before
     message = error_of(monkeypatch, capfd, "--config-file", config, "--resume", *wider)
     assert "of another shape" in message
+    # All of this model's parameters, and others.
+    whole = weights(tmp_path / "output")
+    whole["model"]["backbone.extra.weight"] = torch.zeros(1)
+    torch.save(whole, tmp_path / "more.pth")
+    more = ("--eval-only", "MODEL.WEIGHTS", tmp_path / "more.pth")
+    message = error_of(monkeypatch, capfd, "--config-file", config, *more)
+    assert "1 of its parameters are not the model's: backbone.extra.weight" in message
     torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "foreign.pth")
     foreign = ("MODEL.WEIGHTS", tmp_path / "foreign.pth")
     assert "cannot be loaded" in error_of(monkeypatch, capfd, "--config-file", config, *foreign)

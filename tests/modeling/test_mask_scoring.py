@@ -49,7 +49,7 @@ def test_the_target_is_the_iou_in_the_image(as_polygons):
 
 
 @pytest.fixture
-def model(model_cfg):
+def cfg(model_cfg):
     model_cfg.merge_from_list(
         [
             *("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"),
@@ -71,7 +71,28 @@ def model(model_cfg):
             *("MODEL.ROI_MASK_IOU_HEAD.FC_DIM", 16),
         ]
     )
-    return build_model(model_cfg)
+    return model_cfg
+
+
+@pytest.fixture
+def model(cfg):
+    return build_model(cfg)
+
+
+@pytest.mark.parametrize(
+    ("node", "key", "value"),
+    [
+        ("ROI_MASK_IOU_HEAD", "CONV_DIM", -3),
+        ("ROI_MASK_IOU_HEAD", "NUM_CONV", 0),
+        ("ROI_MASK_IOU_HEAD", "FC_DIM", 0),
+        ("ROI_MASK_IOU_HEAD", "LOSS_WEIGHT", -1.0),
+        ("ROI_MASK_HEAD", "POOLER_RESOLUTION", 0),
+    ],
+)
+def test_wrong_values_name_their_key(cfg, node, key, value):
+    cfg.MODEL[node][key] = value
+    with pytest.raises(ValueError, match=rf"MODEL\.{node}\.{key}"):
+        build_model(cfg)
 
 
 def image(with_object=True):
