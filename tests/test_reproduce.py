@@ -229,6 +229,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),
         (("--dataset", "{tiny}", "SEED", "3"), "use --seeds"),
         (("--dataset", "{tiny}", "OUTPUT_DIR", "here"), "use --output"),
+        (("--dataset", "{tiny}", "--rows", "SEM", "SEED", "5"), "use --seeds"),
         (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
         (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
         (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "one data set to evaluate on"),

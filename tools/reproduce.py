@@ -37,6 +37,7 @@ from facenet_d2.evaluation.paper import TABLES
 from facenet_d2.evaluation.runs import Run
 from facenet_d2.evaluation.tables import duration, with_spread
 from facenet_d2.reproduction import (
+    OPTIONS,
     Plan,
     Report,
     check_models,
@@ -96,7 +97,8 @@ def parse_args() -> argparse.Namespace:
     for option in ("rows", "seeds"):
         # Overrides that stand after an option with several values.
         values = getattr(args, option) or []
-        first = next((i for i, v in enumerate(values) if "." in v and KEY.fullmatch(v)), None)
+        keys = ("." in v and KEY.fullmatch(v) or v in OPTIONS for v in values)
+        first = next((i for i, is_key in enumerate(keys) if is_key), None)
         if first:
             setattr(args, option, values[:first])
             args.overrides = values[first:] + args.overrides

@@ -1,11 +1,12 @@
 """Training and evaluating the rows of the paper's tables: what tools/reproduce.py is made of."""
 
 from .choice import Protocol, choose_rows, find_protocol
-from .plan import Job, Plan, PlannedRow, check_models, compose, make_plan
+from .plan import OPTIONS, Job, Plan, PlannedRow, check_models, compose, make_plan
 from .report import Report
 from .training import command_of, lock, shell_line, train
 
 __all__ = [
+    "OPTIONS",
     "Job",
     "Plan",
     "PlannedRow",
