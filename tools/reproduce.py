@@ -97,7 +97,7 @@ def parse_args() -> argparse.Namespace:
     for option in ("rows", "seeds"):
         # Overrides that stand after an option with several values.
         values = getattr(args, option) or []
-        keys = ("." in v and KEY.fullmatch(v) or v in OPTIONS for v in values)
+        keys = (("." in v and KEY.fullmatch(v)) or v in OPTIONS for v in values)
         first = next((i for i, is_key in enumerate(keys) if is_key), None)
         if first:
             setattr(args, option, values[:first])
