@@ -86,10 +86,15 @@ def test_grayscale_and_odd_sizes(tmp_path, trained, monkeypatch):
 
 def test_images_that_would_lose_their_contents_are_refused(tmp_path, trained, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 40), 5000, np.uint16))
+    # Of 11 bits, as satellites' are.
+    colours = np.full((40, 40, 3), 2000, np.uint16)
+    for name in ("colours.png", "colours.tif"):
+        cv2.imwrite(str(tmp_path / name), colours)
     cv2.imwrite(str(tmp_path / "float.tif"), np.full((40, 40), 0.5, np.float32))
-    args = ("--input", tmp_path / "deep.png", tmp_path / "float.tif", "--output", tmp_path / "out")
+    images = [tmp_path / n for n in ("deep.png", "float.tif", "colours.png", "colours.tif")]
+    args = ("--input", *images, "--output", tmp_path / "out")
     assert run(monkeypatch, trained, *args) == 1
-    assert capsys.readouterr().err.count("are not 8 bits a channel") == 2
+    assert capsys.readouterr().err.count("are not 8 bits a channel") == 4
 
 
 def test_one_image_that_cannot_be_processed_does_not_stop_the_others(

@@ -26,11 +26,14 @@ class DepthError(ValueError):
 def check_depth(file: str) -> None:
     """Raise a ValueError for an image of more than 8 bits a channel that would lose its contents.
 
-    Pillow cuts such values off at 255 when it makes an RGB image of them.
+    Of one channel Pillow cuts such values off at 255; of several it keeps the upper 8 of 16 bits,
+    of which an image of 11 bits has only 3.
     """
     with Image.open(file) as image:
         mode = image.mode
-    if mode == "F" or mode.startswith("I"):
+        # How the file's own pixels are packed, "RGB;16B" for instance.
+        packed = " ".join(str(tile.args) for tile in image.tile)
+    if mode == "F" or mode.startswith("I") or ";16" in packed:
         raise DepthError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
 
 
