@@ -1,6 +1,7 @@
 """summarize_runs.py on runs whose figures are known."""
 
 import json
+import math
 import sys
 
 import pytest
@@ -72,6 +73,20 @@ def test_means_spreads_gains_and_every_run(monkeypatch, capsys, runs):
         **{"ship": "9.00", "storage tank": "11.00"},
     }
     assert "- `MODEL.SEM`: `None` → `True`" in printed.out
+
+
+def test_folders_of_no_seed_are_rows_and_what_is_no_number_a_dash(monkeypatch, capsys, tmp_path):
+    """As train_net.py's OUTPUT_DIRs lie beside one another, of data without large objects."""
+    folders = [tmp_path / "output" / name for name in ("solov2_R_18", "facenet_R_18")]
+    for folder, ap in zip(folders, (10.0, math.nan), strict=True):
+        write_run(folder, seed=1, ap=ap, SEM=folder == folders[1])
+    code, printed = run(monkeypatch, capsys, *folders)
+    assert code == 0, printed.err
+    assert "nan" not in printed.out
+    lines = [cells(line) for line in printed.out.splitlines() if line.startswith("|")]
+    every = [line for line in lines if "GPU of a test" in line]
+    assert [line[0] for line in every] == ["`solov2_R_18`", "`facenet_R_18`"]
+    assert [line[4] for line in every] == ["10.00", "\N{EN DASH}"]
 
 
 def test_a_file_is_updated_between_its_marks_alone(monkeypatch, capsys, runs, tmp_path):

@@ -5,10 +5,10 @@
   summarize_runs.py model_zoo/nwpu_vhr10/*/seed* --update MODEL_ZOO.md --plot docs/images/curves.png
 
 A run is an OUTPUT_DIR of train_net.py, of which config.yaml, metrics.json and run.json are read.
-Runs that lie in one folder are one row and may differ in nothing but their seed; the first row is
-the baseline, unless --baseline names another. Figures are those of the last iteration, never of the
-best one. --update puts the tables between the lines "<!-- runs: begin -->" and "<!-- runs: end -->"
-of a file.
+Folders ROW/seed1, ROW/seed2, ... are the runs of one row and may differ in nothing but their seed;
+another folder is a row by itself. The first row is the baseline, unless --baseline names another.
+Figures are those of the last iteration, never of the best one. --update puts the tables between the
+lines "<!-- runs: begin -->" and "<!-- runs: end -->" of a file.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from facenet_d2.evaluation.runs import Run, differences, gains, group_runs
 from facenet_d2.evaluation.tables import duration, table, with_spread
 from facenet_d2.files import write_whole
 
+NAN = float("nan")
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYS = [f"segm/{f}" for f in FIGURES] + [f"bbox/{f}" for f in FIGURES]
@@ -71,14 +72,14 @@ def tables(rows: dict[str, list[Run]], baseline: str) -> str:
             str(run.seed),
             ", ".join(run.devices) or "?",
             duration(run.seconds),
-            *(f"{run.figures[k]:.2f}" for k in KEYS),
+            *(with_spread([run.figures[k]]) for k in KEYS),
         ]
         for name, run in runs
     ]
     prefix = "segm/AP-"
     classes = list(dict.fromkeys(k for _, run in runs for k in run.figures if k.startswith(prefix)))
     by_class = [
-        [f"`{name}`", str(run.seed), *(f"{run.figures[k]:.2f}" for k in classes)]
+        [f"`{name}`", str(run.seed), *(with_spread([run.figures.get(k, NAN)]) for k in classes)]
         for name, run in runs
     ]
     sections = [

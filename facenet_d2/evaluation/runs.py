@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from ..errors import UserError
 
 # What may differ between the runs of a row.
 OWN = ("SEED", "OUTPUT_DIR")
+SEED_FOLDER = re.compile(r"seed\d+")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,10 @@ def differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
 
 
 def group_runs(folders: Sequence[str | Path]) -> dict[str, list[Run]]:
-    """The runs of each row, by the name of the folder they lie in together, seeds in order.
+    """The runs of each row, seeds in order.
+
+    Folders ``ROW/seed1``, ``ROW/seed2``, ... are of the row ``ROW``; another folder is a row by
+    itself, with its own name.
 
     Raises:
         UserError: where runs of a row differ in more than their seed, or have the same.
@@ -149,7 +154,9 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[Run]]:
     rows: dict[str, list[Run]] = {}
     for folder in folders:
         run = read_run(folder)
-        rows.setdefault(run.folder.resolve().parent.name, []).append(run)
+        place = run.folder.resolve()
+        of_several = SEED_FOLDER.fullmatch(place.name)
+        rows.setdefault(place.parent.name if of_several else place.name, []).append(run)
     for name, runs in rows.items():
         runs.sort(key=lambda r: r.seed)
         for run in runs[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,6 +28,8 @@ PLACES = ("OUTPUT_DIR", "MODEL.DEVICE")
 # Keys that this tool sets itself, and the option that is there for it.
 OPTIONS = {"OUTPUT_DIR": "--output", "SEED": "--seeds"}
 MOST_KEYS = 5
+# Detectron2's names of a run's checkpoints, by the iteration they were saved after, from 0.
+CHECKPOINT = re.compile(r"model_(\d+)\.pth")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,15 @@ class Job:
             return read_run(self.folder)
         except UserError:
             return None
+
+    def saved(self, total: int) -> int:
+        """Iterations, of ``total``, after which its last checkpoint was saved; 0 without one."""
+        tag = self.folder / "last_checkpoint"
+        name = tag.read_text().strip() if tag.is_file() else ""
+        if name == "model_final.pth":
+            return total
+        number = CHECKPOINT.fullmatch(name)
+        return int(number[1]) + 1 if number else 0
 
 
 @dataclass(frozen=True)

@@ -130,14 +130,23 @@ class Report:
             return "finished"
         if any(j in self.failures for j in jobs):
             return "failed"
-        return "not finished" if any(j in self.runs for j in jobs) else "not run"
+        if any(j in self.runs for j in jobs) or self._saved(row):
+            return "not finished"
+        return "not run"
+
+    def _saved(self, row: Row) -> int:
+        """Iterations of its unfinished run that has most of them."""
+        total = self.cfg.SOLVER.MAX_ITER
+        return max(j.saved(total) for j in self.plan.jobs if j.row == row)
 
     def _seeds(self, row: Row) -> str:
         state, done = self._state(row), len(self._of(row.name))
         if state == "finished":
             return str(done)
         if not done:
-            return state
+            if state != "not finished":
+                return state
+            return f"stopped after {self._saved(row)} of {self.cfg.SOLVER.MAX_ITER} iterations"
         wanted = sum(j.row == row for j in self.plan.jobs)
         return f"{done} of {wanted}" + (", failed" if state == "failed" else "")
 
