@@ -30,6 +30,7 @@ from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained
+from facenet_d2.engine.record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.modeling import accelerate
 
@@ -97,6 +98,9 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
+        resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
+        if comm.is_main_process() and not resuming:
+            set_aside_metrics(cfg.OUTPUT_DIR)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         trainer.train()

@@ -155,9 +155,11 @@ def print_parts(result: dict[str, Any]) -> None:
         values = (row[key] / scale for key, (_, scale) in columns.items())
         print(f"{part:{width}}" + "".join(f"{value:19.2f}" for value in values))
     if result["peak_memory_mb"] is not None:
+        # A process's resident set depends on what its allocator happens to reuse.
+        about = "about " if result["device"] == "cpu" else ""
         print(
             f"peak memory of one inference, beyond the weights, on {result['device']}: "
-            f"{result['peak_memory_mb']:.0f} MB"
+            f"{about}{result['peak_memory_mb']:.0f} MB"
         )
     operators = result["operators"]
     print(f"counted: {calls(operators['counted'])}")

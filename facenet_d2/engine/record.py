@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 import time
@@ -14,6 +15,8 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..files import write_whole
+
+logger = logging.getLogger(__name__)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,27 @@ def device_name(device: torch.device | str) -> str:
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.machine()
     return f"{name}, {torch.get_num_threads()} threads"
+
+
+def set_aside_metrics(folder: str | Path) -> None:
+    """Before a run that starts anew where one has been: Detectron2 would add to its metrics.json.
+
+    Then the evaluation after that run's last iteration would make this one look finished.
+
+    Args:
+        folder: of the run.
+    """
+    metrics = Path(folder) / "metrics.json"
+    if not metrics.is_file():
+        return
+    previous = metrics.with_name("metrics_previous.json")
+    metrics.replace(previous)
+    logger.warning(
+        "%s has an earlier run, which this one overwrites; without --resume it starts anew. The "
+        "earlier run's metrics are now in %s.",
+        folder,
+        previous.name,
+    )
 
 
 class RecordRun(HookBase):

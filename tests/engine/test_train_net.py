@@ -9,7 +9,9 @@ import torch
 from conftest import write_tiny_config
 
 import train_net
+from facenet_d2 import UserError
 from facenet_d2.engine import run_command
+from facenet_d2.evaluation.runs import read_run
 
 
 def run(monkeypatch, *args):
@@ -102,6 +104,23 @@ def test_trains_evaluates_and_keeps_the_best(tmp_path, scenes, monkeypatch, caps
     assert run(monkeypatch, "--config-file", config, *args) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert again["segm"]["AP"] == pytest.approx(figures["segm"]["AP"], nan_ok=True)
+
+
+def test_a_run_that_starts_anew_does_not_add_to_an_earlier_ones_metrics(
+    tmp_path, scenes, monkeypatch, caplog
+):
+    config = write_tiny_config(tmp_path, scenes)
+    output = tmp_path / "output"
+    assert run(monkeypatch, "--config-file", config) == 0
+    first = (output / "metrics.json").read_text()
+    assert "overwrites" not in caplog.text
+    # Not evaluated, so not finished: the first run's evaluation is not its own.
+    assert run(monkeypatch, "--config-file", config, "DATASETS.TEST", "()") == 0
+    assert "has an earlier run, which this one overwrites" in caplog.text
+    assert (output / "metrics_previous.json").read_text() == first
+    assert "segm/AP" in first
+    with pytest.raises(UserError, match="is not finished"):
+        read_run(output)
 
 
 def test_the_best_figure_survives_a_resume(tmp_path, scenes, monkeypatch):
