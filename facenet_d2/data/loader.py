@@ -48,13 +48,15 @@ class _MappedSamples(torchdata.Dataset):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
+        # Asked for here: a worker process of a training with several does not know its rank.
+        self.rank = comm.get_rank()
 
     def __getitem__(self, key: tuple[int, int, bool | None]) -> dict[str, Any]:
         position, index, sideways = key
         record = self.dataset[index]
         if sideways is not None:
             record = {**record, "sideways": sideways}
-        with augmentation_seed(self.seed, comm.get_rank(), position):
+        with augmentation_seed(self.seed, self.rank, position):
             return self.mapper(record)
 
 

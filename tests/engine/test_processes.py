@@ -1,0 +1,162 @@
+"""Training with several processes, which are on the CPU here and talk by gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from conftest import REPOSITORY, write_tiny_config
+from detectron2.data.samplers import TrainingSampler
+
+from facenet_d2.data import TrainLoader
+from facenet_d2.modeling.condinst import CondInst
+
+# Threads of several processes wait for one another.
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+TWO = ("--num-gpus", "2")
+DATASET = [{"id": i, "width": 10, "height": 20} for i in range(12)]
+
+
+def command(config, *args):
+    return [sys.executable, "tests/gloo_train_net.py", "--config-file", str(config), *TWO, *args]
+
+
+def run(config, *args):
+    return subprocess.run(
+        command(config, *args), cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
+    )
+
+
+def alive(group):
+    """Processes of a group that have not ended, from Linux's table of them."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, of_group, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(of_group) == group and state not in "ZX":
+                found.append(stat.parent.name)
+    return found
+
+
+def noisy(record):
+    return {**record, "noise": np.random.rand()}
+
+
+def in_process(rank, port, function, folder):
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
+    torch.save(function(rank), folder / f"{function.__name__}{rank}.pth")
+
+
+def of_two(function, folder):
+    """What a function of this module gives in each of two processes."""
+    # What the system gives as free.
+    store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
+    port = store.port
+    del store
+    mp.spawn(in_process, (port, function, folder), nprocs=2)
+    return [torch.load(folder / f"{function.__name__}{rank}.pth") for rank in (0, 1)]
+
+
+def batches(rank):
+    loaders = (
+        TrainLoader(
+            DATASET,
+            noisy,
+            build_sampler=lambda seed: TrainingSampler(len(DATASET), seed=seed),
+            batch_size=3,
+            seed=5,
+            num_workers=workers,
+        )
+        for workers in (0, 1)
+    )
+    return [
+        [(x["id"], x["noise"]) for _, batch in zip(range(2), loader) for x in batch]
+        for loader in loaders
+    ]
+
+
+def test_processes_share_the_images_and_no_draws_whoever_loads(tmp_path):
+    (a, a_by_worker), (b, b_by_worker) = of_two(batches, tmp_path)
+    assert a == a_by_worker
+    assert b == b_by_worker
+    assert sorted(x for x, _ in a + b) == list(range(12))
+    assert len({noise for _, noise in a + b}) == 12
+
+
+def positives(rank):
+    model = CondInst.__new__(CondInst)
+    torch.nn.Module.__init__(model)
+    model.pixel_mean = torch.zeros(3, 1, 1)
+    return model._ema_update("loss_normalizer", (9, 2)[rank], 100.0)
+
+
+def test_condinst_divides_by_the_mean_of_the_processes_positives(tmp_path):
+    assert of_two(positives, tmp_path) == [5.5, 5.5]
+
+
+def test_a_level_that_no_head_has_and_a_process_without_objects(tmp_path, scenes):
+    """DistributedDataParallel fails in the second step where a parameter had no gradient."""
+    content = json.loads((scenes / "annotations.json").read_text())
+    one = content["images"][0]["id"]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == one]
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    (tmp_path / "images").symlink_to(scenes / "images")
+    config = write_tiny_config(tmp_path, tmp_path, base="iSAID/yolact_R_101_36ep.yaml")
+    levels = "['res2','res3','res4','res5']"
+    done = run(
+        config,
+        *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
+        *("MODEL.RESNETS.OUT_FEATURES", levels, "MODEL.FPN.IN_FEATURES", levels),
+        *("MODEL.YOLACT.IN_FEATURES", "['p3','p4','p5','p6']"),
+        *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"),
+        *("SOLVER.MAX_ITER", "3"),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "output"
+    (metrics,) = (x for x in map(json.loads, (folder / "metrics.json").open()) if "segm/AP" in x)
+    assert metrics["iteration"] == 3
+    (stretch,) = json.loads((folder / "run.json").read_text())["stretches"]
+    assert stretch["processes"] == 2
+
+
+def test_ctrl_c_saves_one_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
+    overrides = ["DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER"]
+    log = tmp_path / "output" / "log.txt"
+    with (tmp_path / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(
+            command(tiny_config, *overrides, "100000"),
+            cwd=REPOSITORY,
+            env=ENVIRONMENT,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        deadline = time.time() + 120
+        while "iter: 19" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None, (tmp_path / "printed.txt").read_text()
+            assert time.time() < deadline
+            time.sleep(0.2)
+        # As a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    text = (tmp_path / "printed.txt").read_text()
+    assert "continue with --resume" in text
+    assert "Traceback" not in text
+    # Python's own helper processes end a little later.
+    deadline = time.time() + 20
+    while alive(process.pid):
+        assert time.time() < deadline
+        time.sleep(0.2)
+    last = (tmp_path / "output" / "last_checkpoint").read_text().strip()
+    iteration = int(last.removeprefix("model_").removesuffix(".pth"))
+    done = run(tiny_config, "--resume", *overrides, str(iteration + 2))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr

@@ -1,0 +1,46 @@
+"""train_net.py with several processes on the CPU: they talk by gloo in place of NCCL.
+
+gloo_train_net.py --config-file ... --num-gpus 2
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+import torch
+import torch.distributed as dist
+from detectron2.engine import defaults
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+import train_net
+from facenet_d2.engine import run_command
+
+
+def worker(
+    rank: int, main: Any, world_size: int, per_machine: int, machine: int, url: str, args: Any, *_
+) -> None:
+    """Detectron2's, but for the GPUs."""
+    dist.init_process_group("gloo", init_method=url, world_size=world_size, rank=rank)
+    comm._LOCAL_PROCESS_GROUP = dist.new_group(list(range(world_size)), timedelta(minutes=5))
+    main(*args)
+
+
+def on_cpu(model: torch.nn.Module, device_ids: list[int], **kwargs: Any) -> torch.nn.Module:
+    return DistributedDataParallel(model, **kwargs)
+
+
+# Each process has this module anew.
+torch.cuda.device_count = lambda: 2
+defaults.DistributedDataParallel = on_cpu
+importlib.import_module("detectron2.engine.launch")._distributed_worker = worker
+
+if __name__ == "__main__":
+    sys.exit(run_command(train_net.run))
