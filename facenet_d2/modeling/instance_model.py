@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
+from detectron2.utils import comm
 from torch import nn
 
 
@@ -47,13 +48,29 @@ class InstanceModel(nn.Module, ABC):
         outputs = self.predict(images.tensor)
         if self.training:
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            return self.losses(*outputs, gt_instances)
+            losses = self.losses(*outputs, gt_instances)
+            return self._of_every_parameter(losses) if comm.get_world_size() > 1 else losses
         image_sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
         ]
         results = self.inference(*outputs, images.image_sizes, image_sizes)
         return [{"instances": r} for r in results]
+
+    def _of_every_parameter(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same losses, but of the parameters that they do not depend on they have gradients, 0.
+
+        DistributedDataParallel waits for a gradient of each, and a neck may have levels that the
+        heads leave out.
+        """
+        zero = 0.0 * sum(
+            p.float().sum()
+            for name, p in self.named_parameters()
+            # All levels are made of its last stage.
+            if p.requires_grad and not name.startswith("backbone.bottom_up.")
+        )
+        first = next(iter(losses))
+        return losses | {first: losses[first] + zero}
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, pad and batch."""

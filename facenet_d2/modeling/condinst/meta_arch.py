@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, Instances
+from detectron2.utils import comm
 
 from ..box_masks import quarter_masks, with_full_masks
 from ..checks import (
@@ -174,9 +176,14 @@ class CondInst(InstanceModel, FCOS):
     def _ema_update(
         self, name: str, value: float, initial_value: float, momentum: float = 0.9
     ) -> float:
-        # Losses are divided by the positives of the batch, as published. Detectron2's moving
-        # average is not in checkpoints, so that a resumed run would not be what it would have been.
-        return value
+        # Losses are divided by the positives of the batch, the mean over the processes, as
+        # published. Detectron2's moving average is not in checkpoints, so that a resumed run would
+        # not be what it would have been.
+        if comm.get_world_size() == 1:
+            return value
+        mean = torch.tensor(float(value), device=self.device)
+        dist.all_reduce(mean)
+        return mean.item() / comm.get_world_size()
 
     def losses(
         self,
