@@ -120,6 +120,9 @@ def _add_point_rend_config(cfg: CfgNode) -> None:
             f"cannot be imported ({error}): install a Detectron2 that has its projects, as "
             "tools/install_detectron2.py does, or choose another config."
         ) from error
+    # Registers its mask head.
+    from ..modeling.roi_heads import point_rend  # noqa: F401
+
     add_pointrend_config(cfg)
 
 

@@ -7,11 +7,15 @@ import json
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY, write_tiny_config
 from detectron2.config import CfgNode
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.utils.events import EventStorage
 
 import train_net
-from facenet_d2.engine import run_command
+from facenet_d2.data import SceneMapper
+from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.evaluation.paper import TABLES
 
 CONFIGS = REPOSITORY / "configs"
@@ -95,6 +99,24 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
     lines = [json.loads(line) for line in (tmp_path / "output" / "metrics.json").open()]
     (step,) = (line for line in lines if "total_loss" in line)
     assert 0 < step["total_loss"] < 100
+
+
+@pytest.mark.parametrize("model", ROWS)
+def test_a_batch_without_objects(model, tmp_path, scenes):
+    """As an augmentation may leave it: finite losses, and a gradient for every parameter."""
+    if model == "point_rend":
+        pytest.importorskip("detectron2.projects.point_rend")
+    cfg = load_config(write_tiny_config(tmp_path, scenes, base=str(ROWS[model])), train=True)
+    network = Trainer.build_model(cfg).train()
+    (record, *_) = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)
+    image = SceneMapper(cfg, is_train=True)({**record, "annotations": []})
+    assert len(image["instances"]) == 0
+    with EventStorage():
+        losses = network([image, image])
+    total = sum(losses.values())
+    assert torch.isfinite(total)
+    total.backward()
+    assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
 def test_point_rend_where_it_is_not(tmp_path, scenes, monkeypatch, capsys):

@@ -188,7 +188,7 @@ class MaskScoringHead(BaseMaskRCNNHead):
         rows = torch.arange(len(classes), device=x.device)
         of_class = logits[:, 0] if logits.shape[1] == 1 else logits[rows, classes]
         # The mask is what is judged: it is not to be bent towards a better estimate.
-        masks = of_class.detach().sigmoid()
+        masks = of_class.detach().float().sigmoid()
         return masks, self.iou_head(x, masks)[rows, classes]
 
     def forward(
