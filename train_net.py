@@ -14,6 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch.multiprocessing import ProcessRaisedException
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
-from facenet_d2.engine.cli import explained
+from facenet_d2.engine.cli import explained, patient_with_processes
 from facenet_d2.engine.record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.modeling import accelerate
@@ -43,7 +44,11 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="print the evaluation's figures as one line of JSON last",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.num_machines == 1 and args.dist_url == parser.get_default("dist_url"):
+        # Any free port: the default is one for all trainings of a user.
+        args.dist_url = "auto"
+    return args
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -114,18 +119,20 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
 
 def run() -> None:
     args = parse_args()
-    if args.num_gpus > 1 or args.num_machines > 1:
+    several = args.num_gpus > 1 or args.num_machines > 1
+    if several:
         # Once here too: an error in a child process would end in a trace of all of them.
         setup(args)
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
+        with patient_with_processes() if several else nullcontext():
+            launch(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
     except ProcessRaisedException as error:
         # The child's error comes as text, with its trace; UserError cuts its sentence out of it.
         if f"{UserError.__name__}: " in str(error):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from ..errors import UserError
 
@@ -42,6 +45,38 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def patient_with_processes() -> Iterator[None]:
+    """Around the processes of a training, which stop by themselves on Ctrl-C.
+
+    On a second one they are ended.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, when they have ended.
+    """
+    requests = 0
+
+    def count(signum: int, frame: FrameType | None) -> None:
+        nonlocal requests
+        requests += 1
+        if requests > 1:
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+    previous = signal.signal(signal.SIGINT, count)
+    try:
+        yield
+    except Exception as error:
+        if requests > 1:
+            # That they were ended.
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    if requests:
+        raise KeyboardInterrupt
 
 
 @contextmanager

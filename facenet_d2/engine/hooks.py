@@ -11,6 +11,7 @@ from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer
+from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 
 from ..files import write_whole
@@ -45,7 +46,10 @@ class ResumableBestCheckpointer(BestCheckpointer):
 
 
 class StopOnInterrupt(HookBase):
-    """On Ctrl-C: finish the step, save a checkpoint, then stop. A second Ctrl-C stops at once."""
+    """On Ctrl-C: finish the step, save a checkpoint, then stop. A second Ctrl-C stops at once.
+
+    All processes of a training stop after the same step, whichever of them the signal reached.
+    """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
@@ -63,8 +67,10 @@ class StopOnInterrupt(HookBase):
         logger.warning("Stopping after this step (Ctrl-C again to stop at once) ...")
 
     def after_step(self) -> None:
-        if self.requested:
+        if any(comm.all_gather(self.requested)):
             self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+            # Saving is the main process's; no other ends before it has.
+            comm.synchronize()
             logger.warning("Interrupted; continue with --resume.")
             raise KeyboardInterrupt
 

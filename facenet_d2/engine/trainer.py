@@ -123,8 +123,7 @@ class Trainer(DefaultTrainer):
                     ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
                 )
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
-            if comm.get_world_size() == 1:
-                own.append(StopOnInterrupt(self.checkpointer))
+        own.append(StopOnInterrupt(self.checkpointer))
         # Before the writers, which come last so that they write what the others measured.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
         return [h for h in hooks if h not in writers] + own + writers

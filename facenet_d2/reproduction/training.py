@@ -132,8 +132,8 @@ def train(
     with log.open("ab") as output, _Progress(metrics, iterations, progress) as shown:
         output.write(f"$ {shell_line(command)}\n".encode())
         output.flush()
-        # Alone, a training that gets SIGINT saves a checkpoint. One of several processes has its
-        # own way of taking the others along when it is ended.
+        # Alone, a training that gets SIGINT saves a checkpoint. One with several processes leaves
+        # that to them; when SIGTERM ends it, PyTorch sends them SIGINT.
         farewell = signal.SIGINT if num_gpus <= 1 else signal.SIGTERM
         code = _run(command, output, hold, farewell, shown.update)
     if code == 0:
