@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -117,12 +118,16 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
         # A generator: nothing runs, and no worker starts, before the first batch is taken. By then
         # a resumed trainer has set `seed` and `start_iter`.
+        # Linux's default for a single training process. Those of several are spawned, and would
+        # spawn their workers too, each with its own copy of the data set.
+        fork = self.num_workers > 0 and sys.platform == "linux"
         yield from torchdata.DataLoader(
             _MappedSamples(self.dataset, self.mapper, self.seed),
             batch_sampler=itertools.islice(self._batches(), self.start_iter, None),
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
             worker_init_fn=_ignore_interrupt,
+            multiprocessing_context="fork" if fork else None,
             # PyTorch would draw the workers' seeds, which nothing here uses, in the first step of
             # the model's random numbers, and so change them for a resumed run.
             generator=torch.Generator(),

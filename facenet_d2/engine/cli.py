@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from torch.multiprocessing import ProcessExitedException
+
 from ..errors import UserError
 
 
@@ -68,9 +70,9 @@ def patient_with_processes() -> Iterator[None]:
     previous = signal.signal(signal.SIGINT, count)
     try:
         yield
-    except Exception as error:
-        if requests > 1:
-            # That they were ended.
+    except ProcessExitedException as error:
+        # Ended here, or before they were ready to stop by themselves.
+        if requests:
             raise KeyboardInterrupt from error
         raise
     finally:
