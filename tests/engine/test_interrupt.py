@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import pytest
 from conftest import REPOSITORY
 
 
@@ -14,6 +13,7 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     command = [sys.executable, "train_net.py", "--config-file", str(tiny_config)]
     overrides = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER"]
     log = tmp_path / "output" / "log.txt"
+    start = time.monotonic()
     with (tmp_path / "printed.txt").open("w") as printed:
         process = subprocess.Popen(
             [*command, *overrides, "100000"],
@@ -28,6 +28,7 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
             time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
+    whole = time.monotonic() - start
     text = (tmp_path / "printed.txt").read_text()
     assert "continue with --resume" in text
     assert "Traceback" not in text
@@ -47,5 +48,7 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     assert first["iterations"] == second["first_iteration"] == iteration + 1
     assert second["iterations"] == 1
     events = [json.loads(x) for x in (tmp_path / "output" / "metrics.json").open()]
-    steps = sum(e["time"] for e in events if e.get("iteration") == 19) * 20
-    assert pytest.approx(steps, rel=0.5) == first["seconds"] * 20 / first["iterations"]
+    # The median of the first 20 steps but three, which Detectron2 does not time: half of them took
+    # at least as long.
+    (median,) = (e["time"] for e in events if e.get("iteration") == 19)
+    assert 8 * median <= first["seconds"] <= whole
