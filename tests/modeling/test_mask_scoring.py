@@ -120,6 +120,17 @@ def test_every_parameter_of_the_head_has_a_gradient(model, with_object):
         assert head.iou_head.fc1.weight.grad.abs().sum() > 0
 
 
+def test_what_is_just_over_a_half_belongs_to_the_mask_in_half_precision_too(model):
+    head = model.roi_heads.mask_head
+    # In bfloat16 the sigmoid of 0.001 is a half.
+    logits = torch.full((1, 3, 28, 28), 0.001, dtype=torch.bfloat16)
+    x = torch.rand(1, 32, 14, 14)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        masks, ious = head._estimates(x, logits, torch.tensor([1]))
+    assert (masks > 0.5).all()
+    assert torch.isfinite(ious).all()
+
+
 def test_scores_are_multiplied_by_the_estimate(model):
     model.eval()
     batch = [{"image": torch.rand(3, 64, 96) * 255}]
