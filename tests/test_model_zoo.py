@@ -12,10 +12,12 @@ from detectron2.config import get_cfg
 from facenet_d2 import add_facenet_config
 from facenet_d2.data.datasets import resolve_num_classes
 from facenet_d2.engine import read_config
+from facenet_d2.reproduction.plan import compose
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
+RIVALS = sorted(p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json"))
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
 # As the tables' columns are called.
 COLUMNS = {
@@ -177,6 +179,37 @@ def test_no_run_collapsed(folder):
         values = [line[loss] for line in lines if loss in line]
         assert np.mean(values[-5:]) < share * np.mean(values[:3])
     assert final(folder)["segm/AP50"] > 1
+
+
+@pytest.mark.parametrize("folder", RIVALS, ids=lambda f: f.parent.name)
+def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
+    models = REPOSITORY / "configs" / "models"
+    protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
+    compose(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
+    anchors = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
+    assert " ".join(anchors) in ZOO
+    cfg = read_config(tmp_path / "row.yaml", anchors)
+    resolve_num_classes(cfg)
+    expected = flat(yaml.safe_load(cfg.dump()))
+    recorded = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+    own = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
+    assert {k for k in recorded if recorded[k] != expected[k]} <= set(own)
+    stretches = json.loads((folder / "run.json").read_text())["stretches"]
+    assert sum(s["iterations"] for s in stretches) == recorded["SOLVER.MAX_ITER"]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+
+
+def test_the_table_of_rivals():
+    rows = table_with("model file", "mask AP")
+    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in RIVALS}
+    for row in rows:
+        (folder,) = (f for f in RIVALS if f.parent.name == row["model file"].strip("`"))
+        figures = final(folder)
+        for column, key in COLUMNS.items():
+            assert row[column] == f"{figures[key]:.2f}"
+        record = json.loads((folder / "run.json").read_text())["stretches"]
+        hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
+        assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
 
 
 def test_what_is_linked_is_there():
