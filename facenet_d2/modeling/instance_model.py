@@ -49,7 +49,7 @@ class InstanceModel(nn.Module, ABC):
         if self.training:
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
             losses = self.losses(*outputs, gt_instances)
-            return self._of_every_parameter(losses) if comm.get_world_size() > 1 else losses
+            return self._of_whole_neck(losses) if comm.get_world_size() > 1 else losses
         image_sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
@@ -57,17 +57,16 @@ class InstanceModel(nn.Module, ABC):
         results = self.inference(*outputs, images.image_sizes, image_sizes)
         return [{"instances": r} for r in results]
 
-    def _of_every_parameter(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same losses, but of the parameters that they do not depend on they have gradients, 0.
+    def _of_whole_neck(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The same losses, with gradients, 0, of the neck's levels that the heads leave out.
 
-        DistributedDataParallel waits for a gradient of each, and a neck may have levels that the
-        heads leave out.
+        DistributedDataParallel waits for a gradient of each parameter. The heads see to theirs.
         """
         zero = 0.0 * sum(
             p.float().sum()
-            for name, p in self.named_parameters()
+            for name, p in self.backbone.named_parameters()
             # All levels are made of its last stage.
-            if p.requires_grad and not name.startswith("backbone.bottom_up.")
+            if p.requires_grad and not name.startswith("bottom_up.")
         )
         first = next(iter(losses))
         return losses | {first: losses[first] + zero}
