@@ -65,14 +65,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name a data set to evaluate on.")
-    last = Path(cfg.OUTPUT_DIR, "last_checkpoint")
-    if args.eval_only and not cfg.MODEL.WEIGHTS and not (args.resume and last.is_file()):
+    if args.eval_only and not cfg.MODEL.WEIGHTS and not resumes(args, cfg):
         raise UserError(
             "--eval-only needs a trained model: add MODEL.WEIGHTS path/to/model.pth, or --resume "
             f"for the last checkpoint in {cfg.OUTPUT_DIR}."
         )
     check_writable(cfg.OUTPUT_DIR)
     return cfg
+
+
+def resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
+    """Whether there is a run in OUTPUT_DIR to go on with, and it is wanted."""
+    return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
 
 
 def without_nan(value: Any) -> Any:
@@ -103,8 +107,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
     else:
-        resuming = args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
-        if comm.is_main_process() and not resuming:
+        if comm.is_main_process() and not resumes(args, cfg):
             set_aside_metrics(cfg.OUTPUT_DIR)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)

@@ -14,6 +14,7 @@ lines "<!-- runs: begin -->" and "<!-- runs: end -->" of a file.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from facenet_d2.evaluation.runs import Run, differences, gains, group_runs
 from facenet_d2.evaluation.tables import duration, table, with_spread
 from facenet_d2.files import write_whole
 
-NAN = float("nan")
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 KEYS = [f"segm/{f}" for f in FIGURES] + [f"bbox/{f}" for f in FIGURES]
@@ -79,7 +79,11 @@ def tables(rows: dict[str, list[Run]], baseline: str) -> str:
     prefix = "segm/AP-"
     classes = list(dict.fromkeys(k for _, run in runs for k in run.figures if k.startswith(prefix)))
     by_class = [
-        [f"`{name}`", str(run.seed), *(with_spread([run.figures.get(k, NAN)]) for k in classes)]
+        [
+            f"`{name}`",
+            str(run.seed),
+            *(with_spread([run.figures.get(k, math.nan)]) for k in classes),
+        ]
         for name, run in runs
     ]
     sections = [

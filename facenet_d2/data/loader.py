@@ -49,7 +49,7 @@ class _MappedSamples(torchdata.Dataset):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
-        # Asked for here: a worker process of a training with several does not know its rank.
+        # Asked for here: a worker process that is spawned does not know it.
         self.rank = comm.get_rank()
 
     def __getitem__(self, key: tuple[int, int, bool | None]) -> dict[str, Any]:
