@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
 import tempfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,46 @@ def write_tiny_config(
         )
     )
     return file
+
+
+def interrupt_training(
+    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+) -> tuple[int, float, int]:
+    """Train, press Ctrl-C after the twentieth step, and see that a checkpoint is the end.
+
+    Args:
+        command: trains into ``output`` in the folder.
+        folder: of the test.
+        env: of the command.
+
+    Returns:
+        the iteration of the checkpoint, the seconds in all, and the group of the processes.
+    """
+    log = folder / "output" / "log.txt"
+    start = time.monotonic()
+    with (folder / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=env,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        deadline = time.time() + 120
+        while "iter: 19" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None, (folder / "printed.txt").read_text()
+            assert time.time() < deadline
+            time.sleep(0.2)
+        # To all of its processes, as a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    seconds = time.monotonic() - start
+    text = (folder / "printed.txt").read_text()
+    assert "continue with --resume" in text
+    assert "Traceback" not in text
+    last = (folder / "output" / "last_checkpoint").read_text().strip()
+    return int(last.removeprefix("model_").removesuffix(".pth")), seconds, process.pid
 
 
 @pytest.fixture

@@ -19,6 +19,8 @@ FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
 RIVALS = sorted(p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json"))
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
+# What a run has for itself.
+OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
 # As the tables' columns are called.
 COLUMNS = {
     f"{'mask' if task == 'segm' else 'box'} {f}": f"{task}/{f}"
@@ -64,6 +66,24 @@ def table_with(*columns):
     return found
 
 
+def check_record(folder, iterations):
+    stretches = json.loads((folder / "run.json").read_text())["stretches"]
+    assert sum(s["iterations"] for s in stretches) == iterations
+    # Of committed files alone.
+    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+
+
+def check_cells(row, folder):
+    """Figures and time of a line, against the run's files."""
+    figures = final(folder)
+    for column, key in COLUMNS.items():
+        assert row[column] == f"{figures[key]:.2f}"
+    record = json.loads((folder / "run.json").read_text())["stretches"]
+    hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
+    assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
+    return record
+
+
 def test_there_are_three_seeds_of_both_models():
     assert {(f.parent.name, f.name) for f in RUNS} >= {
         (row, f"seed{seed}") for row in (SOLOV2, FACENET) for seed in (1, 2, 3)
@@ -77,33 +97,22 @@ def test_every_run_is_of_a_committed_config(folder):
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
     expected = yaml.safe_load(cfg.dump())
     assert folder.name == f"seed{recorded['SEED']}"
-    iterations = recorded["SOLVER"]["MAX_ITER"]
     defaults = get_cfg()
     add_facenet_config(defaults)
-    own = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
     recorded, expected, defaults = map(flat, (recorded, expected, defaults))
-    assert {k: expected[k] for k in recorded if k not in own} == {
-        k: v for k, v in recorded.items() if k not in own
+    assert {k: expected[k] for k in recorded if k not in OWN} == {
+        k: v for k, v in recorded.items() if k not in OWN
     }
     # Keys that came after the run.
     assert all(expected[k] == defaults[k] for k in expected.keys() - recorded.keys())
-    stretches = json.loads((folder / "run.json").read_text())["stretches"]
-    assert sum(s["iterations"] for s in stretches) == iterations
-    # Of committed files alone.
-    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+    check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
 def test_the_table_of_every_run():
     rows = table_with("seed", "device")
     assert len(rows) == len(RUNS)
     for row in rows:
-        folder = FOLDER / row["row"].strip("`") / f"seed{row['seed']}"
-        figures = final(folder)
-        for column, key in COLUMNS.items():
-            assert row[column] == f"{figures[key]:.2f}"
-        record = json.loads((folder / "run.json").read_text())["stretches"]
-        hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
-        assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
+        record = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
         assert {s["device"] for s in record} == {row["device"]}
 
 
@@ -192,11 +201,8 @@ def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     resolve_num_classes(cfg)
     expected = flat(yaml.safe_load(cfg.dump()))
     recorded = flat(yaml.safe_load((folder / "config.yaml").read_text()))
-    own = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
-    assert {k for k in recorded if recorded[k] != expected[k]} <= set(own)
-    stretches = json.loads((folder / "run.json").read_text())["stretches"]
-    assert sum(s["iterations"] for s in stretches) == recorded["SOLVER.MAX_ITER"]
-    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+    assert {k for k in recorded if recorded[k] != expected[k]} <= set(OWN)
+    check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
 def test_the_table_of_rivals():
@@ -204,12 +210,7 @@ def test_the_table_of_rivals():
     assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in RIVALS}
     for row in rows:
         (folder,) = (f for f in RIVALS if f.parent.name == row["model file"].strip("`"))
-        figures = final(folder)
-        for column, key in COLUMNS.items():
-            assert row[column] == f"{figures[key]:.2f}"
-        record = json.loads((folder / "run.json").read_text())["stretches"]
-        hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
-        assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
+        check_cells(row, folder)
 
 
 def test_what_is_linked_is_there():

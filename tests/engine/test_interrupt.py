@@ -1,39 +1,16 @@
 """Ctrl-C while training, in a process of its own."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, interrupt_training
 
 
 def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     command = [sys.executable, "train_net.py", "--config-file", str(tiny_config)]
     overrides = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER"]
-    log = tmp_path / "output" / "log.txt"
-    start = time.monotonic()
-    with (tmp_path / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(
-            [*command, *overrides, "100000"],
-            cwd=REPOSITORY,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-        )
-        deadline = time.time() + 120
-        while "iter: 19" not in (log.read_text() if log.exists() else ""):
-            assert process.poll() is None
-            assert time.time() < deadline
-            time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    whole = time.monotonic() - start
-    text = (tmp_path / "printed.txt").read_text()
-    assert "continue with --resume" in text
-    assert "Traceback" not in text
-    last = (tmp_path / "output" / "last_checkpoint").read_text().strip()
-    iteration = int(last.removeprefix("model_").removesuffix(".pth"))
+    iteration, seconds, _ = interrupt_training([*command, *overrides, "100000"], tmp_path)
     done = subprocess.run(
         [*command, "--resume", *overrides, str(iteration + 2)],
         cwd=REPOSITORY,
@@ -51,4 +28,4 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     # The median of the first 20 steps but three, which Detectron2 does not time: half of them took
     # at least as long.
     (median,) = (e["time"] for e in events if e.get("iteration") == 19)
-    assert 8 * median <= first["seconds"] <= whole
+    assert 8 * median <= first["seconds"] <= seconds

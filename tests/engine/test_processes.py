@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import REPOSITORY, write_tiny_config
+from conftest import REPOSITORY, interrupt_training, write_tiny_config
 from detectron2.data.samplers import TrainingSampler
 
 from facenet_d2.data import TrainLoader
@@ -129,34 +128,13 @@ def test_a_level_that_no_head_has_and_a_process_without_objects(tmp_path, scenes
 
 def test_ctrl_c_saves_one_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     overrides = ["DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER"]
-    log = tmp_path / "output" / "log.txt"
-    with (tmp_path / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(
-            command(tiny_config, *overrides, "100000"),
-            cwd=REPOSITORY,
-            env=ENVIRONMENT,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-        )
-        deadline = time.time() + 120
-        while "iter: 19" not in (log.read_text() if log.exists() else ""):
-            assert process.poll() is None, (tmp_path / "printed.txt").read_text()
-            assert time.time() < deadline
-            time.sleep(0.2)
-        # As a terminal does.
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 130
-    text = (tmp_path / "printed.txt").read_text()
-    assert "continue with --resume" in text
-    assert "Traceback" not in text
+    trained = command(tiny_config, *overrides, "100000")
+    iteration, _, group = interrupt_training(trained, tmp_path, ENVIRONMENT)
     # Python's own helper processes end a little later.
     deadline = time.time() + 20
-    while alive(process.pid):
+    while alive(group):
         assert time.time() < deadline
         time.sleep(0.2)
-    last = (tmp_path / "output" / "last_checkpoint").read_text().strip()
-    iteration = int(last.removeprefix("model_").removesuffix(".pth"))
     done = run(tiny_config, "--resume", *overrides, str(iteration + 2))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr
