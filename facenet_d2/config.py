@@ -166,6 +166,12 @@ def add_facenet_config(cfg: CN) -> None:
     # Candidates of a level.
     cfg.MODEL.CONDINST.TOP_K = 1000
 
+    # ---- Mixed-precision training ---------------------------------------------------------------
+    # The type of SOLVER.AMP: "fp16" or "bf16"; empty for fp16 on a GPU and bf16 on a CPU.
+    cfg.SOLVER.AMP.DTYPE = ""
+    # Train on images in memory order NHWC; on a CPU with faster backward passes, too.
+    cfg.SOLVER.CHANNELS_LAST = False
+
     # ---- Speed ----------------------------------------------------------------------------------
     # Of inference by train_net.py --eval-only and demo.py (docs/SPEED.md has what each gains).
     # AUTOCAST: "bf16" or "fp16", the network in that precision; post-processing stays in float32.
@@ -179,14 +185,29 @@ def add_facenet_config(cfg: CN) -> None:
     # In training and inference, on GPUs that have it: float32 products and convolutions in TF32.
     cfg.MODEL.TF32 = True
 
-    # ---- FACE-FPN (MODEL.BACKBONE.NAME build_resnet_face_fpn_backbone) --------------------------
+    # ---- Backbones ------------------------------------------------------------------------------
+    # MODEL.BACKBONE.NAME chooses the neck: build_{fpn,sem_fpn,face_fpn,pafpn,bifpn,hrfpn,
+    # retinanet_fpn}_backbone. BOTTOM_UP.NAME chooses the network under it: build_resnet_backbone
+    # (MODEL.RESNETS), build_timm_backbone (MODEL.TIMM), or another backbone builder whose features
+    # are called res2 to res5. Names with "resnet" in them stand for both.
+    cfg.MODEL.BOTTOM_UP = CN()
+    cfg.MODEL.BOTTOM_UP.NAME = "build_resnet_backbone"
+    # Any timm model that has features at strides 4, 8, 16 and 32.
+    cfg.MODEL.TIMM = CN()
+    cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
+    # Freeze statistics and affine parameters of all batch normalisation.
+    cfg.MODEL.TIMM.FREEZE_BATCH_NORM = True
+    # Further arguments of timm.create_model, in YAML: {drop_path_rate: 0.1}.
+    cfg.MODEL.TIMM.ARGUMENTS = CN(new_allowed=True)
+
+    # ---- FACE-FPN (MODEL.BACKBONE.NAME build_face_fpn_backbone) ---------------------------------
     # Its levels, width and the norm of its plain projections are MODEL.FPN's.
     cfg.MODEL.FACE_FPN = CN()
     cfg.MODEL.FACE_FPN.ASPP_CHANNELS = 96
     cfg.MODEL.FACE_FPN.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
 
-    # ---- BiFPN (MODEL.BACKBONE.NAME build_resnet_bifpn_backbone) --------------------------------
+    # ---- BiFPN (MODEL.BACKBONE.NAME build_bifpn_backbone) ---------------------------------------
     cfg.MODEL.BIFPN = CN()
     # EfficientDet-D0's.
     cfg.MODEL.BIFPN.REPEATS = 3

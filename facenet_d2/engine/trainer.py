@@ -22,6 +22,8 @@ from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
 from ..modeling import set_tf32
+from ..modeling.layers.cpu_training import use_fast_backward
+from .amp import BFloat16Trainer, amp_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt
@@ -54,14 +56,25 @@ class Trainer(DefaultTrainer):
         """
         with explained("training cannot be set up from this config"):
             super().__init__(cfg)
+            self._use_bfloat16()
         self.train_loader: TrainLoader = self._trainer.data_loader
+
+    def _use_bfloat16(self) -> None:
+        """Replace Detectron2's AMPTrainer, which is for float16 on GPUs, where bfloat16 is asked."""
+        if self.cfg.SOLVER.AMP.ENABLED and amp_dtype(self.cfg) == torch.bfloat16:
+            stock = self._trainer
+            self._trainer = BFloat16Trainer(stock.model, stock.data_loader, stock.optimizer)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
         """As Detectron2; :class:`UserError` where the config describes no model."""
         set_tf32(cfg.MODEL.TF32)
         with explained("this config's model cannot be built"):
-            return super().build_model(cfg)
+            model = super().build_model(cfg)
+        if cfg.SOLVER.CHANNELS_LAST:
+            model.to(memory_format=torch.channels_last)
+            use_fast_backward(model)
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
@@ -89,12 +102,22 @@ class Trainer(DefaultTrainer):
         step.
         """
         clip = cfg.SOLVER.CLIP_GRADIENTS
+        import os
+        factor = float(os.environ.get("OFFLR", "1"))
         if not (clip.ENABLED and clip.CLIP_TYPE == "full_model"):
             return build_optimizer(cfg, model)
         unclipped = cfg.clone()
         unclipped.defrost()
         unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
         optimizer = build_optimizer(unclipped, model)
+        offsets = {id(p) for n, p in model.named_parameters() if "conv_offset_mask" in n}
+        for group in list(optimizer.param_groups):
+            moved = [p for p in group["params"] if id(p) in offsets]
+            if moved and factor != 1:
+                group["params"] = [p for p in group["params"] if id(p) not in offsets]
+                optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * factor})
+                if not group["params"]:
+                    optimizer.param_groups.remove(group)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
         def clip_gradients(*_: Any) -> None:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from torch import nn
 
-from .pyramid import Pyramid, conv_with_norm, neck_arguments
+from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
 
 
 class WeightedFusion(nn.Module):
@@ -130,8 +130,19 @@ class BiFPN(Pyramid):
         return dict(zip(self._out_features, maps, strict=True))
 
 
+def bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
+    """BiFPN of ``MODEL.BIFPN.REPEATS`` layers on a bottom-up network."""
+    arguments = neck_arguments(cfg, bottom_up, norm_node="BIFPN")
+    return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)
+
+
+@BACKBONE_REGISTRY.register()
+def build_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
+    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
+    return bifpn(cfg, build_bottom_up(cfg, input_shape))
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
-    """ResNet with BiFPN, of ``MODEL.BIFPN.REPEATS`` layers normalised by ``MODEL.BIFPN.NORM``."""
-    arguments = neck_arguments(cfg, input_shape, norm_node="BIFPN")
-    return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)
+    """ResNet with this neck."""
+    return bifpn(cfg, build_resnet_backbone(cfg, input_shape))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from torch import nn
 
 from ..checks import check_dilations, check_norm
@@ -19,7 +20,7 @@ from ..layers import (
     SubPixelContextEnhancement,
     SubPixelConv2d,
 )
-from .pyramid import Pyramid, conv_with_norm, neck_arguments
+from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
 
 
 class FACEFPN(Pyramid):
@@ -46,6 +47,7 @@ class FACEFPN(Pyramid):
         aspp_norm: str = "GN",
         norm: str = "",
         sem: SemanticEnhancementModule | None = None,
+        trial: frozenset = frozenset(),
     ) -> None:
         """
         Args:
@@ -79,12 +81,20 @@ class FACEFPN(Pyramid):
                     branch_channels=aspp_channels,
                     dilations=aspp_dilations,
                     norm=aspp_norm,
+                    shortcut="aspp0" in trial,
                 )
                 for i in (2, 3, 4)
             }
         )
-        self.sce = SubPixelContextEnhancement(channels[3], out_channels, norm=norm)
-        self.cag = ChannelAttentionGuidance(out_channels)
+        self.sce = SubPixelContextEnhancement(
+            channels[3], out_channels, norm=norm, zero_global="sce0" in trial
+        )
+        self.cag = ChannelAttentionGuidance(out_channels, 1.0 if "cag1" in trial else 0.0)
+        self.trial = trial
+        if "out3" in trial:
+            self.out3 = nn.ModuleList(conv_with_norm(out_channels, out_channels, 3, norm="") for _ in range(4))
+        if "outgn" in trial:
+            self.outgn = nn.ModuleList(nn.GroupNorm(32, out_channels) for _ in range(4))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -100,6 +110,9 @@ class FACEFPN(Pyramid):
         r2, r3, r4, r5 = self.decouple(integrated, f2, f3, f4, b5)
         attention = self.cag(integrated)
         outputs = {f"p{i}": attention * r for i, r in zip((2, 3, 4, 5), (r2, r3, r4, r5))}
+        for name in ("out3", "outgn"):
+            if name in self.trial:
+                outputs = {k: m(v) for m, (k, v) in zip(getattr(self, name), outputs.items())}
         outputs["p6"] = self.top_block(outputs["p5"])[0]
         return outputs
 
@@ -121,17 +134,24 @@ class FACEFPN(Pyramid):
         p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
         p2 = f2 + F.interpolate(p3, size=f2.shape[-2:], mode="nearest")
         pooled = max_pool_to(p2, size) + max_pool_to(p3, size)
-        return (pooled + p4 + self.sce(b5, size)) / 4
+        if "avg" in self.trial:
+            pooled = F.adaptive_avg_pool2d(p2, size) + F.adaptive_avg_pool2d(p3, size)
+        return (pooled + p4 + self.sce(b5, size)) / (1 if "sum" in self.trial else 2 if "half" in self.trial else 4)
 
-    @staticmethod
     def decouple(
-        integrated: torch.Tensor,
+        self, integrated: torch.Tensor,
         f2: torch.Tensor,
         f3: torch.Tensor,
         f4: torch.Tensor,
         b5: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """R2..R5, equation (2). Pooling I to F'4's size, which it has, changes nothing."""
+
+        if "td" in self.trial:
+            r4 = integrated + f4
+            r3 = F.interpolate(r4, size=f3.shape[-2:], mode="nearest") + f3
+            r2 = F.interpolate(r3, size=f2.shape[-2:], mode="nearest") + f2
+            return r2, r3, r4, (F.adaptive_avg_pool2d if "avg5" in self.trial else max_pool_to)(integrated, b5.shape[-2:])
 
         def upsampled(size: torch.Size) -> torch.Tensor:
             return F.interpolate(integrated, size=size, mode="bilinear", align_corners=False)
@@ -168,25 +188,38 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
         norm=cfg.MODEL.SEM.NORM,
         projection_norm=cfg.MODEL.FPN.NORM,
         residual=cfg.MODEL.SEM.RESIDUAL,
+        zero_start="sem0" in os.environ.get("TRIAL", ""),
     )
 
 
-@BACKBONE_REGISTRY.register()
-def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
-    """ResNet with FACE-FPN; with SEM where ``MODEL.SEM.ENABLED``."""
+def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
+    """FACE-FPN on a bottom-up network, with SEM where ``MODEL.SEM.ENABLED``."""
     face = cfg.MODEL.FACE_FPN
     aspp = ("MODEL.FACE_FPN.ASPP_NORM", "MODEL.FACE_FPN.ASPP_CHANNELS")
     check_norm(aspp[0], face.ASPP_NORM, aspp[1], face.ASPP_CHANNELS)
     check_dilations("MODEL.FACE_FPN.ASPP_DILATIONS", face.ASPP_DILATIONS)
-    arguments = neck_arguments(cfg, input_shape)
+    arguments = neck_arguments(cfg, bottom_up)
     sem = None
     if cfg.MODEL.SEM.ENABLED:
         finest = arguments["in_features"][0]
-        sem = build_sem(cfg, arguments["bottom_up"].output_shape()[finest].channels)
+        sem = build_sem(cfg, bottom_up.output_shape()[finest].channels)
     return FACEFPN(
         **arguments,
         aspp_channels=face.ASPP_CHANNELS,
         aspp_dilations=face.ASPP_DILATIONS,
         aspp_norm=face.ASPP_NORM,
         sem=sem,
+        trial=frozenset(os.environ.get("TRIAL", "").split(",")),
     )
+
+
+@BACKBONE_REGISTRY.register()
+def build_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
+    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
+    return face_fpn(cfg, build_bottom_up(cfg, input_shape))
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
+    """ResNet with this neck."""
+    return face_fpn(cfg, build_resnet_backbone(cfg, input_shape))

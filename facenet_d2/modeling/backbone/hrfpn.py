@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from torch import nn
 
-from .pyramid import Pyramid, conv_with_norm, neck_arguments
+from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
 
 
 class HRFPN(Pyramid):
@@ -60,7 +60,18 @@ class HRFPN(Pyramid):
         return outputs
 
 
+def hrfpn(cfg: CfgNode, bottom_up: Backbone) -> HRFPN:
+    """HRNet's neck on a bottom-up network."""
+    return HRFPN(**neck_arguments(cfg, bottom_up))
+
+
+@BACKBONE_REGISTRY.register()
+def build_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
+    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
+    return hrfpn(cfg, build_bottom_up(cfg, input_shape))
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
-    """ResNet with HRNet's neck."""
-    return HRFPN(**neck_arguments(cfg, input_shape))
+    """ResNet with this neck."""
+    return hrfpn(cfg, build_resnet_backbone(cfg, input_shape))

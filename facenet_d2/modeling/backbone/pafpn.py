@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from .pyramid import conv_with_norm, neck_arguments
+from .pyramid import build_bottom_up, conv_with_norm, neck_arguments
 
 
 class PAFPN(FPN):
@@ -68,7 +68,18 @@ class PAFPN(FPN):
         return outputs
 
 
+def pafpn(cfg: CfgNode, bottom_up: Backbone) -> PAFPN:
+    """PANet's neck on a bottom-up network."""
+    return PAFPN(**neck_arguments(cfg, bottom_up), fuse_type=cfg.MODEL.FPN.FUSE_TYPE)
+
+
+@BACKBONE_REGISTRY.register()
+def build_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
+    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
+    return pafpn(cfg, build_bottom_up(cfg, input_shape))
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """ResNet with PANet's neck."""
-    return PAFPN(**neck_arguments(cfg, input_shape), fuse_type=cfg.MODEL.FPN.FUSE_TYPE)
+    """ResNet with this neck."""
+    return pafpn(cfg, build_resnet_backbone(cfg, input_shape))

@@ -9,7 +9,7 @@ import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import Backbone, build_resnet_backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from ..checks import check_norm
@@ -83,20 +83,33 @@ def conv_with_norm(
     return conv
 
 
-def neck_arguments(
-    cfg: CfgNode, input_shape: ShapeSpec, *, norm_node: str = "FPN"
-) -> dict[str, Any]:
-    """What every neck on a ResNet is made with: ``MODEL.FPN`` and the bottom-up network.
+def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+    """The bottom-up network that ``MODEL.BOTTOM_UP.NAME`` names.
+
+    Raises:
+        ValueError: where no builder of that name is registered.
+    """
+    name = cfg.MODEL.BOTTOM_UP.NAME
+    if name not in BACKBONE_REGISTRY:
+        raise ValueError(
+            f"MODEL.BOTTOM_UP.NAME is {name!r}, but no such backbone builder is registered; "
+            "build_resnet_backbone and build_timm_backbone are"
+        )
+    return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
+
+
+def neck_arguments(cfg: CfgNode, bottom_up: Backbone, *, norm_node: str = "FPN") -> dict[str, Any]:
+    """Arguments that all necks share, from ``MODEL.FPN``.
 
     Args:
         cfg: the whole config.
-        input_shape: of the images.
+        bottom_up: the bottom-up network.
         norm_node: the node of ``MODEL`` whose ``NORM`` the neck has.
     """
     fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
     check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
     return {
-        "bottom_up": build_resnet_backbone(cfg, input_shape),
+        "bottom_up": bottom_up,
         "in_features": fpn.IN_FEATURES,
         "out_channels": fpn.OUT_CHANNELS,
         "norm": norm,

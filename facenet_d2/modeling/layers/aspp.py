@@ -26,6 +26,7 @@ class ASPP(nn.Module):
         branch_channels: int,
         dilations: Sequence[int] = (6, 12, 18),
         norm: str = "GN",
+        shortcut: bool = False,
     ) -> None:
         """
         Args:
@@ -35,6 +36,8 @@ class ASPP(nn.Module):
             dilations: dilation rates of the 3x3 branches.
             norm: normalisation inside the branches, a name known to
                 :func:`detectron2.layers.get_norm`; empty for none.
+            shortcut: add the input to the output. The projection then starts at zero, the module as
+                the identity; the input must have as many channels as the output.
         """
         super().__init__()
 
@@ -58,11 +61,15 @@ class ASPP(nn.Module):
         for conv in [*self.branches, self.pooled]:
             weight_init.c2_msra_fill(conv)
         weight_init.c2_xavier_fill(self.project)
+        self.shortcut = shortcut
+        if shortcut:
+            nn.init.zeros_(self.project.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
+        local = torch.cat([branch(x) for branch in self.branches], dim=1)
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True))
-        features = [branch(x) for branch in self.branches]
-        # Upsampling a single pixel is repeating it.
-        features.append(pooled.expand(-1, -1, *x.shape[-2:]))
-        return self.project(torch.cat(features, dim=1))
+        # The projection of the concatenation, by parts: the pooled branch is the same everywhere.
+        of_local, of_pooled = self.project.weight.split([local.shape[1], pooled.shape[1]], dim=1)
+        out = F.conv2d(local, of_local, self.project.bias) + F.conv2d(pooled, of_pooled)
+        return out + x if self.shortcut else out

@@ -9,7 +9,7 @@ from torch import nn
 class ChannelAttentionGuidance(nn.Module):
     """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4)."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, start_bias: float = 0.0) -> None:
         """
         Args:
             channels: channels of the integrated map I and of the levels that are weighted.
@@ -21,7 +21,7 @@ class ChannelAttentionGuidance(nn.Module):
         # off; torch's default initialisation saturates on large activations.
         for fc in (self.fc_avg, self.fc_max):
             nn.init.normal_(fc.weight, std=0.01)
-            nn.init.zeros_(fc.bias)
+            nn.init.constant_(fc.bias, start_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """I ``(N, C, H, W)`` to weights in (0, 1), ``(N, C, 1, 1)``."""

