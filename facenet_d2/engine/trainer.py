@@ -18,6 +18,7 @@ from detectron2.solver import build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 
+from ..config import GRID_MODELS
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
@@ -26,7 +27,7 @@ from ..modeling.layers.cpu_training import use_fast_backward
 from .amp import BFloat16Trainer, amp_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
-from .hooks import ResumableBestCheckpointer, StopOnInterrupt
+from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
 from .record import RecordRun
 
 
@@ -55,15 +56,19 @@ class Trainer(DefaultTrainer):
             UserError: where model, optimizer, schedule, data or hooks cannot be made of it.
         """
         with explained("training cannot be set up from this config"):
-            super().__init__(cfg)
-            self._use_bfloat16()
+            bfloat16 = cfg.SOLVER.AMP.ENABLED and amp_dtype(cfg) == torch.bfloat16
+            stock = cfg.clone()
+            if bfloat16:
+                # Detectron2's AMPTrainer is for float16 on GPUs.
+                stock.defrost()
+                stock.SOLVER.AMP.ENABLED = False
+            super().__init__(stock)
+            self.cfg = cfg
+            if bfloat16:
+                self._trainer = BFloat16Trainer(
+                    self._trainer.model, self._trainer.data_loader, self._trainer.optimizer
+                )
         self.train_loader: TrainLoader = self._trainer.data_loader
-
-    def _use_bfloat16(self) -> None:
-        """Replace Detectron2's AMPTrainer, which is for float16 on GPUs, where bfloat16 is asked."""
-        if self.cfg.SOLVER.AMP.ENABLED and amp_dtype(self.cfg) == torch.bfloat16:
-            stock = self._trainer
-            self._trainer = BFloat16Trainer(stock.model, stock.data_loader, stock.optimizer)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
@@ -145,6 +150,8 @@ class Trainer(DefaultTrainer):
                 own.append(
                     ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
                 )
+            if self.cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
+                own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT))
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
         own.append(StopOnInterrupt(self.checkpointer))
         # Before the writers, which come last so that they write what the others measured.

@@ -73,13 +73,14 @@ class TimmBottomUp(Backbone):
             name: timm's name of the architecture, ``convnext_tiny`` for instance.
             in_channels: number of channels of the images.
             freeze_at: number of stages to freeze, as ``MODEL.BACKBONE.FREEZE_AT``: 1 for the stem,
-                2 for the stem and ``res2``, and so on.
+                2 for the stem and ``res2``, and so on. HRNet, whose stages mix the strides, allows
+                only 0.
             freeze_batch_norm: freeze statistics and affine parameters of all batch normalisation.
             model_arguments: further arguments of ``timm.create_model``.
 
         Raises:
             ValueError: for a name that timm does not know, a model without features at these
-                strides, or a ``freeze_at`` that is not from 0 to 5.
+                strides, or a ``freeze_at`` that is not from 0 to 5 or that the model does not allow.
         """
         super().__init__()
         if not 0 <= freeze_at <= 5:
@@ -116,6 +117,11 @@ class TimmBottomUp(Backbone):
         # Where timm has made a flat list of the model's modules, "stages.0" is called "stages_0".
         prefixes = (f"{module}.", f"{module.replace('.', '_')}.")
         within = [i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)]
+        if not within:
+            raise ValueError(
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but the stages of this model cannot be "
+                "frozen one by one; it must be 0"
+            )
         end = within[0] if freeze_at == 1 else within[-1] + 1
         return [parameter for _, parameter in parameters[:end]]
 

@@ -1,0 +1,233 @@
+"""Published SOLOv2 checkpoints in this project's names.
+
+Three code bases have published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1) and
+MMDetection itself. Their networks are the same, but for what the ResNets expect of the images.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from .errors import UserError
+from .weights import rename_resnet
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Whose checkpoint it is.
+
+    Attributes:
+        name: name of the code base.
+        mark: start of a parameter's name that no other code base has.
+        rules: patterns and replacements, applied one after another to each name.
+        torchvision_resnet: whether its ResNets are torchvision's; otherwise they are Detectron2's.
+    """
+
+    name: str
+    mark: str
+    rules: tuple[tuple[str, Any], ...]
+    torchvision_resnet: bool
+
+
+# AdelaiDet's convolutions and normalisations are entries of lists, at these places.
+_AT = ("", "norm.")
+
+
+def _in_tower(match: re.Match) -> str:
+    # One list a tower: convolution, normalisation and ReLU in turn.
+    conv, part = divmod(int(match[1]), 3)
+    return f"_tower.{conv}.{_AT[part]}"
+
+
+# MMDetection's convolutions have their normalisation beside them, ours within.
+_PARTS = ((r"\.conv\.", "."), (r"\.gn\.", ".norm."), (r"\.conv_offset\.", ".conv_offset_mask."))
+# Its levels are numbered from 0, Detectron2's by their strides.
+_FPN = (
+    (r"^neck\.lateral_convs\.(\d)\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}."),
+    (r"^neck\.fpn_convs\.(\d)\.", lambda m: f"backbone.fpn_output{int(m[1]) + 2}."),
+)
+
+PUBLISHERS = (
+    Publisher(
+        "AdelaiDet",
+        "ins_head.",
+        (
+            (r"^ins_head\.cate", "instance_head.category"),
+            (r"^ins_head\.", "instance_head."),
+            (r"_tower\.(\d+)\.", _in_tower),
+            (r"^mask_head\.convs_all_levels\.(\d)\.conv(\d)\.", r"mask_head.levels.\1.\2."),
+            (r"^mask_head\.conv_pred\.", "mask_head.predict."),
+            (r"^(mask_head\..*\.)([01])\.(\w+)$", lambda m: f"{m[1]}{_AT[int(m[2])]}{m[3]}"),
+        ),
+        torchvision_resnet=False,
+    ),
+    Publisher(
+        "WXinlong/SOLO",
+        "bbox_head.solo_kernel.",
+        (
+            *_PARTS,
+            *_FPN,
+            (r"^bbox_head\.cate_convs\.", "instance_head.category_tower."),
+            (r"^bbox_head\.kernel_convs\.", "instance_head.kernel_tower."),
+            (r"^bbox_head\.solo_cate\.", "instance_head.category_pred."),
+            (r"^bbox_head\.solo_kernel\.", "instance_head.kernel_pred."),
+            (r"^mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.", r"mask_head.levels.\1.\2."),
+            (r"^mask_feat_head\.conv_pred\.0\.", "mask_head.predict."),
+        ),
+        torchvision_resnet=True,
+    ),
+    Publisher(
+        "MMDetection",
+        "mask_head.mask_feature_head.",
+        (
+            *_PARTS,
+            *_FPN,
+            (r"^mask_head\.cls_convs\.", "instance_head.category_tower."),
+            (r"^mask_head\.kernel_convs\.", "instance_head.kernel_tower."),
+            (r"^mask_head\.conv_cls\.", "instance_head.category_pred."),
+            (r"^mask_head\.conv_kernel\.", "instance_head.kernel_pred."),
+            (r"^mask_head\.mask_feature_head\.", "mask_head."),
+            (r"^mask_head\.convs_all_levels\.(\d)\.conv(\d)\.", r"mask_head.levels.\1.\2."),
+            (r"^mask_head\.conv_pred\.", "mask_head.predict."),
+        ),
+        torchvision_resnet=True,
+    ),
+)
+
+# What a ResNet of torchvision's expects, which MMDetection's are.
+TORCHVISION_SETTINGS = {
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "INPUT.FORMAT": "RGB",
+}
+
+
+def publisher_of(names: Mapping[str, Any]) -> Publisher:
+    """Tell the code base by the names of a checkpoint's parameters.
+
+    Raises:
+        UserError: where it is none of the known ones.
+    """
+    for publisher in PUBLISHERS:
+        if any(name.startswith(publisher.mark) for name in names):
+            return publisher
+    known = ", ".join(p.name for p in PUBLISHERS)
+    raise UserError(f"this is no SOLOv2 of {known}: its first parameters are {[*names][:3]}.")
+
+
+def rename(state: Mapping[str, torch.Tensor], publisher: Publisher) -> dict[str, torch.Tensor]:
+    """A published SOLOv2's state in this project's names."""
+    renamed = {}
+    resnet = {}
+    for name, value in state.items():
+        if publisher.torchvision_resnet and name.startswith("backbone."):
+            resnet[name.removeprefix("backbone.")] = value
+            continue
+        for pattern, replacement in publisher.rules:
+            name = re.sub(pattern, replacement, name)
+        renamed[name] = value
+    for name, value in rename_resnet(resnet).items():
+        renamed[f"backbone.bottom_up.{name}"] = torch.as_tensor(value)
+    return renamed
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What of a checkpoint fits a model.
+
+    Attributes:
+        state: parameters and buffers by the model's names.
+        left_out: why others of the checkpoint were left out, by their names.
+        at_random: those of the model that the checkpoint does not have.
+    """
+
+    state: dict[str, torch.Tensor]
+    left_out: dict[str, str]
+    at_random: list[str]
+
+
+def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion:
+    """Take of a renamed state what the model has under the same name and with the same shape.
+
+    Args:
+        state: a state in this project's names.
+        model: the model; its values are not looked at, so it may be on the meta device.
+    """
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    kept, left_out = {}, {}
+    for name, value in state.items():
+        if name not in shapes:
+            left_out[name] = "the model has no such parameter"
+        elif shapes[name] != value.shape:
+            left_out[name] = f"{[*value.shape]}, in the model {[*shapes[name]]}"
+        else:
+            kept[name] = value
+    return Conversion(kept, left_out, [name for name in shapes if name not in kept])
+
+
+class _Placeholder(SimpleNamespace):
+    """Stands for an object of a library that is not needed, such as MMEngine's log buffers."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        """Drop what was pickled."""
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Makes tensors and containers; nothing else that a file names is imported or called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        tensors = (module == "torch._utils" and name.startswith("_rebuild_")) or (
+            module in ("torch", "torch.storage") and name.endswith("Storage")
+        )
+        if tensors or (module, name) in {("collections", "OrderedDict"), ("torch", "Size")}:
+            return super().find_class(module, name)
+        return _Placeholder
+
+
+_pickle = SimpleNamespace(
+    Unpickler=_TensorUnpickler,
+    load=lambda file, **kwargs: _TensorUnpickler(file, **kwargs).load(),
+    loads=pickle.loads,
+    __name__="pickle",
+)
+
+
+def read_state(file: str | Path) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of a checkpoint, without running code that it may contain.
+
+    Args:
+        file: as ``torch.save`` writes it: a state, or a dict with one as ``model`` or
+            ``state_dict``.
+
+    Raises:
+        UserError: where the file is missing or no such checkpoint.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", pickle_module=_pickle, weights_only=False)
+    except Exception as error:  # whatever a damaged file makes pickle and torch raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{file} cannot be read as a PyTorch checkpoint ({type(error).__name__}: {reason})."
+        ) from error
+    if isinstance(content, Mapping):
+        content = content.get("model", content.get("state_dict", content))
+    state = (
+        {k: v for k, v in content.items() if torch.is_tensor(v)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not state:
+        raise UserError(f"{file} has no state of a model.")
+    return {name.removeprefix("module."): value for name, value in state.items()}

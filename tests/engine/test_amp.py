@@ -1,0 +1,82 @@
+"""Mixed-precision training on a CPU."""
+
+import json
+
+import pytest
+import torch
+from conftest import write_tiny_config
+
+from facenet_d2 import UserError
+from facenet_d2.engine import Trainer, load_config
+from facenet_d2.engine.amp import BFloat16Trainer, amp_dtype
+
+
+def train(tmp_path, scenes, name, *overrides):
+    """Losses of each of twelve steps of a small FACENet, and the trainer."""
+    folder = tmp_path / name
+    folder.mkdir()
+    options = ["SOLVER.MAX_ITER", "12", "SOLVER.BASE_LR", "0.01", "DATASETS.TEST", "()"]
+    config = write_tiny_config(folder, scenes)
+    torch.manual_seed(0)
+    trainer = Trainer(load_config(config, [*options, *overrides], train=True))
+    losses = []
+    write = trainer._trainer._write_metrics
+
+    def record(loss_dict, *args, **kwargs):
+        losses.append(sum(v.item() for v in loss_dict.values()))
+        return write(loss_dict, *args, **kwargs)
+
+    trainer._trainer._write_metrics = record
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    return torch.tensor(losses), trainer
+
+
+def test_bfloat16_learns_as_float32_does(tmp_path, scenes):
+    plain, _ = train(tmp_path, scenes, "plain")
+    mixed, trainer = train(tmp_path, scenes, "mixed", "SOLVER.AMP.ENABLED", "True")
+    assert isinstance(trainer._trainer, BFloat16Trainer)
+    assert plain[-4:].mean() < 0.9 * plain[:2].mean()
+    # The first step from the same weights, then as two runs that round differently.
+    torch.testing.assert_close(mixed[0], plain[0], rtol=0.01, atol=0)
+    torch.testing.assert_close(mixed, plain, rtol=0.1, atol=0)
+    assert not torch.equal(mixed, plain)
+    # Weights and their updates stay in float32.
+    assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
+    momenta = [s["momentum_buffer"] for s in trainer.optimizer.state.values()]
+    assert {m.dtype for m in momenta} == {torch.float32}
+    lines = (tmp_path / "mixed" / "output" / "metrics.json").read_text().splitlines()
+    assert {"loss_category", "loss_mask", "data_time", "lr"} <= set(json.loads(lines[-1]))
+
+
+def test_channels_last_learns_as_nchw_does(tmp_path, scenes):
+    """The faster backward passes; in float32, the same up to rounding."""
+    plain, _ = train(tmp_path, scenes, "plain")
+    fast, trainer = train(tmp_path, scenes, "fast", "SOLVER.CHANNELS_LAST", "True")
+    torch.testing.assert_close(fast[:3], plain[:3], rtol=1e-3, atol=0)
+    torch.testing.assert_close(fast, plain, rtol=0.1, atol=0)
+    weight = trainer.model.instance_head.category_tower[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("device", "name", "expected"),
+    [
+        ("cpu", "", torch.bfloat16),
+        ("cpu", "bf16", torch.bfloat16),
+        ("cuda", "", torch.float16),
+        ("cuda:1", "bf16", torch.bfloat16),
+        ("cuda", "fp16", torch.float16),
+    ],
+)
+def test_type(device, name, expected, model_cfg):
+    model_cfg.MODEL.DEVICE = device
+    model_cfg.SOLVER.AMP.DTYPE = name
+    assert amp_dtype(model_cfg) == expected
+
+
+@pytest.mark.parametrize("name", ["fp16", "float16", "fp32"])
+def test_wrong_types_are_named(name, tiny_config):
+    overrides = ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", name]
+    with pytest.raises(UserError, match=r"SOLVER\.AMP\.DTYPE"):
+        load_config(tiny_config, overrides, train=True)

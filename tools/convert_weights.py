@@ -1,0 +1,92 @@
+#!/usr/bin/env python3
+"""Make a published SOLOv2 checkpoint a start for training here.
+
+  convert_weights.py SOLOv2_R50_3x.pth --config-file configs/NWPU-VHR10/solov2_R_50_36ep.yaml \\
+      --output solov2_R_50_coco.pth
+  train_net.py --config-file ... MODEL.WEIGHTS solov2_R_50_coco.pth
+
+Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are known by the names of their parameters.
+What the config's model has under the same name and with the same shape is taken: with another number
+of classes all but the last convolution of the class branch; of FACENet the ResNet and the heads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections import Counter
+from pathlib import Path
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+import torch
+
+from facenet_d2 import UserError
+from facenet_d2.conversion import TORCHVISION_SETTINGS, fit, publisher_of, read_state, rename
+from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
+from facenet_d2.engine import Trainer, read_config, run_command
+from facenet_d2.files import write_whole
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", help="published checkpoint (.pth)")
+    parser.add_argument("--config-file", required=True, help="config of the model to start")
+    parser.add_argument("--output", required=True, help="file to write, for MODEL.WEIGHTS")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
+    return parser.parse_intermixed_args()
+
+
+def modules(names: list[str]) -> str:
+    """Parameters counted by the part of the model that they are in."""
+    counts = Counter(".".join(name.split(".")[:2]) for name in names)
+    return ", ".join(f"{part} ({number})" for part, number in counts.items())
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = read_config(args.config_file, [*args.opts, "MODEL.DEVICE", "meta"])
+    if not num_classes_key(cfg)[1].NUM_CLASSES:
+        resolve_num_classes(cfg)
+    with torch.device("meta"):
+        model = Trainer.build_model(cfg)
+    state = read_state(args.checkpoint)
+    publisher = publisher_of(state)
+    conversion = fit(rename(state, publisher), model)
+    if not any(name.startswith("backbone.") for name in conversion.state):
+        raise UserError(
+            f"nothing of {args.checkpoint}'s backbone fits the model of {args.config_file}: is "
+            "MODEL.RESNETS.DEPTH that of the checkpoint?"
+        )
+    buffer = io.BytesIO()
+    torch.save({"model": conversion.state}, buffer)
+    write_whole(Path(args.output), buffer.getvalue())
+
+    print(f"{args.checkpoint}: SOLOv2 of {publisher.name}")
+    print(f"taken: {modules([*conversion.state])}")
+    for name, reason in conversion.left_out.items():
+        print(f"left out: {name}: {reason}")
+    if conversion.at_random:
+        print(f"at random, to be trained: {modules(conversion.at_random)}")
+    if publisher.torchvision_resnet:
+        wrong = {
+            key: value
+            for key, value in TORCHVISION_SETTINGS.items()
+            if value != configured(cfg, key)
+        }
+        if wrong:
+            print("These weights need, in the config or on the command line of train_net.py:")
+            print("  " + " ".join(f'{key} "{value}"' for key, value in wrong.items()))
+    print(f"written to {args.output}")
+
+
+def configured(cfg, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
