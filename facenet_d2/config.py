@@ -166,7 +166,13 @@ def add_facenet_config(cfg: CN) -> None:
     # Candidates of a level.
     cfg.MODEL.CONDINST.TOP_K = 1000
 
-    # ---- Mixed-precision training ---------------------------------------------------------------
+    # ---- Optimizer and precision of training ----------------------------------------------------
+    # "SGD" or "AdamW".
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factors of the learning rate: of the bottom-up network, and of the offsets and modulation of
+    # deformable convolutions.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    cfg.SOLVER.OFFSET_MULTIPLIER = 1.0
     # The type of SOLVER.AMP: "fp16" or "bf16"; empty for fp16 on a GPU and bf16 on a CPU.
     cfg.SOLVER.AMP.DTYPE = ""
     # Train on images in memory order NHWC; on a CPU with faster backward passes, too.
@@ -206,6 +212,10 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.FACE_FPN.ASPP_CHANNELS = 96
     cfg.MODEL.FACE_FPN.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
+    # ASPP adds its input to its output.
+    cfg.MODEL.FACE_FPN.ASPP_SHORTCUT = True
+    # R2 and R3 are built on the level above, as section 3.2 has it; False: on I, equation (2) alone.
+    cfg.MODEL.FACE_FPN.TOP_DOWN = True
 
     # ---- BiFPN (MODEL.BACKBONE.NAME build_bifpn_backbone) ---------------------------------------
     cfg.MODEL.BIFPN = CN()

@@ -14,9 +14,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.solver import build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import get_event_storage
 
 from ..config import GRID_MODELS
 from ..data import SceneMapper, TrainLoader, build_train_loader
@@ -28,6 +26,7 @@ from .amp import BFloat16Trainer, amp_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
+from .optimizer import build_optimizer
 from .record import RecordRun
 
 
@@ -101,37 +100,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's; ``CLIP_TYPE full_model`` clips the norm of all gradients together.
-
-        Detectron2's own "norm" clips each parameter by itself, which changes the direction of the
-        step.
-        """
-        clip = cfg.SOLVER.CLIP_GRADIENTS
-        import os
-        factor = float(os.environ.get("OFFLR", "1"))
-        if not (clip.ENABLED and clip.CLIP_TYPE == "full_model"):
-            return build_optimizer(cfg, model)
-        unclipped = cfg.clone()
-        unclipped.defrost()
-        unclipped.SOLVER.CLIP_GRADIENTS.ENABLED = False
-        optimizer = build_optimizer(unclipped, model)
-        offsets = {id(p) for n, p in model.named_parameters() if "conv_offset_mask" in n}
-        for group in list(optimizer.param_groups):
-            moved = [p for p in group["params"] if id(p) in offsets]
-            if moved and factor != 1:
-                group["params"] = [p for p in group["params"] if id(p) not in offsets]
-                optimizer.add_param_group({**group, "params": moved, "lr": group["lr"] * factor})
-                if not group["params"]:
-                    optimizer.param_groups.remove(group)
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-        def clip_gradients(*_: Any) -> None:
-            # A hook before the step sees gradients that AMP has already scaled back.
-            norm = torch.nn.utils.clip_grad_norm_(parameters, clip.CLIP_VALUE, clip.NORM_TYPE)
-            get_event_storage().put_scalar("gradient_norm", norm.item())
-
-        optimizer.register_step_pre_hook(clip_gradients)
-        return optimizer
+        return build_optimizer(cfg, model)
 
     def build_hooks(self) -> list[HookBase | None]:
         # The last step of Detectron2's set-up: from here on the checkpointer is handed around.

@@ -44,9 +44,10 @@ def make(features, **kwargs):
 
 # The second is odd at every level.
 @pytest.mark.parametrize("size", [(128, 96), (203, 139), (33, 65)])
-def test_face_fpn_is_equations_1_to_5(size):
+@pytest.mark.parametrize("top_down", [True, False])
+def test_face_fpn_is_equations_1_to_5(size, top_down):
     features = features_for(*size)
-    fpn = make(features)
+    fpn = make(features, top_down=top_down)
     b2, b3, b4, b5 = features.values()
 
     def phi(layer, x):
@@ -72,9 +73,12 @@ def test_face_fpn_is_equations_1_to_5(size):
         r = {
             "p5": F.adaptive_max_pool2d(integrated, b5.shape[2:]),
             "p4": F.adaptive_max_pool2d(integrated, f4.shape[2:]) + f4,
-            "p3": up(f3) + f3,
-            "p2": up(f2) + f2,
         }
+        if top_down:
+            r["p3"] = F.interpolate(r["p4"], f3.shape[2:]) + f3
+            r["p2"] = F.interpolate(r["p3"], f2.shape[2:]) + f2
+        else:
+            r["p3"], r["p2"] = up(f3) + f3, up(f2) + f2
         weights = fpn.cag(integrated)
         out = fpn(torch.zeros(2, 3, *size))
     for name, value in r.items():

@@ -73,16 +73,26 @@ def test_sce_is_equation_3(size):
     torch.testing.assert_close(sce(x, size)[0].detach().numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_aspp_concatenates_five_branches():
-    aspp = randomise(ASPP(6, 7, branch_channels=4, dilations=(2, 3, 5), norm=""))
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_aspp_concatenates_five_branches(shortcut):
+    outputs = 6 if shortcut else 7
+    aspp = ASPP(6, outputs, branch_channels=4, dilations=(2, 3, 5), norm="", shortcut=shortcut)
+    randomise(aspp)
     x = torch.randn(2, 6, 12, 9)
     parts = [conv(x, aspp.branches[0]).relu()]
     for branch, d in zip(aspp.branches[1:], (2, 3, 5), strict=True):
         parts.append(conv(x, branch, dilation=d, padding=d).relu())
     pooled = conv(F.adaptive_avg_pool2d(x, 1), aspp.pooled).relu()
     parts.append(F.interpolate(pooled, size=(12, 9), mode="bilinear", align_corners=False))
-    expected = conv(torch.cat(parts, 1), aspp.project)
+    expected = conv(torch.cat(parts, 1), aspp.project) + (x if shortcut else 0)
     torch.testing.assert_close(aspp(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_aspp_with_a_shortcut_starts_as_the_identity():
+    x = torch.randn(2, 32, 12, 9)
+    torch.testing.assert_close(ASPP(32, 32, branch_channels=32, shortcut=True)(x), x)
+    with pytest.raises(ValueError, match="cannot add 6 to 7 channels"):
+        ASPP(6, 7, branch_channels=4, shortcut=True)
 
 
 def test_aspp_normalises_its_branches():
@@ -118,10 +128,11 @@ def test_cag_is_equation_4():
     ("dilations", "residual"),
     [((1, 2, 3), True), ((1, 2, 3), False), ((2,), True), ((1, 3, 5), True)],
 )
-def test_sem_is_equations_6_and_7(dilations, residual):
+@pytest.mark.parametrize("outputs", [6, 8])
+def test_sem_is_equations_6_and_7(dilations, residual, outputs):
     sem = randomise(
         SemanticEnhancementModule(
-            6, 8, branch_channels=4, norm="", dilations=dilations, residual=residual
+            6, outputs, branch_channels=4, norm="", dilations=dilations, residual=residual
         )
     )
     b2 = torch.randn(2, 6, 9, 11)
@@ -130,8 +141,16 @@ def test_sem_is_equations_6_and_7(dilations, residual):
         conv(x, branch, dilation=i, padding=i).relu()
         for i, branch in zip(dilations, sem.branches, strict=True)
     )
-    expected = conv(total, sem.expand) + residual * x
+    expected = conv(total, sem.expand) + residual * (b2 if outputs == 6 else x)
     torch.testing.assert_close(sem(b2), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sem_starts_as_its_residual():
+    b2 = torch.randn(1, 32, 9, 11)
+    sem = SemanticEnhancementModule(32, 32, branch_channels=32)
+    torch.testing.assert_close(sem(b2), b2)
+    # Without one, at random.
+    assert SemanticEnhancementModule(32, 32, branch_channels=32, residual=False)(b2).std() > 0.1
 
 
 def test_coordinates_are_x_then_y_from_minus_one_to_one():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -31,9 +30,13 @@ class FACEFPN(Pyramid):
     - (1) F4 = phi(B4) + S(B5), F3 = phi(B3) + S(B4), F2 = phi(B2), or SEM(B2) where SEM is on;
     - F'i = ASPP(Fi), and P4..P2 top-down over F'4..F'2;
     - I, the integrated map at stride 16: the mean of P2, P3, P4 and SCE(B5) (3);
-    - (2) R5 = AdaptiveMaxPool(I), R4 = AdaptiveMaxPool(I) + F'4, R3 = up(I) + F'3,
-      R2 = up(I) + F'2;
+    - R5 = AdaptiveMaxPool(I), R4 = AdaptiveMaxPool(I) + F'4, R3 = up(R4) + F'3,
+      R2 = up(R3) + F'2: section 3.2 has R "in the order of a top-down hierarchy". Equation (2) by
+      itself, R3 = up(I) + F'3 and R2 = up(I) + F'2, is to be had by ``top_down`` False;
     - (4, 5) Hi = CA(I) * Ri. The outputs p2..p5 are H2..H5, p6 is p5 at half size.
+
+    What the paper leaves open was fitted on NWPU VHR-10 (docs/TRIALS.md): the top-down hierarchy,
+    ASPP with a shortcut and the start of every part as one that adds nothing yet.
     """
 
     def __init__(
@@ -45,27 +48,31 @@ class FACEFPN(Pyramid):
         aspp_channels: int,
         aspp_dilations: Sequence[int] = (6, 12, 18),
         aspp_norm: str = "GN",
+        aspp_shortcut: bool = True,
+        top_down: bool = True,
         norm: str = "",
         sem: SemanticEnhancementModule | None = None,
-        trial: frozenset = frozenset(),
     ) -> None:
         """
         Args:
-            bottom_up: gives four features at strides 4, 8, 16 and 32.
+            bottom_up: network that gives four features at strides 4, 8, 16 and 32.
             in_features: their names, finest first (``res2`` .. ``res5``).
-            out_channels: channels of every output.
-            aspp_channels: channels of each branch of ASPP.
+            out_channels: number of channels of every output.
+            aspp_channels: number of channels of each branch of ASPP.
             aspp_dilations: dilation rates of ASPP's 3x3 convolutions.
             aspp_norm: normalisation inside ASPP.
+            aspp_shortcut: whether ASPP adds its input to its output.
+            top_down: build R2 and R3 on the level above in place of I.
             norm: normalisation after the projections phi, S and those of SCE, as ``MODEL.FPN.NORM``
                 is in Detectron2's FPN.
-            sem: takes the place of phi(B2) where given.
+            sem: module in place of phi(B2).
 
         Raises:
             ValueError: where the features are not four at strides 4, 8, 16, 32.
         """
         super().__init__(bottom_up, in_features, out_channels)
         channels = self.channels
+        self.top_down = top_down
         self.lateral2 = (
             conv_with_norm(channels[0], out_channels, 1, norm=norm) if sem is None else sem
         )
@@ -81,20 +88,13 @@ class FACEFPN(Pyramid):
                     branch_channels=aspp_channels,
                     dilations=aspp_dilations,
                     norm=aspp_norm,
-                    shortcut="aspp0" in trial,
+                    shortcut=aspp_shortcut,
                 )
                 for i in (2, 3, 4)
             }
         )
-        self.sce = SubPixelContextEnhancement(
-            channels[3], out_channels, norm=norm, zero_global="sce0" in trial
-        )
-        self.cag = ChannelAttentionGuidance(out_channels, 1.0 if "cag1" in trial else 0.0)
-        self.trial = trial
-        if "out3" in trial:
-            self.out3 = nn.ModuleList(conv_with_norm(out_channels, out_channels, 3, norm="") for _ in range(4))
-        if "outgn" in trial:
-            self.outgn = nn.ModuleList(nn.GroupNorm(32, out_channels) for _ in range(4))
+        self.sce = SubPixelContextEnhancement(channels[3], out_channels, norm=norm)
+        self.cag = ChannelAttentionGuidance(out_channels)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -110,9 +110,6 @@ class FACEFPN(Pyramid):
         r2, r3, r4, r5 = self.decouple(integrated, f2, f3, f4, b5)
         attention = self.cag(integrated)
         outputs = {f"p{i}": attention * r for i, r in zip((2, 3, 4, 5), (r2, r3, r4, r5))}
-        for name in ("out3", "outgn"):
-            if name in self.trial:
-                outputs = {k: m(v) for m, (k, v) in zip(getattr(self, name), outputs.items())}
         outputs["p6"] = self.top_block(outputs["p5"])[0]
         return outputs
 
@@ -134,34 +131,28 @@ class FACEFPN(Pyramid):
         p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
         p2 = f2 + F.interpolate(p3, size=f2.shape[-2:], mode="nearest")
         pooled = max_pool_to(p2, size) + max_pool_to(p3, size)
-        if "avg" in self.trial:
-            pooled = F.adaptive_avg_pool2d(p2, size) + F.adaptive_avg_pool2d(p3, size)
-        return (pooled + p4 + self.sce(b5, size)) / (1 if "sum" in self.trial else 2 if "half" in self.trial else 4)
+        return (pooled + p4 + self.sce(b5, size)) / 4
 
     def decouple(
-        self, integrated: torch.Tensor,
+        self,
+        integrated: torch.Tensor,
         f2: torch.Tensor,
         f3: torch.Tensor,
         f4: torch.Tensor,
         b5: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """R2..R5, equation (2). Pooling I to F'4's size, which it has, changes nothing."""
-
-        if "td" in self.trial:
-            r4 = integrated + f4
+        r5 = max_pool_to(integrated, b5.shape[-2:])
+        r4 = integrated + f4
+        if self.top_down:
             r3 = F.interpolate(r4, size=f3.shape[-2:], mode="nearest") + f3
             r2 = F.interpolate(r3, size=f2.shape[-2:], mode="nearest") + f2
-            return r2, r3, r4, (F.adaptive_avg_pool2d if "avg5" in self.trial else max_pool_to)(integrated, b5.shape[-2:])
+            return r2, r3, r4, r5
 
         def upsampled(size: torch.Size) -> torch.Tensor:
             return F.interpolate(integrated, size=size, mode="bilinear", align_corners=False)
 
-        return (
-            upsampled(f2.shape[-2:]) + f2,
-            upsampled(f3.shape[-2:]) + f3,
-            integrated + f4,
-            max_pool_to(integrated, b5.shape[-2:]),
-        )
+        return upsampled(f2.shape[-2:]) + f2, upsampled(f3.shape[-2:]) + f3, r4, r5
 
 
 def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -188,7 +179,6 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
         norm=cfg.MODEL.SEM.NORM,
         projection_norm=cfg.MODEL.FPN.NORM,
         residual=cfg.MODEL.SEM.RESIDUAL,
-        zero_start="sem0" in os.environ.get("TRIAL", ""),
     )
 
 
@@ -208,8 +198,9 @@ def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
         aspp_channels=face.ASPP_CHANNELS,
         aspp_dilations=face.ASPP_DILATIONS,
         aspp_norm=face.ASPP_NORM,
+        aspp_shortcut=face.ASPP_SHORTCUT,
+        top_down=face.TOP_DOWN,
         sem=sem,
-        trial=frozenset(os.environ.get("TRIAL", "").split(",")),
     )
 
 

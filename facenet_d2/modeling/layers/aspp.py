@@ -16,6 +16,10 @@ class ASPP(nn.Module):
 
     Detectron2's own ASPP gives its branches as many channels as its output has. Here the width of
     the branches is free, since full width would put FACENet far over the paper's Table 2.
+
+    With a shortcut the module starts as the identity. At a random start its output is mostly
+    constant over space, by the pooled branch, and hides the features behind it: measured in FACE-FPN,
+    that costs more than a third of the AP (docs/TRIALS.md).
     """
 
     def __init__(
@@ -36,10 +40,15 @@ class ASPP(nn.Module):
             dilations: dilation rates of the 3x3 branches.
             norm: normalisation inside the branches, a name known to
                 :func:`detectron2.layers.get_norm`; empty for none.
-            shortcut: add the input to the output. The projection then starts at zero, the module as
-                the identity; the input must have as many channels as the output.
+            shortcut: add the input to the output, and start the projection at zero. Input and
+                output must have as many channels.
+
+        Raises:
+            ValueError: for a shortcut between different numbers of channels.
         """
         super().__init__()
+        if shortcut and in_channels != out_channels:
+            raise ValueError(f"a shortcut cannot add {in_channels} to {out_channels} channels")
 
         def branch(kernel_size: int, dilation: int = 1) -> Conv2d:
             return Conv2d(

@@ -9,7 +9,7 @@ from torch import nn
 class ChannelAttentionGuidance(nn.Module):
     """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4)."""
 
-    def __init__(self, channels: int, start_bias: float = 0.0) -> None:
+    def __init__(self, channels: int) -> None:
         """
         Args:
             channels: channels of the integrated map I and of the levels that are weighted.
@@ -17,11 +17,11 @@ class ChannelAttentionGuidance(nn.Module):
         super().__init__()
         self.fc_avg = nn.Linear(channels, channels)
         self.fc_max = nn.Linear(channels, channels)
-        # Weights around one half for every channel at first, so that no channel starts switched
-        # off; torch's default initialisation saturates on large activations.
+        # All weights start near sigmoid(2), 0.88: no channel starts switched off, and the levels
+        # are not halved. torch's default initialisation saturates on large activations.
         for fc in (self.fc_avg, self.fc_max):
             nn.init.normal_(fc.weight, std=0.01)
-            nn.init.constant_(fc.bias, start_bias)
+            nn.init.ones_(fc.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """I ``(N, C, H, W)`` to weights in (0, 1), ``(N, C, 1, 1)``."""

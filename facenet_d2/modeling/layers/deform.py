@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import torch
@@ -95,7 +94,6 @@ class ModulatedDeformConv2d(nn.Module):
         self.dilation = dilation
         self.norm = norm
         self.activation = activation
-        self.modulation_scale = 2.0 if os.environ.get("MOD2") else 1.0
         taps = kernel_size * kernel_size
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
@@ -115,7 +113,7 @@ class ModulatedDeformConv2d(nn.Module):
         """
         out = self.conv_offset_mask(x)
         taps = out.shape[1] // 3
-        return out[:, : 2 * taps], self.modulation_scale * torch.sigmoid(out[:, 2 * taps :])
+        return out[:, : 2 * taps], torch.sigmoid(out[:, 2 * taps :])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')`` as a plain convolution."""

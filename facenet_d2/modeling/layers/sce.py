@@ -18,7 +18,7 @@ class SubPixelContextEnhancement(nn.Module):
     3x3 maximum with stride 2.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "", zero_global: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "") -> None:
         """
         Args:
             in_channels: channels of B5.
@@ -45,8 +45,8 @@ class SubPixelContextEnhancement(nn.Module):
         self.globally = Conv2d(in_channels, out_channels, 1)
         for conv in (self.local, self.wide, self.globally):
             weight_init.c2_xavier_fill(conv)
-        if zero_global:
-            nn.init.zeros_(self.globally.weight)
+        # The same vector everywhere, it would outweigh the two branches that say where something is.
+        nn.init.zeros_(self.globally.weight)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """

@@ -12,10 +12,10 @@ from torch import nn
 
 
 class SemanticEnhancementModule(nn.Module):
-    """x = phi(B2); SEM(B2) = phi'(sum over i of C3x3_i(x)) + x (equations 6 and 7).
+    """x = phi(B2); SEM(B2) = phi'(sum over i of C3x3_i(x)) + B2 (equations 6 and 7).
 
-    The paper writes the residual as B2, which has another number of channels than phi' gives where
-    the backbone is not a bottleneck ResNet; the residual is x, the projected B2.
+    B2 has as many channels as phi' gives under a ResNet of bottlenecks (256). Where it has not, the
+    residual is x, the projected B2.
     """
 
     def __init__(
@@ -28,7 +28,6 @@ class SemanticEnhancementModule(nn.Module):
         norm: str = "GN",
         projection_norm: str = "",
         residual: bool = True,
-        zero_start: bool = False,
     ) -> None:
         """
         Args:
@@ -40,7 +39,7 @@ class SemanticEnhancementModule(nn.Module):
                 :func:`detectron2.layers.get_norm`; empty for none.
             projection_norm: the same after phi, which stands where the FPN has its lateral
                 convolution.
-            residual: add x; without, one of the cases of Table 7.
+            residual: add B2, or x where their channels differ; without, one of the cases of Table 7.
         """
         super().__init__()
         self.residual = residual
@@ -69,11 +68,14 @@ class SemanticEnhancementModule(nn.Module):
             weight_init.c2_msra_fill(branch)
         weight_init.c2_xavier_fill(self.reduce)
         weight_init.c2_xavier_fill(self.expand)
-        if zero_start:
+        if residual:
+            # The module starts as its residual.
             nn.init.zeros_(self.expand.weight)
 
     def forward(self, b2: torch.Tensor) -> torch.Tensor:
         """B2 ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
         x = self.reduce(b2)
         enhanced = self.expand(sum(branch(x) for branch in self.branches))
-        return enhanced + x if self.residual else enhanced
+        if not self.residual:
+            return enhanced
+        return enhanced + (b2 if b2.shape[1] == enhanced.shape[1] else x)
