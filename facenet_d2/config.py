@@ -56,7 +56,7 @@ def add_facenet_config(cfg: CN) -> None:
     # The deformable head: which branches ("category", "kernel") have DCNv2, and in how many of
     # their convolutions, counted from the end.
     cfg.MODEL.SOLOV2.DEFORM_BRANCHES = []
-    cfg.MODEL.SOLOV2.DEFORM_CONVS = 4
+    cfg.MODEL.SOLOV2.DEFORM_CONVS = 1
     # Mask features.
     cfg.MODEL.SOLOV2.MASK_IN_FEATURES = ["p2", "p3", "p4", "p5"]
     cfg.MODEL.SOLOV2.MASK_CHANNELS = 128
