@@ -214,7 +214,7 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
     # ASPP adds its input to its output.
     cfg.MODEL.FACE_FPN.ASPP_SHORTCUT = True
-    # R2 and R3 are built on the level above, as section 3.2 has it; False: on I, equation (2) alone.
+    # R2 and R3 are built on the level above, as section 3.2 has it; False: on I, as equation (2).
     cfg.MODEL.FACE_FPN.TOP_DOWN = True
 
     # ---- BiFPN (MODEL.BACKBONE.NAME build_bifpn_backbone) ---------------------------------------

@@ -1,7 +1,7 @@
 """Published SOLOv2 checkpoints in this project's names.
 
-Three code bases have published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1) and
-MMDetection itself. Their networks are the same, but for what the ResNets expect of the images.
+Three code bases have published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1)
+and MMDetection itself. Their networks are the same, but for what the ResNets expect of the images.
 """
 
 from __future__ import annotations

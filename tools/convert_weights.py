@@ -5,9 +5,10 @@
       --output solov2_R_50_coco.pth
   train_net.py --config-file ... MODEL.WEIGHTS solov2_R_50_coco.pth
 
-Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are known by the names of their parameters.
-What the config's model has under the same name and with the same shape is taken: with another number
-of classes all but the last convolution of the class branch; of FACENet the ResNet and the heads.
+Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are told by the names of their parameters.
+What the config's model has under the same name and with the same shape is taken: with another
+number of classes all but the last convolution of the class branch, and for FACENet the ResNet and
+the heads.
 """
 
 from __future__ import annotations

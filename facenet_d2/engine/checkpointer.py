@@ -8,6 +8,7 @@ from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
+from safetensors.torch import load_file
 
 from ..errors import UserError
 from ..weights import PRETRAINED
@@ -24,6 +25,17 @@ class ModelCheckpointer(DetectionCheckpointer):
     """
 
     complete = False
+
+    def _load_file(self, filename: str) -> Any:
+        """As Detectron2's, and safetensors, which are those of this project's model zoo."""
+        if not filename.endswith(".safetensors"):
+            return super()._load_file(filename)
+        return {
+            "model": {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in load_file(filename).items()
+            }
+        }
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         result = super()._load_model(checkpoint)

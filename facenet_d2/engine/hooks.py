@@ -82,8 +82,8 @@ class StopOnInterrupt(HookBase):
 class WarnOfEmptyMasks(HookBase):
     """Says in the log when the Dice loss has stayed where all predicted masks are empty.
 
-    An empty mask has a Dice loss of 1 and hardly a gradient, so a model that has fallen there in its
-    first steps, when those are too large, does not come back.
+    An empty mask has a Dice loss of 1 and hardly a gradient, so a model that too large first steps
+    have brought there does not come back.
     """
 
     # Of an untrained model, whose masks are one half everywhere, the Dice loss is about 0.9.

@@ -1,4 +1,4 @@
-"""The optimizer that a config describes: Detectron2's SGD, or AdamW, with what this project adds."""
+"""The optimizer that a config describes: Detectron2's SGD or AdamW, and factors of its rates."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def bottom_up_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the bottom-up network; where the backbone has no neck, all of the backbone's."""
+    """Parameters of the bottom-up network, which without a neck is the backbone."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return []

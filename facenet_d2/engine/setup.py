@@ -23,7 +23,9 @@ from .amp import amp_dtype, cpu_has_bfloat16
 
 logger = logging.getLogger(__name__)
 
-SEM_BUILDERS = tuple(f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn"))
+SEM_BUILDERS = tuple(
+    f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn")
+)
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:

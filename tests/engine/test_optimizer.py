@@ -63,7 +63,9 @@ def test_adamw(model, model_cfg):
     with EventStorage():
         optimizer.step()
     # The first step of Adam is the sign of the gradient.
-    torch.testing.assert_close(weight, before * (1 - 0.001 * 0.05) - 0.001 * sign, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        weight, before * (1 - 0.001 * 0.05) - 0.001 * sign, atol=1e-5, rtol=0
+    )
     # Detectron2's WEIGHT_DECAY_NORM 0 is kept.
     torch.testing.assert_close(norm, norm_before - 0.001 * norm.grad.sign(), atol=1e-5, rtol=0)
 

@@ -5,6 +5,7 @@ The published networks are computed plainly from the states, each by its own nam
 
 import sys
 
+import convert_weights
 import pytest
 import test_postprocess
 import torch
@@ -15,7 +16,6 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
 from test_postprocess import detect_by_loops
 
-import convert_weights
 from facenet_d2 import UserError
 from facenet_d2.conversion import fit, publisher_of, read_state, rename
 from facenet_d2.engine import read_config, run_command
@@ -224,7 +224,9 @@ def test_command(published, model_cfg, tmp_path, monkeypatch, capsys):
     name, state, _ = published
     file, converted = tmp_path / "published.pth", tmp_path / "converted.pth"
     key = "model" if name == "AdelaiDet" else "state_dict"
-    torch.save({key: state, "meta": {"opaque": pytest.Mark("unknown", (), {}, _ispytest=True)}}, file)
+    torch.save(
+        {key: state, "meta": {"opaque": pytest.Mark("unknown", (), {}, _ispytest=True)}}, file
+    )
     config = tmp_path / "config.yaml"
     settle(model_cfg).MODEL.SOLOV2.NUM_CLASSES = 5
     model_cfg.DATASETS.CLASS_NAMES = ["a", "b", "c", "d", "e"]

@@ -43,17 +43,15 @@ def create_feature_model(name: str, **arguments: Any) -> nn.Module:
 def _feature_strides(name: str, arguments: Mapping[str, Any]) -> list[int]:
     # Without values: only the shapes are of interest.
     with torch.device("meta"):
-        model = timm.create_model(
-            name, **{**arguments, "features_only": True, "pretrained": False}
-        )
+        model = timm.create_model(name, **{**arguments, "features_only": True, "pretrained": False})
     return list(model.feature_info.reduction())
 
 
 class TimmBottomUp(Backbone):
     """A timm model's features at strides 4, 8, 16 and 32, as ``res2`` .. ``res5``.
 
-    Frozen batch normalisation is timm's own layer, kept in evaluation mode. Replaced by Detectron2's
-    ``FrozenBatchNorm2d``, timm's ``BatchNormAct2d`` would lose the activation that it also applies.
+    Frozen batch normalisation is timm's own layer in evaluation mode. To replace it by Detectron2's
+    ``FrozenBatchNorm2d`` would lose the activation that timm's ``BatchNormAct2d`` also applies.
 
     Attributes:
         model: the timm model.
@@ -80,7 +78,7 @@ class TimmBottomUp(Backbone):
 
         Raises:
             ValueError: for a name that timm does not know, a model without features at these
-                strides, or a ``freeze_at`` that is not from 0 to 5 or that the model does not allow.
+                strides, or a ``freeze_at`` that is not from 0 to 5 or not possible.
         """
         super().__init__()
         if not 0 <= freeze_at <= 5:

@@ -18,8 +18,8 @@ class ASPP(nn.Module):
     the branches is free, since full width would put FACENet far over the paper's Table 2.
 
     With a shortcut the module starts as the identity. At a random start its output is mostly
-    constant over space, by the pooled branch, and hides the features behind it: measured in FACE-FPN,
-    that costs more than a third of the AP (docs/TRIALS.md).
+    constant over space, by the pooled branch, and hides the features behind it: in FACE-FPN that
+    costs more than a third of the AP of a short training (docs/TRIALS.md).
     """
 
     def __init__(

@@ -53,7 +53,11 @@ def deform_conv2d_by_sampling(
     # In grid_sample's coordinates, -1 and 1 are the outer edges of the first and last pixel.
     grid = torch.stack([(2 * x_at + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
     sampled = F.grid_sample(
-        x.contiguous(), grid.flatten(1, 2), mode="bilinear", padding_mode="zeros", align_corners=False
+        x.contiguous(),
+        grid.flatten(1, 2),
+        mode="bilinear",
+        padding_mode="zeros",
+        align_corners=False,
     )
     modulated = sampled.view(n, c, taps, out_h * out_w) * mask.flatten(2)[:, None]
     # The one thing that autocast may do in lower precision; types of sampling stay as they are.

@@ -39,7 +39,7 @@ class SemanticEnhancementModule(nn.Module):
                 :func:`detectron2.layers.get_norm`; empty for none.
             projection_norm: the same after phi, which stands where the FPN has its lateral
                 convolution.
-            residual: add B2, or x where their channels differ; without, one of the cases of Table 7.
+            residual: add B2, or x where the channels differ; False for a case of Table 7.
         """
         super().__init__()
         self.residual = residual

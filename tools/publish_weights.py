@@ -1,0 +1,69 @@
+#!/usr/bin/env python3
+"""Make the weights of a finished run a file of the model zoo.
+
+  publish_weights.py output/nwpu_vhr10/facenet_lite0_384_36ep
+
+writes facenet_d2/model_zoo/weights/facenet_lite0_384_36ep.safetensors: the model after its last
+iteration, in float16, with what it was trained on and what it reached in the file's metadata. It is
+then loaded by MODEL.WEIGHTS zoo://facenet_lite0_384_36ep.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+from safetensors.torch import save
+
+from facenet_d2 import UserError
+from facenet_d2.conversion import read_state
+from facenet_d2.engine import run_command
+from facenet_d2.evaluation.runs import read_run
+from facenet_d2.files import write_whole
+from facenet_d2.model_zoo import PREFIX, WEIGHTS
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path, help="OUTPUT_DIR of a finished run")
+    parser.add_argument("--name", help="name in the model zoo (by default that of the folder)")
+    parser.add_argument(
+        "--output", type=Path, default=WEIGHTS, help="folder to write to (that of the package)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    run = read_run(args.run)
+    checkpoint = args.run / "model_final.pth"
+    if not checkpoint.is_file():
+        raise UserError(f"{checkpoint} does not exist; has the run been trained to its end?")
+    state = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in read_state(checkpoint).items()
+    }
+    too_large = [name for name, value in state.items() if not value.isfinite().all()]
+    if too_large:
+        raise UserError(f"{checkpoint}: {too_large[0]} has values that float16 does not hold.")
+    metadata = {
+        "config": (args.run / "config.yaml").read_text(),
+        "mask AP": f"{run.final['segm/AP']:.2f}",
+        "box AP": f"{run.final['bbox/AP']:.2f}",
+    }
+    name = args.name or args.run.resolve().name
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / f"{name}.safetensors"
+    content = save(state, metadata=metadata)
+    write_whole(file, content)
+    parameters = sum(v.numel() for v in state.values())
+    print(f"{file}: {parameters / 1e6:.2f} M values, {len(content) / 1e6:.1f} MB")
+    print(f"loaded by MODEL.WEIGHTS {PREFIX}{name}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
