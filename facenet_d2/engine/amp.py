@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -29,6 +32,24 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); otherwise it is emulated."""
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def training_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """The type of mixed precision to train in, or None for float32 throughout.
+
+    On a CPU that only emulates bfloat16, ``SOLVER.AMP`` is not used, with a warning: it would be
+    slower than float32.
+    """
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    dtype = amp_dtype(cfg)
+    if cfg.MODEL.DEVICE == "cpu" and not cpu_has_bfloat16():
+        logger.warning(
+            "SOLVER.AMP.ENABLED is True, but this CPU does not multiply in bfloat16 (AVX-512 BF16 "
+            "or AMX): training in float32, which takes longer."
+        )
+        return None
+    return dtype
 
 
 class BFloat16Trainer(SimpleTrainer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,7 @@ from ..data.datasets import (
     resolve_num_classes,
 )
 from ..errors import UserError
-from .amp import amp_dtype, cpu_has_bfloat16
-
-logger = logging.getLogger(__name__)
+from .amp import amp_dtype
 
 SEM_BUILDERS = tuple(
     f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn")
@@ -169,11 +166,6 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             amp_dtype(cfg)
         except ValueError as error:
             raise UserError(f"{error}.") from error
-        if cfg.MODEL.DEVICE == "cpu" and not cpu_has_bfloat16():
-            logger.warning(
-                "SOLVER.AMP.ENABLED is True, but this CPU emulates bfloat16, which is slower than "
-                "float32: set SOLVER.AMP.ENABLED False."
-            )
     for key in ("MAX_ITER", "CHECKPOINT_PERIOD"):
         if cfg.SOLVER[key] < 1:
             raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; it must be at least 1.")

@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..evaluation import InstanceEvaluator
 from ..modeling import set_tf32
 from ..modeling.layers.cpu_training import use_fast_backward
-from .amp import BFloat16Trainer, amp_dtype
+from .amp import BFloat16Trainer, training_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
@@ -55,15 +55,14 @@ class Trainer(DefaultTrainer):
             UserError: where model, optimizer, schedule, data or hooks cannot be made of it.
         """
         with explained("training cannot be set up from this config"):
-            bfloat16 = cfg.SOLVER.AMP.ENABLED and amp_dtype(cfg) == torch.bfloat16
+            dtype = training_dtype(cfg)
             stock = cfg.clone()
-            if bfloat16:
-                # Detectron2's AMPTrainer is for float16 on GPUs.
-                stock.defrost()
-                stock.SOLVER.AMP.ENABLED = False
+            stock.defrost()
+            # Detectron2's AMPTrainer is for float16 on GPUs.
+            stock.SOLVER.AMP.ENABLED = dtype == torch.float16
             super().__init__(stock)
             self.cfg = cfg
-            if bfloat16:
+            if dtype == torch.bfloat16:
                 self._trainer = BFloat16Trainer(
                     self._trainer.model, self._trainer.data_loader, self._trainer.optimizer
                 )

@@ -7,7 +7,7 @@ import torch
 from conftest import write_tiny_config
 
 from facenet_d2 import UserError
-from facenet_d2.engine import Trainer, load_config
+from facenet_d2.engine import Trainer, amp, load_config
 from facenet_d2.engine.amp import BFloat16Trainer, amp_dtype
 
 
@@ -32,8 +32,9 @@ def train(tmp_path, scenes, name, *overrides):
     return torch.tensor(losses), trainer
 
 
-def test_bfloat16_learns_as_float32_does(tmp_path, scenes):
+def test_bfloat16_learns_as_float32_does(tmp_path, scenes, monkeypatch):
     plain, _ = train(tmp_path, scenes, "plain")
+    monkeypatch.setattr(amp, "cpu_has_bfloat16", lambda: True)
     mixed, trainer = train(tmp_path, scenes, "mixed", "SOLVER.AMP.ENABLED", "True")
     assert isinstance(trainer._trainer, BFloat16Trainer)
     assert plain[-4:].mean() < 0.9 * plain[:2].mean()
@@ -57,6 +58,16 @@ def test_channels_last_learns_as_nchw_does(tmp_path, scenes):
     torch.testing.assert_close(fast, plain, rtol=0.1, atol=0)
     weight = trainer.model.instance_head.category_tower[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32(tmp_path, scenes, monkeypatch, caplog):
+    monkeypatch.setattr(amp, "cpu_has_bfloat16", lambda: False)
+    plain, _ = train(tmp_path, scenes, "plain", "SOLVER.MAX_ITER", "2")
+    fallen_back, _ = train(
+        tmp_path, scenes, "back", "SOLVER.MAX_ITER", "2", "SOLVER.AMP.ENABLED", "True"
+    )
+    torch.testing.assert_close(fallen_back, plain, rtol=0, atol=0)
+    assert "training in float32" in caplog.text
 
 
 @pytest.mark.parametrize(

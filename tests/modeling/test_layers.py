@@ -17,7 +17,7 @@ from facenet_d2.modeling.layers import (
     SubPixelConv2d,
     append_coordinates,
 )
-from facenet_d2.modeling.layers.deform import deform_conv2d_by_sampling
+from facenet_d2.modeling.layers.deform import deform_conv2d_by_bags
 
 
 def shuffle_by_loops(x: np.ndarray, r: int) -> np.ndarray:
@@ -174,7 +174,7 @@ def bilinear(image: np.ndarray, y: float, x: float) -> float:
 def test_deformable_convolution_is_equation_8():
     x, offsets = torch.randn(1, 2, 4, 5), 2 * torch.randn(1, 18, 4, 5)
     weight, mask = torch.randn(3, 2, 3, 3), torch.rand(1, 9, 4, 5)
-    actual = deform_conv2d_by_sampling(
+    actual = deform_conv2d_by_bags(
         x, offsets, weight, None, stride=1, padding=1, dilation=1, mask=mask
     )
     for o in range(3):
@@ -201,7 +201,7 @@ def test_sampling_agrees_with_torchvision_forward_and_backward(stride, padding, 
         torch.randn(5),
     ]
     results = []
-    for operator in (deform_conv2d, deform_conv2d_by_sampling):
+    for operator in (deform_conv2d, deform_conv2d_by_bags):
         x, offsets, mask, weight, bias = (t.clone().requires_grad_() for t in inputs)
         y = operator(
             x, offsets, weight, bias, stride=stride, padding=padding, dilation=dilation, mask=mask

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 
-def deform_conv2d_by_sampling(
+def deform_conv2d_by_bags(
     x: torch.Tensor,
     offsets: torch.Tensor,
     weight: torch.Tensor,
@@ -21,11 +21,12 @@ def deform_conv2d_by_sampling(
     dilation: int,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """``torchvision.ops.deform_conv2d`` as bilinear sampling and one matrix product.
+    """``torchvision.ops.deform_conv2d`` as an embedding bag and one matrix product.
 
-    On two CPU cores it takes a ninth to a third of the time of torchvision's kernel, whose backward
-    pass runs on one of them (forward and backward together, 8x64x24x24: 0.028 s against 0.251 s;
-    1x512x40x40: 0.25 s against 0.79 s). It holds K copies of the input, so it is not for a GPU.
+    A modulated sample is the weighted sum of the four pixels around its place, a bag of four rows
+    of the image. On a CPU, torchvision's kernel takes several times as long, above all in the
+    backward pass, which runs on one thread (``tools/benchmark.py --deform``). It holds K copies of
+    the input, so it is not for a GPU.
 
     Args:
         x: ``(N, C, H, W)``.
@@ -44,27 +45,36 @@ def deform_conv2d_by_sampling(
     k = weight.shape[-1]
     taps = k * k
     out_h, out_w = offsets.shape[-2:]
-    dy, dx = offsets.unflatten(1, (taps, 2)).unbind(2)
     tap = torch.arange(taps, device=x.device)
-    rows = torch.arange(out_h, device=x.device) * stride - padding
-    columns = torch.arange(out_w, device=x.device) * stride - padding
-    y = dy + (rows[None, :, None] + (tap // k * dilation)[:, None, None])
-    x_at = dx + (columns[None, None, :] + (tap % k * dilation)[:, None, None])
-    # In grid_sample's coordinates, -1 and 1 are the outer edges of the first and last pixel.
-    grid = torch.stack([(2 * x_at + 1) / w - 1, (2 * y + 1) / h - 1], dim=-1)
-    sampled = F.grid_sample(
-        x.contiguous(),
-        grid.flatten(1, 2),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=False,
+    rows = (torch.arange(out_h, device=x.device) * stride - padding)[:, None, None]
+    columns = (torch.arange(out_w, device=x.device) * stride - padding)[:, None]
+    # All below is (N, H', W', K): the taps of a position lie together, as in the product.
+    dy, dx = offsets.unflatten(1, (taps, 2)).permute(2, 0, 3, 4, 1)
+    y = dy + (rows + tap // k * dilation)
+    x_at = dx + (columns + tap % k * dilation)
+    modulation = mask.permute(0, 2, 3, 1)
+    top, left = y.detach().floor(), x_at.detach().floor()
+    below, right = y - top, x_at - left
+    image = torch.arange(n, device=x.device).view(n, 1, 1, 1) * (h * w)
+    pixels, shares = [], []
+    for row, row_share in ((top, 1 - below), (top + 1, below)):
+        for column, column_share in ((left, 1 - right), (left + 1, right)):
+            inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+            place = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
+            # Of offsets that are not numbers, the loss will say so.
+            pixels.append(image + place.nan_to_num().long())
+            shares.append(row_share * column_share * inside * modulation)
+    sampled = F.embedding_bag(
+        torch.stack(pixels, dim=-1).view(-1, 4),
+        x.permute(0, 2, 3, 1).reshape(n * h * w, c),
+        mode="sum",
+        per_sample_weights=torch.stack(shares, dim=-1).view(-1, 4),
     )
-    modulated = sampled.view(n, c, taps, out_h * out_w) * mask.flatten(2)[:, None]
     # The one thing that autocast may do in lower precision; types of sampling stay as they are.
-    # A batched product: matmul would make one product of the batch, and transpose it twice.
-    weights = weight.flatten(1).expand(n, -1, -1)
-    out = torch.bmm(weights, modulated.flatten(1, 2)).view(n, -1, out_h, out_w)
-    return out if bias is None else out + bias.view(1, -1, 1, 1)
+    out = F.linear(
+        sampled.view(n, out_h, out_w, taps * c), weight.permute(0, 2, 3, 1).flatten(1), bias
+    )
+    return out.permute(0, 3, 1, 2)
 
 
 class ModulatedDeformConv2d(nn.Module):
@@ -75,7 +85,7 @@ class ModulatedDeformConv2d(nn.Module):
     modulation one half.
 
     Built on torchvision's operator (Detectron2's own has no CPU kernel), and on
-    :func:`deform_conv2d_by_sampling` where torchvision's would be slow.
+    :func:`deform_conv2d_by_bags` where torchvision's would be slow.
     """
 
     def __init__(
@@ -130,7 +140,7 @@ class ModulatedDeformConv2d(nn.Module):
             if x.device.type != "cpu":
                 x = deform_conv2d(x, offsets, self.weight, self.bias, mask=mask, **geometry)
         if x.device.type == "cpu":
-            x = deform_conv2d_by_sampling(x, offsets, self.weight, self.bias, mask=mask, **geometry)
+            x = deform_conv2d_by_bags(x, offsets, self.weight, self.bias, mask=mask, **geometry)
         if self.norm is not None:
             x = self.norm(x)
         if self.activation is not None:
