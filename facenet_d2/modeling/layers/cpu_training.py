@@ -2,7 +2,7 @@
 
 With PyTorch 2.11 and oneDNN, the weight gradient of a depthwise 5x5 convolution takes fifty times
 as long as that of a 3x3 one, and the gradient of group normalisation is slow for images in memory
-order NHWC (``tools/benchmark.py --training`` measures a step with and without).
+order NHWC. ``tools/benchmark.py train`` measures a step, with ``SOLVER.CHANNELS_LAST`` and without.
 """
 
 from __future__ import annotations

@@ -25,8 +25,7 @@ def deform_conv2d_by_bags(
 
     A modulated sample is the weighted sum of the four pixels around its place, a bag of four rows
     of the image. On a CPU, torchvision's kernel takes several times as long, above all in the
-    backward pass, which runs on one thread (``tools/benchmark.py --deform``). It holds K copies of
-    the input, so it is not for a GPU.
+    backward pass, which runs on one thread. It holds K copies of the input, so it is not for a GPU.
 
     Args:
         x: ``(N, C, H, W)``.
