@@ -3,12 +3,12 @@
 import json
 import sys
 
+import publish_weights
 import pytest
 import torch
 from conftest import write_tiny_config
 from safetensors import safe_open
 
-import publish_weights
 import train_net
 from facenet_d2 import model_zoo
 from facenet_d2.engine import load_config, run_command
