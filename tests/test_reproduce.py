@@ -134,7 +134,7 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     data = f"scenes_{tmp_path.name}"
     assert f"**Trained on {data}, not on NWPU VHR-10" in text
     assert f"**The runs are of 2 commits**: {'a' * 40}: FPN seed 3" in text
-    assert "`'build_resnet_fpn_backbone'` → `'build_resnet_pafpn_backbone'`" in text
+    assert "`'build_fpn_backbone'` → `'build_pafpn_backbone'`" in text
     assert "- `MODEL.META_ARCHITECTURE`: `'SOLOv2'` → `'SOLO'`" in text
     with Image.open(output / "table8.png") as picture:
         assert picture.width > 1000

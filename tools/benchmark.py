@@ -55,6 +55,7 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.data.datasets import load_coco
 from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.engine import Trainer, load_config, run_command
+from facenet_d2.engine.amp import training_dtype
 from facenet_d2.modeling.solov2.targets import GridLayout, assign_targets
 
 # With --against this file measures other checkouts' packages too, so it uses what they all have.
@@ -340,13 +341,13 @@ def train(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
     records = densest(cfg, args.batch_size)
     with augmentation_seed(0):
         batch = [mapper(r) for r in records]
-    model = build_model(cfg).train()
+    model = Trainer.build_model(cfg).train()
     optimizer = Trainer.build_optimizer(cfg, model)
-    amp = cfg.SOLVER.AMP.ENABLED
-    scaler = torch.amp.GradScaler(meter.device.type, enabled=amp)
+    dtype = training_dtype(cfg)
+    scaler = torch.amp.GradScaler(meter.device.type, enabled=dtype == torch.float16)
 
     def autocast() -> torch.autocast:
-        return torch.autocast(meter.device.type, enabled=amp)
+        return torch.autocast(meter.device.type, dtype=dtype, enabled=dtype is not None)
 
     def once() -> None:
         with meter.phase("preprocessing"):

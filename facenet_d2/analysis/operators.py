@@ -89,9 +89,9 @@ _OF_ATEN = (
     _native_batch_norm_legit _native_batch_norm_legit_functional
     _native_batch_norm_legit_no_training native_group_norm native_layer_norm
     """
-    # interpolation
+    # interpolation, by weighted sums of four pixels in deform_conv2d_by_bags too
     """
-    cudnn_grid_sampler grid_sampler_2d grid_sampler_3d upsample_bicubic2d
+    _embedding_bag _embedding_bag_forward_only cudnn_grid_sampler grid_sampler_2d grid_sampler_3d upsample_bicubic2d
     _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d
