@@ -7,8 +7,8 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check
-DEMO_CONFIG = configs/synthetic/facenet_R_18_demo.yaml
-DEMO_OUTPUT = output/facenet_R_18_demo
+DEMO_CONFIG = configs/synthetic/facenet_lite0_demo.yaml
+DEMO_OUTPUT = output/facenet_lite0_demo
 
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:

@@ -17,8 +17,8 @@ setup(
     # Detectron2 is not in the package index under its own name and cannot be required here:
     # tools/install_detectron2.py installs it, or Detectron2's own instructions do.
     install_requires=[
-        "torch>=2.1",
-        "torchvision>=0.16",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "fvcore>=0.1.5",
         "iopath>=0.1.7,<0.1.10",
         "pycocotools>=2.0.7",
@@ -26,7 +26,7 @@ setup(
         "numpy>=1.23",
         "pillow>=9",
         "safetensors>=0.4",
-        "timm>=1.0.9",
+        "timm>=1.0.15",
         "pyyaml",
         "shapely>=2.0",
         "tqdm",

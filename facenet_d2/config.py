@@ -169,13 +169,13 @@ def add_facenet_config(cfg: CN) -> None:
     # ---- Optimizer and precision of training ----------------------------------------------------
     # "SGD" or "AdamW".
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Factors of the learning rate: of the bottom-up network, and of the offsets and modulation of
+    # Learning rate multipliers of the bottom-up network, and of the offsets and modulation of
     # deformable convolutions.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
     cfg.SOLVER.OFFSET_MULTIPLIER = 1.0
     # The type of SOLVER.AMP: "fp16" or "bf16"; empty for fp16 on a GPU and bf16 on a CPU.
     cfg.SOLVER.AMP.DTYPE = ""
-    # Train on images in memory order NHWC; on a CPU with faster backward passes, too.
+    # Train in channels-last memory format; on a CPU also with faster backward passes.
     cfg.SOLVER.CHANNELS_LAST = False
 
     # ---- Speed ----------------------------------------------------------------------------------
@@ -195,10 +195,10 @@ def add_facenet_config(cfg: CN) -> None:
     # MODEL.BACKBONE.NAME chooses the neck: build_{fpn,sem_fpn,face_fpn,pafpn,bifpn,hrfpn,
     # retinanet_fpn}_backbone. BOTTOM_UP.NAME chooses the network under it: build_resnet_backbone
     # (MODEL.RESNETS), build_timm_backbone (MODEL.TIMM), or another backbone builder whose features
-    # are called res2 to res5. Names with "resnet" in them stand for both.
+    # are called res2 to res5. The builders with "resnet" in their names always use a ResNet.
     cfg.MODEL.BOTTOM_UP = CN()
     cfg.MODEL.BOTTOM_UP.NAME = "build_resnet_backbone"
-    # Any timm model that has features at strides 4, 8, 16 and 32.
+    # Any timm model with features at strides 4, 8, 16 and 32.
     cfg.MODEL.TIMM = CN()
     cfg.MODEL.TIMM.NAME = "tf_efficientnet_lite0"
     # Freeze statistics and affine parameters of all batch normalisation.

@@ -1,14 +1,15 @@
-"""Published SOLOv2 checkpoints in this project's names.
+"""Conversion of published SOLOv2 checkpoints.
 
 Three code bases have published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1)
-and MMDetection itself. Their networks are the same, but for what the ResNets expect of the images.
+and MMDetection itself. The networks differ only in the normalisation of the images and the place of
+the stride in the ResNet.
 """
 
 from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,32 +23,49 @@ from .weights import rename_resnet
 
 @dataclass(frozen=True)
 class Publisher:
-    """Whose checkpoint it is.
+    """Code base that published a checkpoint.
 
     Attributes:
         name: name of the code base.
-        mark: start of a parameter's name that no other code base has.
-        rules: patterns and replacements, applied one after another to each name.
-        torchvision_resnet: whether its ResNets are torchvision's; otherwise they are Detectron2's.
+        mark: prefix of parameter names that is unique to it.
+        rules: patterns and replacements, applied in order to each name.
+        settings: config values that its ResNets require.
+        torchvision_resnet: whether its ResNets have torchvision's names; otherwise Detectron2's.
     """
 
     name: str
     mark: str
     rules: tuple[tuple[str, Any], ...]
+    settings: Mapping[str, Any]
     torchvision_resnet: bool
 
 
-# AdelaiDet's convolutions and normalisations are entries of lists, at these places.
+# Of Detectron2's own ImageNet weights.
+MSRA_SETTINGS = {
+    "MODEL.RESNETS.STRIDE_IN_1X1": True,
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "INPUT.FORMAT": "BGR",
+}
+# Of torchvision's.
+TORCHVISION_SETTINGS = {
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
+    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
+    "INPUT.FORMAT": "RGB",
+}
+
+# Index in AdelaiDet's Sequential: convolution, normalisation.
 _AT = ("", "norm.")
 
 
 def _in_tower(match: re.Match) -> str:
-    # One list a tower: convolution, normalisation and ReLU in turn.
+    # A tower is a flat list: convolution, normalisation, ReLU, convolution, ...
     conv, part = divmod(int(match[1]), 3)
     return f"_tower.{conv}.{_AT[part]}"
 
 
-# MMDetection's convolutions have their normalisation beside them, ours within.
+# MMDetection has normalisation beside the convolution; here it is a submodule of it.
 _PARTS = ((r"\.conv\.", "."), (r"\.gn\.", ".norm."), (r"\.conv_offset\.", ".conv_offset_mask."))
 # Its levels are numbered from 0, Detectron2's by their strides.
 _FPN = (
@@ -67,6 +85,7 @@ PUBLISHERS = (
             (r"^mask_head\.conv_pred\.", "mask_head.predict."),
             (r"^(mask_head\..*\.)([01])\.(\w+)$", lambda m: f"{m[1]}{_AT[int(m[2])]}{m[3]}"),
         ),
+        settings=MSRA_SETTINGS,
         torchvision_resnet=False,
     ),
     Publisher(
@@ -82,6 +101,7 @@ PUBLISHERS = (
             (r"^mask_feat_head\.convs_all_levels\.(\d)\.conv(\d)\.", r"mask_head.levels.\1.\2."),
             (r"^mask_feat_head\.conv_pred\.0\.", "mask_head.predict."),
         ),
+        settings=TORCHVISION_SETTINGS,
         torchvision_resnet=True,
     ),
     Publisher(
@@ -98,21 +118,14 @@ PUBLISHERS = (
             (r"^mask_head\.convs_all_levels\.(\d)\.conv(\d)\.", r"mask_head.levels.\1.\2."),
             (r"^mask_head\.conv_pred\.", "mask_head.predict."),
         ),
+        settings=TORCHVISION_SETTINGS,
         torchvision_resnet=True,
     ),
 )
 
-# What a ResNet of torchvision's expects, which MMDetection's are.
-TORCHVISION_SETTINGS = {
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "INPUT.FORMAT": "RGB",
-}
 
-
-def publisher_of(names: Mapping[str, Any]) -> Publisher:
-    """Tell the code base by the names of a checkpoint's parameters.
+def publisher_of(names: Iterable[str]) -> Publisher:
+    """Identify the code base of a checkpoint by its parameter names.
 
     Raises:
         UserError: where it is none of the known ones.
@@ -142,12 +155,12 @@ def rename(state: Mapping[str, torch.Tensor], publisher: Publisher) -> dict[str,
 
 @dataclass(frozen=True)
 class Conversion:
-    """What of a checkpoint fits a model.
+    """Result of matching a checkpoint to a model.
 
     Attributes:
-        state: parameters and buffers by the model's names.
-        left_out: why others of the checkpoint were left out, by their names.
-        at_random: those of the model that the checkpoint does not have.
+        state: parameters and buffers that the model takes.
+        left_out: reason for each one of the checkpoint that it does not take, by name.
+        at_random: names of the model's parameters that the checkpoint does not have.
     """
 
     state: dict[str, torch.Tensor]
@@ -156,11 +169,11 @@ class Conversion:
 
 
 def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion:
-    """Take of a renamed state what the model has under the same name and with the same shape.
+    """Keep the entries of a state whose name and shape are those of the model.
 
     Args:
-        state: a state in this project's names.
-        model: the model; its values are not looked at, so it may be on the meta device.
+        state: state in this project's names.
+        model: target model; may be on the meta device.
     """
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     kept, left_out = {}, {}
@@ -184,14 +197,26 @@ class _Placeholder(SimpleNamespace):
         """Drop what was pickled."""
 
 
+_LOADED = {
+    ("collections", "OrderedDict"),
+    ("torch", "Size"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch.storage", "UntypedStorage"),
+    *(
+        ("torch", f"{kind}Storage")
+        for kind in ("BFloat16", "Bool", "Byte", "Double", "Float", "Half", "Int", "Long", "Short")
+    ),
+}
+
+
 class _TensorUnpickler(pickle.Unpickler):
-    """Makes tensors and containers; nothing else that a file names is imported or called."""
+    """Loads tensors and containers; nothing else that a file names is imported or called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        tensors = (module == "torch._utils" and name.startswith("_rebuild_")) or (
-            module in ("torch", "torch.storage") and name.endswith("Storage")
-        )
-        if tensors or (module, name) in {("collections", "OrderedDict"), ("torch", "Size")}:
+        # Exact names: pickle would follow the dots of any other to what lies behind a function.
+        if (module, name) in _LOADED:
             return super().find_class(module, name)
         return _Placeholder
 
@@ -199,13 +224,12 @@ class _TensorUnpickler(pickle.Unpickler):
 _pickle = SimpleNamespace(
     Unpickler=_TensorUnpickler,
     load=lambda file, **kwargs: _TensorUnpickler(file, **kwargs).load(),
-    loads=pickle.loads,
     __name__="pickle",
 )
 
 
 def read_state(file: str | Path) -> dict[str, torch.Tensor]:
-    """The parameters and buffers of a checkpoint, without running code that it may contain.
+    """Read the parameters and buffers of a checkpoint without running code that it may contain.
 
     Args:
         file: as ``torch.save`` writes it: a state, or a dict with one as ``model`` or

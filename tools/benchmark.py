@@ -55,7 +55,6 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.data.datasets import load_coco
 from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.engine import Trainer, load_config, run_command
-from facenet_d2.engine.amp import training_dtype
 from facenet_d2.modeling.solov2.targets import GridLayout, assign_targets
 
 # With --against this file measures other checkouts' packages too, so it uses what they all have.
@@ -343,7 +342,13 @@ def train(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
         batch = [mapper(r) for r in records]
     model = Trainer.build_model(cfg).train()
     optimizer = Trainer.build_optimizer(cfg, model)
-    dtype = training_dtype(cfg)
+    try:
+        from facenet_d2.engine.amp import training_dtype
+    except ImportError:
+        # A checkout from before bfloat16, compared by --against.
+        dtype = torch.float16 if cfg.SOLVER.AMP.ENABLED else None
+    else:
+        dtype = training_dtype(cfg)
     scaler = torch.amp.GradScaler(meter.device.type, enabled=dtype == torch.float16)
 
     def autocast() -> torch.autocast:

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""Make a published SOLOv2 checkpoint a start for training here.
+"""Convert a published SOLOv2 checkpoint for fine-tuning.
 
   convert_weights.py SOLOv2_R50_3x.pth --config-file configs/NWPU-VHR10/solov2_R_50_36ep.yaml \\
       --output solov2_R_50_coco.pth
   train_net.py --config-file ... MODEL.WEIGHTS solov2_R_50_coco.pth
 
-Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are told by the names of their parameters.
-What the config's model has under the same name and with the same shape is taken: with another
-number of classes all but the last convolution of the class branch, and for FACENet the ResNet and
-the heads.
+Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are recognised by their parameter names.
+Parameters whose name and shape are those of the config's model are kept: with another number of
+classes all but the last convolution of the class branch, for FACENet the ResNet and the heads.
 """
 
 from __future__ import annotations
@@ -18,12 +17,14 @@ import io
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
+from detectron2.config import CfgNode
 
 from facenet_d2 import UserError
-from facenet_d2.conversion import TORCHVISION_SETTINGS, fit, publisher_of, read_state, rename
+from facenet_d2.conversion import fit, publisher_of, read_state, rename
 from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
 from facenet_d2.engine import Trainer, read_config, run_command
 from facenet_d2.files import write_whole
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("checkpoint", help="published checkpoint (.pth)")
-    parser.add_argument("--config-file", required=True, help="config of the model to start")
+    parser.add_argument("--config-file", required=True, help="config of the model to be trained")
     parser.add_argument("--output", required=True, help="file to write, for MODEL.WEIGHTS")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_intermixed_args()
@@ -56,34 +57,31 @@ def main() -> None:
     state = read_state(args.checkpoint)
     publisher = publisher_of(state)
     conversion = fit(rename(state, publisher), model)
-    if not any(name.startswith("backbone.") for name in conversion.state):
+    missing = [n for n in conversion.at_random if "bottom_up." in n and "offset" not in n]
+    if missing:
         raise UserError(
-            f"nothing of {args.checkpoint}'s backbone fits the model of {args.config_file}: is "
-            "MODEL.RESNETS.DEPTH that of the checkpoint?"
+            f"{args.checkpoint} lacks {len(missing)} parameters of the bottom-up network of "
+            f"{args.config_file}, {missing[0]} for instance: is MODEL.RESNETS.DEPTH that of the "
+            "checkpoint?"
         )
     buffer = io.BytesIO()
     torch.save({"model": conversion.state}, buffer)
     write_whole(Path(args.output), buffer.getvalue())
 
     print(f"{args.checkpoint}: SOLOv2 of {publisher.name}")
-    print(f"taken: {modules([*conversion.state])}")
+    print(f"kept: {modules([*conversion.state])}")
     for name, reason in conversion.left_out.items():
         print(f"left out: {name}: {reason}")
     if conversion.at_random:
-        print(f"at random, to be trained: {modules(conversion.at_random)}")
-    if publisher.torchvision_resnet:
-        wrong = {
-            key: value
-            for key, value in TORCHVISION_SETTINGS.items()
-            if value != configured(cfg, key)
-        }
-        if wrong:
-            print("These weights need, in the config or on the command line of train_net.py:")
-            print("  " + " ".join(f'{key} "{value}"' for key, value in wrong.items()))
+        print(f"initialised at random: {modules(conversion.at_random)}")
+    wrong = {k: v for k, v in publisher.settings.items() if v != configured(cfg, k)}
+    if wrong:
+        print("These weights require, in the config or on the command line of train_net.py:")
+        print("  " + " ".join(f'{key} "{value}"' for key, value in wrong.items()))
     print(f"written to {args.output}")
 
 
-def configured(cfg, key: str):
+def configured(cfg: CfgNode, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg

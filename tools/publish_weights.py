@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the weights of a finished run a file of the model zoo.
+"""Export the weights of a finished run to the model zoo.
 
   publish_weights.py output/nwpu_vhr10/facenet_lite0_384_36ep
 
@@ -30,9 +30,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="OUTPUT_DIR of a finished run")
-    parser.add_argument("--name", help="name in the model zoo (by default that of the folder)")
+    parser.add_argument("--name", help="name in the model zoo (default: the folder's)")
     parser.add_argument(
-        "--output", type=Path, default=WEIGHTS, help="folder to write to (that of the package)"
+        "--output", type=Path, default=WEIGHTS, help="output folder (default: the package's)"
     )
     return parser.parse_args()
 

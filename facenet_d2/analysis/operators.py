@@ -91,7 +91,8 @@ _OF_ATEN = (
     """
     # interpolation, by weighted sums of four pixels in deform_conv2d_by_bags too
     """
-    _embedding_bag _embedding_bag_forward_only cudnn_grid_sampler grid_sampler_2d grid_sampler_3d upsample_bicubic2d
+    _embedding_bag _embedding_bag_forward_only
+    cudnn_grid_sampler grid_sampler_2d grid_sampler_3d upsample_bicubic2d
     _upsample_bicubic2d_aa upsample_bilinear2d _upsample_bilinear2d_aa upsample_linear1d
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d

@@ -15,38 +15,43 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:
-    """The type that ``SOLVER.AMP.DTYPE`` names; where it is empty, float16 on a GPU, else bfloat16.
+    """Data type of ``SOLVER.AMP.DTYPE``; by default float16 on a GPU and bfloat16 on a CPU.
 
     Raises:
-        ValueError: for an unknown name, or float16 on a CPU, which has no gradient scaler for it.
+        ValueError: for an unknown name, or float16 on a CPU.
     """
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("", *DTYPES):
         raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {[*DTYPES]}, or empty")
-    on_cpu = cfg.MODEL.DEVICE == "cpu"
+    on_cpu = _on_cpu(cfg)
     if name == "fp16" and on_cpu:
         raise ValueError("SOLVER.AMP.DTYPE fp16 needs a GPU; on a CPU it must be bf16 or empty")
     return DTYPES[name or ("bf16" if on_cpu else "fp16")]
 
 
+def _on_cpu(cfg: CfgNode) -> bool:
+    return torch.device(cfg.MODEL.DEVICE).type == "cpu"
+
+
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies in bfloat16 (AVX-512 BF16 or AMX); otherwise it is emulated."""
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    """Whether this CPU has bfloat16 instructions, AVX-512 BF16 or AMX; else they are emulated."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def training_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """The type of mixed precision to train in, or None for float32 throughout.
+    """Data type of mixed-precision training, or None for float32.
 
-    On a CPU that only emulates bfloat16, ``SOLVER.AMP`` is not used, with a warning: it would be
-    slower than float32.
+    On a CPU that would emulate bfloat16, which is slower than float32, training is in float32, with
+    a warning.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     dtype = amp_dtype(cfg)
-    if cfg.MODEL.DEVICE == "cpu" and not cpu_has_bfloat16():
+    if _on_cpu(cfg) and not cpu_has_bfloat16():
         logger.warning(
-            "SOLVER.AMP.ENABLED is True, but this CPU does not multiply in bfloat16 (AVX-512 BF16 "
-            "or AMX): training in float32, which takes longer."
+            "SOLVER.AMP.ENABLED is True, but this CPU has no bfloat16 instructions (AVX-512 BF16, "
+            "AMX): training in float32."
         )
         return None
     return dtype
@@ -60,6 +65,7 @@ class BFloat16Trainer(SimpleTrainer):
 
     def run_step(self) -> None:
         """One step: forward, backward, update."""
+        assert self.model.training, "the model was set to evaluation mode"
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""Training hooks beside Detectron2's."""
+"""Training hooks in addition to Detectron2's."""
 
 from __future__ import annotations
 
@@ -80,38 +80,36 @@ class StopOnInterrupt(HookBase):
 
 
 class WarnOfEmptyMasks(HookBase):
-    """Says in the log when the Dice loss has stayed where all predicted masks are empty.
+    """Warns when the Dice loss says that all predicted masks are empty.
 
-    An empty mask has a Dice loss of 1 and hardly a gradient, so a model that too large first steps
-    have brought there does not come back.
+    An empty mask has a Dice loss of 1 and almost no gradient, so a model that too large first steps
+    have brought there does not recover.
     """
 
-    # Of an untrained model, whose masks are one half everywhere, the Dice loss is about 0.9.
     NEAR_ONE = 0.985
+    WINDOW = 100
 
-    def __init__(self, dice_weight: float, *, first: int = 300, window: int = 100) -> None:
+    def __init__(self, dice_weight: float, warmup: int) -> None:
         """
         Args:
             dice_weight: factor of the Dice loss, ``MODEL.SOLOV2.DICE_WEIGHT``.
-            first: number of steps before the first warning.
-            window: number of steps whose median is judged, and between warnings.
+            warmup: number of warm-up steps; the first warning comes 300 steps after them.
         """
         self.dice_weight = dice_weight
-        self.first = first
-        self.window = window
+        self.first = warmup + 300
 
     def after_step(self) -> None:
         steps = self.trainer.iter + 1 - self.trainer.start_iter
-        if self.trainer.iter + 1 < self.first or steps < self.window or steps % self.window:
+        if self.trainer.iter + 1 < self.first or steps % self.WINDOW:
             return
-        loss = self.trainer.storage.history("loss_mask").median(self.window)
+        loss = self.trainer.storage.history("loss_mask").median(self.WINDOW)
         if loss < self.NEAR_ONE * self.dice_weight:
             return
         logger.warning(
             "loss_mask has been %.2f in the last %d steps; with all masks empty it is %.2f. The "
-            "model no longer learns masks. Start anew with a smaller SOLVER.BASE_LR or "
+            "model does not learn masks. Restart with a smaller SOLVER.BASE_LR or "
             "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or a longer SOLVER.WARMUP_ITERS.",
             loss,
-            self.window,
+            self.WINDOW,
             self.dice_weight,
         )

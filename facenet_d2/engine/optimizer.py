@@ -20,13 +20,14 @@ OPTIMIZERS = ("SGD", "AdamW")
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of ``SOLVER``.
 
-    Beside Detectron2's keys it knows
+    Supports, in addition to Detectron2's keys,
 
     - ``OPTIMIZER``: ``SGD`` or ``AdamW``, whose other arguments are PyTorch's defaults;
     - ``BACKBONE_MULTIPLIER`` and ``OFFSET_MULTIPLIER``: factors of the learning rate of the
       bottom-up network and of the offsets and modulation of deformable convolutions;
     - ``CLIP_GRADIENTS.CLIP_TYPE full_model``: the norm of all gradients together is clipped.
-      Detectron2's own ``norm`` clips each parameter by itself, which turns the step elsewhere.
+      Detectron2's own ``norm`` clips each parameter by itself, which changes the direction of the
+      step.
 
     Raises:
         ValueError: for an unknown ``OPTIMIZER`` or a negative factor.

@@ -141,6 +141,15 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
             f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
         )
+    if (
+        "_resnet_" in cfg.MODEL.BACKBONE.NAME
+        and cfg.MODEL.BOTTOM_UP.NAME != "build_resnet_backbone"
+    ):
+        raise UserError(
+            f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} always builds a ResNet, but "
+            f"MODEL.BOTTOM_UP.NAME is {cfg.MODEL.BOTTOM_UP.NAME}; name the neck alone: "
+            f"{cfg.MODEL.BACKBONE.NAME.replace('_resnet_', '_')}."
+        )
     if not cfg.MODEL.MASK_ON:
         raise UserError(
             "MODEL.MASK_ON is False, but here models are trained and evaluated on masks; set it "

@@ -119,7 +119,8 @@ class Trainer(DefaultTrainer):
                     ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
                 )
             if self.cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
-                own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT))
+                solver = self.cfg.SOLVER
+                own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT, solver.WARMUP_ITERS))
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
         own.append(StopOnInterrupt(self.checkpointer))
         # Before the writers, which come last so that they write what the others measured.

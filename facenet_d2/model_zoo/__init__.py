@@ -1,8 +1,7 @@
-"""Trained weights that come with the package, as ``MODEL.WEIGHTS zoo://NAME``.
+"""Trained models in the package, loaded by ``MODEL.WEIGHTS zoo://NAME``.
 
-NAME is that of the config the model was trained with, ``facenet_lite0_384_36ep`` for instance. The
-files are safetensors in float16; ``tools/publish_weights.py`` writes them. MODEL_ZOO.md says what
-each reaches, and on what terms it may be used.
+NAME is that of the config that the model was trained with. The files are safetensors in float16,
+written by ``tools/publish_weights.py``. MODEL_ZOO.md lists their results and licences.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def names() -> list[str]:
-    """Names of the trained models that are there."""
+    """Names of the available models."""
     return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 
 class ZooHandler(PathHandler):
-    """Gives the local file of ``zoo://NAME``."""
+    """Resolves ``zoo://NAME`` to a local file."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -31,7 +30,7 @@ class ZooHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         file = WEIGHTS / f"{path.removeprefix(PREFIX)}.safetensors"
         if not file.is_file():
-            raise ValueError(f"{path}: the trained models that are there are {names()}")
+            raise ValueError(f"{path}: the available models are {names()}")
         return str(file)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:

@@ -41,8 +41,11 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
             "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, SOLO, YOLACT and CondInst, not for "
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
         )
-    if test.FOLD_BATCH_NORM:
-        fold_batch_norm(model)
+    if test.FOLD_BATCH_NORM and not fold_batch_norm(model):
+        raise ValueError(
+            "TEST.FOLD_BATCH_NORM is True, but no convolution of this model has batch "
+            "normalisation as its norm, as those of Detectron2's ResNets have; set it False"
+        )
     if test.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
     if test.COMPILE:
@@ -72,7 +75,8 @@ def fold_batch_norm(model: nn.Module) -> int:
     number = 0
     for conv in model.modules():
         norm = getattr(conv, "norm", None)
-        if not (isinstance(norm, BATCH_NORMS) and isinstance(conv.weight, nn.Parameter)):
+        weight = getattr(conv, "weight", None)
+        if not (isinstance(norm, BATCH_NORMS) and isinstance(weight, nn.Parameter)):
             continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,

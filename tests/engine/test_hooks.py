@@ -10,7 +10,7 @@ from facenet_d2.engine.hooks import WarnOfEmptyMasks
 
 
 def warnings(losses, caplog, start=0):
-    hook = WarnOfEmptyMasks(3.0)
+    hook = WarnOfEmptyMasks(3.0, warmup=0)
     with EventStorage(start) as storage, caplog.at_level(logging.WARNING):
         hook.trainer = SimpleNamespace(storage=storage, start_iter=start)
         for iteration, loss in enumerate(losses, start):

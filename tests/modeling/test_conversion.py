@@ -3,6 +3,8 @@
 The published networks are computed plainly from the states, each by its own names of parameters.
 """
 
+import io
+import pickle
 import sys
 
 import convert_weights
@@ -17,7 +19,14 @@ from detectron2.modeling import build_backbone, build_model
 from test_postprocess import detect_by_loops
 
 from facenet_d2 import UserError
-from facenet_d2.conversion import fit, publisher_of, read_state, rename
+from facenet_d2.conversion import (
+    _Placeholder,
+    _TensorUnpickler,
+    fit,
+    publisher_of,
+    read_state,
+    rename,
+)
 from facenet_d2.engine import read_config, run_command
 
 GRIDS = (8, 7, 6, 5, 4)
@@ -237,13 +246,27 @@ def test_command(published, model_cfg, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert f"SOLOv2 of {name}" in printed
     assert "left out: instance_head.category_pred.weight: [3, 32, 3, 3], in the model [5" in printed
-    assert "at random, to be trained: instance_head.category_pred (2)" in printed
+    assert "initialised at random: instance_head.category_pred (2)" in printed
     model = build_model(read_config(config))
     before = model.instance_head.category_pred.weight.clone()
     DetectionCheckpointer(model).load(str(converted))
     assert torch.equal(model.instance_head.category_pred.weight, before)
     last = NAMES[name]["predict"][0]
     assert torch.equal(model.mask_head.predict.weight, state[f"{last}.weight"])
+
+
+def test_another_depth_is_refused(published, model_cfg, tmp_path, monkeypatch, capsys):
+    _, state, _ = published
+    file = tmp_path / "published.pth"
+    torch.save({"model": state}, file)
+    config = tmp_path / "config.yaml"
+    settle(model_cfg).MODEL.RESNETS.DEPTH = 34
+    config.write_text(model_cfg.dump())
+    command = ["convert_weights.py", str(file), "--config-file", str(config)]
+    monkeypatch.setattr(sys, "argv", [*command, "--output", str(tmp_path / "out.pth")])
+    assert run_command(convert_weights.main) == 2
+    assert "MODEL.RESNETS.DEPTH" in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()
 
 
 def test_facenet_takes_backbone_and_heads(published, model_cfg):
@@ -278,6 +301,37 @@ class Harm:
 
     def __reduce__(self):
         return (open, (str(self.path), "w"))
+
+
+def test_dotted_names_are_not_followed(tmp_path):
+    """``_rebuild_tensor.__globals__...`` would lead from an allowed function to all of Python."""
+
+    class Dotted:
+        def __reduce__(self):
+            return (_Named("torch._utils", "_rebuild_tensor.__globals__.__getitem__"), ("sys",))
+
+    class _Named:
+        def __init__(self, module, name):
+            self.module, self.name = module, name
+
+        def __reduce_ex__(self, protocol):
+            raise AssertionError
+
+    class Pickler(pickle._Pickler):
+        def save(self, obj, *args, **kwargs):
+            if isinstance(obj, _Named):
+                self.save(obj.module)
+                self.save(obj.name)
+                self.write(pickle.STACK_GLOBAL)
+                return
+            super().save(obj, *args, **kwargs)
+
+    buffer = io.BytesIO()
+    pickler = Pickler(buffer, 4)
+    pickler.dump({"x": Dotted()})
+    buffer.seek(0)
+    content = _TensorUnpickler(buffer).load()
+    assert isinstance(content["x"], _Placeholder)
 
 
 def test_a_file_runs_no_code(tmp_path):

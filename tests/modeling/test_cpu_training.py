@@ -89,6 +89,37 @@ def test_without_gradients_it_is_pytorchs_own():
         torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("mean", [0.0, 1.0, 3.0])
+def test_group_norm_in_bfloat16(mean):
+    """Gradients next to those of double precision, also far from zero mean."""
+    norm = nn.GroupNorm(8, 32)
+    nn.init.normal_(norm.weight)
+    x = (torch.randn(2, 32, 40, 40) + mean).bfloat16()
+    upstream = (torch.randn(2, 32, 40, 40) + 0.5).bfloat16()
+    exact = x.double().requires_grad_()
+    weight, bias = norm.weight.detach().double(), norm.bias.detach().double()
+    parameters = [weight.requires_grad_(), bias.requires_grad_()]
+    y = F.group_norm(exact, 8, weight, bias, norm.eps)
+    expected = torch.autograd.grad(y, [exact, *parameters], upstream.double())
+    model = nn.Sequential(norm)
+    use_fast_backward(model)
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    found = torch.autograd.grad(model(x), [x, *norm.parameters()], upstream)
+    for gradient, reference in zip(found, expected, strict=True):
+        error = (gradient.double() - reference).norm() / reference.norm()
+        assert error < 0.01
+
+
+def test_empty_batch():
+    norm = nn.GroupNorm(8, 32)
+    model = nn.Sequential(norm)
+    use_fast_backward(model)
+    x = torch.zeros(0, 32, 5, 5, requires_grad=True)
+    model(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert norm.weight.grad.abs().sum() == 0
+
+
 def test_state_and_autocast():
     conv = nn.Conv2d(16, 16, 5, padding=2, groups=16, bias=False)
     norm = nn.GroupNorm(4, 16)

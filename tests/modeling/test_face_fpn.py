@@ -67,18 +67,15 @@ def test_face_fpn_is_equations_1_to_5(size, top_down):
         maps = [F.adaptive_max_pool2d(p, stride16) for p in (p2, p3, p4)] + [fpn.sce(b5, stride16)]
         integrated = torch.stack(maps).mean(0)
 
-        def up(like):
-            return F.interpolate(integrated, like.shape[2:], mode="bilinear", align_corners=False)
+        def up(x, like):
+            return F.interpolate(x, like.shape[2:], mode="bilinear", align_corners=False)
 
         r = {
             "p5": F.adaptive_max_pool2d(integrated, b5.shape[2:]),
             "p4": F.adaptive_max_pool2d(integrated, f4.shape[2:]) + f4,
         }
-        if top_down:
-            r["p3"] = F.interpolate(r["p4"], f3.shape[2:]) + f3
-            r["p2"] = F.interpolate(r["p3"], f2.shape[2:]) + f2
-        else:
-            r["p3"], r["p2"] = up(f3) + f3, up(f2) + f2
+        r["p3"] = up(r["p4"] if top_down else integrated, f3) + f3
+        r["p2"] = up(r["p3"] if top_down else integrated, f2) + f2
         weights = fpn.cag(integrated)
         out = fpn(torch.zeros(2, 3, *size))
     for name, value in r.items():

@@ -31,12 +31,12 @@ class FACEFPN(Pyramid):
     - F'i = ASPP(Fi), and P4..P2 top-down over F'4..F'2;
     - I, the integrated map at stride 16: the mean of P2, P3, P4 and SCE(B5) (3);
     - R5 = AdaptiveMaxPool(I), R4 = AdaptiveMaxPool(I) + F'4, R3 = up(R4) + F'3,
-      R2 = up(R3) + F'2: section 3.2 has R "in the order of a top-down hierarchy". Equation (2) by
-      itself, R3 = up(I) + F'3 and R2 = up(I) + F'2, is to be had by ``top_down`` False;
+      R2 = up(R3) + F'2, "in the order of a top-down hierarchy" (section 3.2). ``top_down=False``
+      gives equation (2) literally: R3 = up(I) + F'3, R2 = up(I) + F'2;
     - (4, 5) Hi = CA(I) * Ri. The outputs p2..p5 are H2..H5, p6 is p5 at half size.
 
     What the paper leaves open was fitted on NWPU VHR-10 (docs/TRIALS.md): the top-down hierarchy,
-    ASPP with a shortcut and the start of every part as one that adds nothing yet.
+    ASPP with a shortcut, and zero-initialised residual branches.
     """
 
     def __init__(
@@ -142,17 +142,15 @@ class FACEFPN(Pyramid):
         b5: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """R2..R5, equation (2). Pooling I to F'4's size, which it has, changes nothing."""
+
+        def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+            return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+
         r5 = max_pool_to(integrated, b5.shape[-2:])
         r4 = integrated + f4
-        if self.top_down:
-            r3 = F.interpolate(r4, size=f3.shape[-2:], mode="nearest") + f3
-            r2 = F.interpolate(r3, size=f2.shape[-2:], mode="nearest") + f2
-            return r2, r3, r4, r5
-
-        def upsampled(size: torch.Size) -> torch.Tensor:
-            return F.interpolate(integrated, size=size, mode="bilinear", align_corners=False)
-
-        return upsampled(f2.shape[-2:]) + f2, upsampled(f3.shape[-2:]) + f3, r4, r5
+        r3 = upsample(r4 if self.top_down else integrated, f3) + f3
+        r2 = upsample(r3 if self.top_down else integrated, f2) + f2
+        return r2, r3, r4, r5
 
 
 def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

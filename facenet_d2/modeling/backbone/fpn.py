@@ -27,7 +27,7 @@ def build_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """The same with p6 and p7 made of res5, as Detectron2's RetinaNet has it."""
+    """FPN with p6 and p7 computed from res5, as in Detectron2's RetinaNet."""
     bottom_up = build_bottom_up(cfg, input_shape)
     res5_channels = bottom_up.output_shape()["res5"].channels
     return FPN(

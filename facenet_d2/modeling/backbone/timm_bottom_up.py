@@ -28,23 +28,16 @@ def create_feature_model(name: str, **arguments: Any) -> nn.Module:
         ValueError: for a name that timm does not know, or a model without these features.
     """
     if not timm.is_model(name):
-        raise ValueError(f"MODEL.TIMM.NAME is {name!r}, which timm {timm.__version__} has not")
-    # Some models have features at strides 1 and 2 too, or two of one stride: the last ones count.
-    strides = _feature_strides(name, arguments)
+        raise ValueError(f"{name} is not a model of timm {timm.__version__}")
+    # A model may have several features of one stride; the last one is used.
+    unpretrained = {**arguments, "pretrained": False}
+    strides = timm.create_model(name, features_only=True, **unpretrained).feature_info.reduction()
     wanted = [max((i for i, s in enumerate(strides) if s == w), default=None) for w in FEATURES]
     if None in wanted:
         raise ValueError(
-            f"MODEL.TIMM.NAME {name} has features at strides {strides}; a model with strides "
-            f"{[*FEATURES]} is needed"
+            f"{name} has features at strides {strides}; it must have some at {[*FEATURES]}"
         )
     return timm.create_model(name, features_only=True, out_indices=tuple(wanted), **arguments)
-
-
-def _feature_strides(name: str, arguments: Mapping[str, Any]) -> list[int]:
-    # Without values: only the shapes are of interest.
-    with torch.device("meta"):
-        model = timm.create_model(name, **{**arguments, "features_only": True, "pretrained": False})
-    return list(model.feature_info.reduction())
 
 
 class TimmBottomUp(Backbone):
@@ -71,8 +64,8 @@ class TimmBottomUp(Backbone):
             name: timm's name of the architecture, ``convnext_tiny`` for instance.
             in_channels: number of channels of the images.
             freeze_at: number of stages to freeze, as ``MODEL.BACKBONE.FREEZE_AT``: 1 for the stem,
-                2 for the stem and ``res2``, and so on. HRNet, whose stages mix the strides, allows
-                only 0.
+                2 for the stem and ``res2``, and so on. Dropout and stochastic depth stay active in
+                frozen stages. Models whose stages are not modules of their own allow only 0.
             freeze_batch_norm: freeze statistics and affine parameters of all batch normalisation.
             model_arguments: further arguments of ``timm.create_model``.
 
@@ -117,14 +110,14 @@ class TimmBottomUp(Backbone):
         within = [i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)]
         if not within:
             raise ValueError(
-                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but the stages of this model cannot be "
-                "frozen one by one; it must be 0"
+                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but timm does not tell which parameters "
+                "are in which stage of this model; it must be 0"
             )
         end = within[0] if freeze_at == 1 else within[-1] + 1
         return [parameter for _, parameter in parameters[:end]]
 
     def train(self, mode: bool = True) -> TimmBottomUp:
-        """As of any module, but frozen batch normalisation stays in evaluation mode."""
+        """Set the training mode; frozen batch normalisation stays in evaluation mode."""
         super().train(mode)
         for norm in self._frozen_norms:
             norm.eval()
@@ -133,8 +126,8 @@ class TimmBottomUp(Backbone):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            x: images, ``(N, in_channels, H, W)``, H and W multiples of 32 (some models, ConvNeXt
-                for one, cut off what is over; the necks have the images padded).
+            x: images, ``(N, in_channels, H, W)``. H and W should be multiples of 32, as the necks
+                require; some models, ConvNeXt for one, crop the remainder.
 
         Returns:
             ``res2`` .. ``res5``, each ``(N, C_i, H/2^i, W/2^i)``.

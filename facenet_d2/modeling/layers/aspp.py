@@ -18,8 +18,7 @@ class ASPP(nn.Module):
     the branches is free, since full width would put FACENet far over the paper's Table 2.
 
     With a shortcut the module starts as the identity. At a random start its output is mostly
-    constant over space, by the pooled branch, and hides the features behind it: in FACE-FPN that
-    costs more than a third of the AP of a short training (docs/TRIALS.md).
+    constant over space, by the pooled branch, and hides the features behind it (docs/TRIALS.md).
     """
 
     def __init__(
@@ -78,7 +77,7 @@ class ASPP(nn.Module):
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
         local = torch.cat([branch(x) for branch in self.branches], dim=1)
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True))
-        # The projection of the concatenation, by parts: the pooled branch is the same everywhere.
+        # The projection of the concatenation by parts: the pooled part is the same at each pixel.
         of_local, of_pooled = self.project.weight.split([local.shape[1], pooled.shape[1]], dim=1)
         out = F.conv2d(local, of_local, self.project.bias) + F.conv2d(pooled, of_pooled)
         return out + x if self.shortcut else out

@@ -17,8 +17,8 @@ class ChannelAttentionGuidance(nn.Module):
         super().__init__()
         self.fc_avg = nn.Linear(channels, channels)
         self.fc_max = nn.Linear(channels, channels)
-        # All weights start near sigmoid(2), 0.88: no channel starts switched off, and the levels
-        # are not halved. torch's default initialisation saturates on large activations.
+        # Weights start near sigmoid(2) = 0.88, so that no channel is suppressed. torch's default
+        # initialisation saturates on large activations.
         for fc in (self.fc_avg, self.fc_max):
             nn.init.normal_(fc.weight, std=0.01)
             nn.init.ones_(fc.bias)

@@ -18,7 +18,7 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
     xs, ys = _ramp(w, x), _ramp(h, x)
     coordinates = torch.stack([xs.expand(h, w), ys[:, None].expand(h, w)]).expand(n, 2, h, w)
     if x.is_contiguous(memory_format=torch.channels_last):
-        # Otherwise the result would not be in x's memory order.
+        # Keeps x's memory format.
         coordinates = coordinates.contiguous(memory_format=torch.channels_last)
     return torch.cat([x, coordinates], dim=1)
 

@@ -25,7 +25,7 @@ def deform_conv2d_by_bags(
 
     A modulated sample is the weighted sum of the four pixels around its place, a bag of four rows
     of the image. On a CPU, torchvision's kernel takes several times as long, above all in the
-    backward pass, which runs on one thread. It holds K copies of the input, so it is not for a GPU.
+    backward pass, which runs on one thread. This takes K times the memory of the input.
 
     Args:
         x: ``(N, C, H, W)``.
@@ -47,7 +47,7 @@ def deform_conv2d_by_bags(
     tap = torch.arange(taps, device=x.device)
     rows = (torch.arange(out_h, device=x.device) * stride - padding)[:, None, None]
     columns = (torch.arange(out_w, device=x.device) * stride - padding)[:, None]
-    # All below is (N, H', W', K): the taps of a position lie together, as in the product.
+    # Tensors below are (N, H', W', K): the taps of a position lie together, as in the product.
     dy, dx = offsets.unflatten(1, (taps, 2)).permute(2, 0, 3, 4, 1)
     y = dy + (rows + tap // k * dilation)
     x_at = dx + (columns + tap % k * dilation)
@@ -59,9 +59,10 @@ def deform_conv2d_by_bags(
     for row, row_share in ((top, 1 - below), (top + 1, below)):
         for column, column_share in ((left, 1 - right), (left + 1, right)):
             inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
-            place = row.clamp(0, h - 1) * w + column.clamp(0, w - 1)
-            # Of offsets that are not numbers, the loss will say so.
-            pixels.append(image + place.nan_to_num().long())
+            # NaN offsets still give NaN samples; only the index must be valid.
+            y_index = row.clamp(0, h - 1).nan_to_num().long()
+            x_index = column.clamp(0, w - 1).nan_to_num().long()
+            pixels.append(image + y_index * w + x_index)
             shares.append(row_share * column_share * inside * modulation)
     sampled = F.embedding_bag(
         torch.stack(pixels, dim=-1).view(-1, 4),
@@ -69,7 +70,7 @@ def deform_conv2d_by_bags(
         mode="sum",
         per_sample_weights=torch.stack(shares, dim=-1).view(-1, 4),
     )
-    # The one thing that autocast may do in lower precision; types of sampling stay as they are.
+    # Only this product runs in autocast's data type.
     out = F.linear(
         sampled.view(n, out_h, out_w, taps * c), weight.permute(0, 2, 3, 1).flatten(1), bias
     )

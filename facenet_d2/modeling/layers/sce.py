@@ -45,7 +45,7 @@ class SubPixelContextEnhancement(nn.Module):
         self.globally = Conv2d(in_channels, out_channels, 1)
         for conv in (self.local, self.wide, self.globally):
             weight_init.c2_xavier_fill(conv)
-        # The same vector everywhere would outweigh the two branches that say where something is.
+        # Zero at the start: a spatially constant term would dominate the two local branches.
         nn.init.zeros_(self.globally.weight)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

@@ -14,8 +14,8 @@ from torch import nn
 class SemanticEnhancementModule(nn.Module):
     """x = phi(B2); SEM(B2) = phi'(sum over i of C3x3_i(x)) + B2 (equations 6 and 7).
 
-    B2 has as many channels as phi' gives under a ResNet of bottlenecks (256). Where it has not, the
-    residual is x, the projected B2.
+    With a bottleneck ResNet, B2 has ``out_channels`` (256) channels; otherwise the residual is x,
+    the projected B2.
     """
 
     def __init__(
