@@ -306,32 +306,14 @@ class Harm:
 def test_dotted_names_are_not_followed(tmp_path):
     """``_rebuild_tensor.__globals__...`` would lead from an allowed function to all of Python."""
 
-    class Dotted:
-        def __reduce__(self):
-            return (_Named("torch._utils", "_rebuild_tensor.__globals__.__getitem__"), ("sys",))
+    def text(value):
+        return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
 
-    class _Named:
-        def __init__(self, module, name):
-            self.module, self.name = module, name
-
-        def __reduce_ex__(self, protocol):
-            raise AssertionError
-
-    class Pickler(pickle._Pickler):
-        def save(self, obj, *args, **kwargs):
-            if isinstance(obj, _Named):
-                self.save(obj.module)
-                self.save(obj.name)
-                self.write(pickle.STACK_GLOBAL)
-                return
-            super().save(obj, *args, **kwargs)
-
-    buffer = io.BytesIO()
-    pickler = Pickler(buffer, 4)
-    pickler.dump({"x": Dotted()})
-    buffer.seek(0)
-    content = _TensorUnpickler(buffer).load()
-    assert isinstance(content["x"], _Placeholder)
+    function = text("torch._utils") + text("_rebuild_tensor.__globals__.__getitem__")
+    call = function + pickle.STACK_GLOBAL + text("sys") + pickle.TUPLE1 + pickle.REDUCE
+    content = pickle.PROTO + b"\x04" + call + pickle.STOP
+    assert pickle.loads(content) is sys
+    assert isinstance(_TensorUnpickler(io.BytesIO(content)).load(), _Placeholder)
 
 
 def test_a_file_runs_no_code(tmp_path):
