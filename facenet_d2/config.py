@@ -216,6 +216,8 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.FACE_FPN.ASPP_SHORTCUT = True
     # R2 and R3 are built on the level above, as section 3.2 has it; False: on I, as equation (2).
     cfg.MODEL.FACE_FPN.TOP_DOWN = True
+    # A 3x3 convolution on each R, as FPN has on each merged map.
+    cfg.MODEL.FACE_FPN.OUTPUT_CONVS = True
 
     # ---- BiFPN (MODEL.BACKBONE.NAME build_bifpn_backbone) ---------------------------------------
     cfg.MODEL.BIFPN = CN()

@@ -50,6 +50,7 @@ class FACEFPN(Pyramid):
         aspp_norm: str = "GN",
         aspp_shortcut: bool = True,
         top_down: bool = True,
+        output_convs: bool = True,
         norm: str = "",
         sem: SemanticEnhancementModule | None = None,
     ) -> None:
@@ -63,6 +64,7 @@ class FACEFPN(Pyramid):
             aspp_norm: normalisation inside ASPP.
             aspp_shortcut: whether ASPP adds its input to its output.
             top_down: build R2 and R3 on the level above in place of I.
+            output_convs: apply a 3x3 convolution to each R, as FPN does to each merged map.
             norm: normalisation after the projections phi, S and those of SCE, as ``MODEL.FPN.NORM``
                 is in Detectron2's FPN.
             sem: module in place of phi(B2).
@@ -95,6 +97,13 @@ class FACEFPN(Pyramid):
         )
         self.sce = SubPixelContextEnhancement(channels[3], out_channels, norm=norm)
         self.cag = ChannelAttentionGuidance(out_channels)
+        self.outputs = (
+            nn.ModuleList(
+                conv_with_norm(out_channels, out_channels, 3, norm=norm) for _ in range(4)
+            )
+            if output_convs
+            else None
+        )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
@@ -107,9 +116,11 @@ class FACEFPN(Pyramid):
         b2, b3, b4, b5 = self.bottom_up_features(x)
         f2, f3, f4 = self.enhance(b2, b3, b4, b5)
         integrated = self.integrate(f2, f3, f4, b5)
-        r2, r3, r4, r5 = self.decouple(integrated, f2, f3, f4, b5)
+        levels = self.decouple(integrated, f2, f3, f4, b5)
+        if self.outputs is not None:
+            levels = [conv(r) for conv, r in zip(self.outputs, levels, strict=True)]
         attention = self.cag(integrated)
-        outputs = {f"p{i}": attention * r for i, r in zip((2, 3, 4, 5), (r2, r3, r4, r5))}
+        outputs = {f"p{i}": attention * r for i, r in enumerate(levels, start=2)}
         outputs["p6"] = self.top_block(outputs["p5"])[0]
         return outputs
 
@@ -198,6 +209,7 @@ def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
         aspp_norm=face.ASPP_NORM,
         aspp_shortcut=face.ASPP_SHORTCUT,
         top_down=face.TOP_DOWN,
+        output_convs=face.OUTPUT_CONVS,
         sem=sem,
     )
 
