@@ -45,9 +45,10 @@ def make(features, **kwargs):
 # The second is odd at every level.
 @pytest.mark.parametrize("size", [(128, 96), (203, 139), (33, 65)])
 @pytest.mark.parametrize("top_down", [True, False])
-def test_face_fpn_is_equations_1_to_5(size, top_down):
+@pytest.mark.parametrize("output_convs", [True, False])
+def test_face_fpn_is_equations_1_to_5(size, top_down, output_convs):
     features = features_for(*size)
-    fpn = make(features, top_down=top_down)
+    fpn = make(features, top_down=top_down, output_convs=output_convs)
     b2, b3, b4, b5 = features.values()
 
     def phi(layer, x):
@@ -76,6 +77,11 @@ def test_face_fpn_is_equations_1_to_5(size, top_down):
         }
         r["p3"] = up(r["p4"] if top_down else integrated, f3) + f3
         r["p2"] = up(r["p3"] if top_down else integrated, f2) + f2
+        if output_convs:
+            r = {
+                name: F.conv2d(value, conv.weight, conv.bias, padding=1)
+                for (name, value), conv in zip(sorted(r.items()), fpn.outputs, strict=True)
+            }
         weights = fpn.cag(integrated)
         out = fpn(torch.zeros(2, 3, *size))
     for name, value in r.items():
