@@ -53,6 +53,16 @@ def test_publish_and_load_by_name(tmp_path, scenes, monkeypatch, capsys):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
+def test_damaged_file(tiny_config, tmp_path, monkeypatch, capsys):
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{}")
+    command = ["train_net.py", "--config-file", tiny_config, "--eval-only"]
+    weights = ["MODEL.WEIGHTS", tmp_path / "cut.safetensors"]
+    assert run(monkeypatch, train_net.run, *command, *weights) == 2
+    error = capsys.readouterr().err
+    assert "cut.safetensors cannot be loaded" in error
+    assert len(error.splitlines()) == 1
+
+
 def test_unknown_name(tiny_config, monkeypatch, capsys):
     command = ["train_net.py", "--config-file", tiny_config, "--eval-only"]
     assert run(monkeypatch, train_net.run, *command, "MODEL.WEIGHTS", "zoo://facenet9") == 2

@@ -114,6 +114,22 @@ def test_timms_own_weights(model_cfg, tmp_path, monkeypatch):
         torch.testing.assert_close(value, theirs.state_dict()[name], rtol=0, atol=0)
 
 
+def test_deformable_bottom_up_takes_plain_weights(model_cfg, tmp_path, monkeypatch):
+    """Its offsets are in no file of weights, and start at zero."""
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    theirs = torchvision.models.resnet50(weights=None)
+    weights = torchvision.models.get_weight("ResNet50_Weights.IMAGENET1K_V1")
+    monkeypatch.setattr(type(weights), "get_state_dict", lambda *_, **__: theirs.state_dict())
+    resnets = model_cfg.MODEL.RESNETS
+    resnets.DEPTH, resnets.RES2_OUT_CHANNELS, resnets.NORM = 50, 256, "FrozenBN"
+    resnets.DEFORM_ON_PER_STAGE = [False, True, True, True]
+    model_cfg.MODEL.WEIGHTS = f"torchvision://{weights}"
+    backbone = build_backbone(model_cfg)
+    load_checkpoint(ModelCheckpointer(backbone), model_cfg)
+    loaded = backbone.bottom_up.res5[0].conv2.weight
+    torch.testing.assert_close(loaded, theirs.layer4[0].conv2.weight, rtol=0, atol=0)
+
+
 def test_weights_of_another_bottom_up_are_refused(model_cfg, tmp_path, monkeypatch):
     """A ResNet's shapes fit nowhere; what fits in part only is refused too."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))

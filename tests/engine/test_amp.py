@@ -1,6 +1,7 @@
 """Mixed-precision training on a CPU."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -75,6 +76,7 @@ def test_a_cpu_without_bfloat16_trains_in_float32(tmp_path, scenes, monkeypatch,
     [
         ("cpu", "", torch.bfloat16),
         ("cpu", "bf16", torch.bfloat16),
+        ("cpu:0", "", torch.bfloat16),
         ("cuda", "", torch.float16),
         ("cuda:1", "bf16", torch.bfloat16),
         ("cuda", "fp16", torch.float16),
@@ -84,6 +86,14 @@ def test_type(device, name, expected, model_cfg):
     model_cfg.MODEL.DEVICE = device
     model_cfg.SOLVER.AMP.DTYPE = name
     assert amp_dtype(model_cfg) == expected
+
+
+def test_what_this_cpu_says_of_itself():
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.is_file() or "flags" not in cpuinfo.read_text():
+        pytest.skip("no /proc/cpuinfo with flags")
+    flags = set(cpuinfo.read_text().partition("flags")[2].partition("\n")[0].split())
+    assert amp.cpu_has_bfloat16() == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
 @pytest.mark.parametrize("name", ["fp16", "float16", "fp32"])

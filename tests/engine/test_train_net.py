@@ -183,7 +183,15 @@ def error_of(monkeypatch, capfd, *args):
             "nowhere.json",
         ),
         (["MODEL.SOLOV2.NUM_CLASSES", "3"], "MODEL.SOLOV2.NUM_CLASSES is 3"),
-        (["SOLVER.AMP.ENABLED", "True"], "SOLVER.AMP.ENABLED"),
+        (["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "fp8"], "SOLVER.AMP.DTYPE is 'fp8'"),
+        (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER is 'Adam'"),
+        (
+            [
+                *("MODEL.BACKBONE.NAME", "build_resnet_face_fpn_backbone"),
+                *("MODEL.BOTTOM_UP.NAME", "build_timm_backbone"),
+            ],
+            "name the neck alone: build_face_fpn_backbone",
+        ),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0"),
         (["SOLVER.BASE_LR", "-1.0"], "Invalid learning rate: -1.0"),
         (["SOLVER.LR_SCHEDULER_NAME", "Foo"], "Unknown LR scheduler: Foo"),
@@ -208,8 +216,6 @@ def error_of(monkeypatch, capfd, *args):
     ],
 )
 def test_wrong_values_give_one_sentence(tiny_config, monkeypatch, capfd, overrides, message):
-    if "AMP" in overrides[0] and torch.cuda.is_available():
-        pytest.skip("AMP works here")
     assert message in error_of(monkeypatch, capfd, "--config-file", tiny_config, *overrides)
 
 
