@@ -116,6 +116,7 @@ def test_cag_is_equation_4():
     for n in range(2):
         for c in range(5):
             avg, top = x[n].flatten(1).mean(1), x[n].flatten(1).max(1).values
+            avg, top = ((v - v.mean()) / (v.var(correction=0) + 1e-5).sqrt() for v in (avg, top))
             z = cag.fc_avg.weight[c] @ avg + cag.fc_avg.bias[c]
             z = z + cag.fc_max.weight[c] @ top + cag.fc_max.bias[c]
             assert weights[n, c, 0, 0].item() == pytest.approx(

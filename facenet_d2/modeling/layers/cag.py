@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 class ChannelAttentionGuidance(nn.Module):
-    """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4)."""
+    """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4).
+
+    The pooled vectors are normalised over their channels. Without, the sigmoid saturates when I is
+    large, as with features of EfficientNet-Lite0, and switches channels off image by image.
+    """
 
     def __init__(self, channels: int) -> None:
         """
@@ -17,13 +22,14 @@ class ChannelAttentionGuidance(nn.Module):
         super().__init__()
         self.fc_avg = nn.Linear(channels, channels)
         self.fc_max = nn.Linear(channels, channels)
-        # Weights start near sigmoid(2) = 0.88, so that no channel is suppressed. torch's default
-        # initialisation saturates on large activations.
+        # Weights start near sigmoid(2) = 0.88, so that no channel is suppressed.
         for fc in (self.fc_avg, self.fc_max):
             nn.init.normal_(fc.weight, std=0.01)
             nn.init.ones_(fc.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """I ``(N, C, H, W)`` to weights in (0, 1), ``(N, C, 1, 1)``."""
-        weights = torch.sigmoid(self.fc_avg(x.mean(dim=(2, 3))) + self.fc_max(x.amax(dim=(2, 3))))
-        return weights[:, :, None, None]
+        channels = x.shape[1:2]
+        average = F.layer_norm(x.mean(dim=(2, 3)), channels)
+        maximum = F.layer_norm(x.amax(dim=(2, 3)), channels)
+        return torch.sigmoid(self.fc_avg(average) + self.fc_max(maximum))[:, :, None, None]
