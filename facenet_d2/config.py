@@ -209,7 +209,7 @@ def add_facenet_config(cfg: CN) -> None:
     # ---- FACE-FPN (MODEL.BACKBONE.NAME build_face_fpn_backbone) ---------------------------------
     # Its levels, width and the norm of its plain projections are MODEL.FPN's.
     cfg.MODEL.FACE_FPN = CN()
-    cfg.MODEL.FACE_FPN.ASPP_CHANNELS = 96
+    cfg.MODEL.FACE_FPN.ASPP_CHANNELS = 32
     cfg.MODEL.FACE_FPN.ASPP_DILATIONS = [6, 12, 18]
     cfg.MODEL.FACE_FPN.ASPP_NORM = "GN"
     # ASPP adds its input to its output.
