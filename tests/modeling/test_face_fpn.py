@@ -55,7 +55,8 @@ def test_face_fpn_is_equations_1_to_5(size, top_down, output_convs):
         return F.conv2d(x, layer.weight, layer.bias)
 
     def s(layer, x, like):
-        return phi(layer.project, F.pixel_shuffle(x, 2)[..., : like.shape[2], : like.shape[3]])
+        shuffled = F.pixel_shuffle(phi(layer.expand, x), 2)
+        return shuffled[..., : like.shape[2], : like.shape[3]]
 
     with torch.no_grad():
         f4 = fpn.aspp["f4"](phi(fpn.lateral4, b4) + s(fpn.subpixel4, b5, b4))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
+
+from .subpixel import init_as_upsampling
 
 
 class SubPixelContextEnhancement(nn.Module):
@@ -43,10 +44,11 @@ class SubPixelContextEnhancement(nn.Module):
             norm=get_norm(norm, 16 * out_channels),
         )
         self.globally = Conv2d(in_channels, out_channels, 1)
-        for conv in (self.local, self.wide, self.globally):
-            weight_init.c2_xavier_fill(conv)
+        init_as_upsampling(self.local, 2)
+        init_as_upsampling(self.wide, 4)
         # Zero at the start: a spatially constant term would dominate the two local branches.
         nn.init.zeros_(self.globally.weight)
+        nn.init.zeros_(self.globally.bias)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """

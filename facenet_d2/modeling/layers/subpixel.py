@@ -9,37 +9,41 @@ from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
 
-class SubPixelConv2d(nn.Module):
-    """Pixel shuffle by 2, then a 1x1 convolution.
+def init_as_upsampling(conv: nn.Conv2d, factor: int) -> None:
+    """Initialise a convolution before a pixel shuffle so that both start as upsampling.
 
-    Shuffling first moves the channels of the coarse level into space before anything is dropped:
-    the 2048 channels of B5 become 512 at twice the size, and only those are projected.
+    The channels that become the pixels of a block start equal (ICNR, Aitken et al., 2017): the
+    result is that of a convolution, Xavier initialised, with each pixel repeated. Started
+    independently, they would put a checkerboard of noise on it.
+
+    Args:
+        conv: convolution with ``factor ** 2`` times as many outputs as the shuffle leaves.
+        factor: factor of the pixel shuffle.
+    """
+    weight_init.c2_xavier_fill(conv)
+    with torch.no_grad():
+        conv.weight.copy_(conv.weight[:: factor**2].repeat_interleave(factor**2, dim=0))
+
+
+class SubPixelConv2d(nn.Module):
+    """A 1x1 convolution to four times the channels, then a pixel shuffle by 2.
+
+    It starts as a 1x1 convolution and nearest-neighbour upsampling, as FPN has on each level, and
+    learns what the four pixels differ in.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "") -> None:
         """
         Args:
-            in_channels: channels of the coarse level, a multiple of 4.
-            out_channels: channels of the result.
-            norm: normalisation after the convolution, a name known to
+            in_channels: number of channels of the coarse level.
+            out_channels: number of channels of the result.
+            norm: normalisation of the result, a name known to
                 :func:`detectron2.layers.get_norm`; empty for none.
-
-        Raises:
-            ValueError: where ``in_channels`` is not a multiple of 4.
         """
         super().__init__()
-        if in_channels % 4:
-            raise ValueError(
-                f"in_channels must be a multiple of 4 to be shuffled, not {in_channels}"
-            )
-        self.project = Conv2d(
-            in_channels // 4,
-            out_channels,
-            kernel_size=1,
-            bias=not norm,
-            norm=get_norm(norm, out_channels),
-        )
-        weight_init.c2_xavier_fill(self.project)
+        self.expand = Conv2d(in_channels, 4 * out_channels, kernel_size=1, bias=not norm)
+        self.norm = get_norm(norm, out_channels)
+        init_as_upsampling(self.expand, 2)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """
@@ -52,5 +56,5 @@ class SubPixelConv2d(nn.Module):
         Returns:
             ``(N, out_channels, H, W)``.
         """
-        x = F.pixel_shuffle(x, 2)[..., : size[0], : size[1]]
-        return self.project(x)
+        x = F.pixel_shuffle(self.expand(x), 2)[..., : size[0], : size[1]]
+        return x if self.norm is None else self.norm(x)
