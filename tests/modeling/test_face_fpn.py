@@ -46,17 +46,25 @@ def make(features, **kwargs):
 @pytest.mark.parametrize("size", [(128, 96), (203, 139), (33, 65)])
 @pytest.mark.parametrize("top_down", [True, False])
 @pytest.mark.parametrize("output_convs", [True, False])
-def test_face_fpn_is_equations_1_to_5(size, top_down, output_convs):
+@pytest.mark.parametrize("subpixel_conv_first", [True, False])
+def test_face_fpn_is_equations_1_to_5(size, top_down, output_convs, subpixel_conv_first):
     features = features_for(*size)
-    fpn = make(features, top_down=top_down, output_convs=output_convs)
+    fpn = make(
+        features,
+        top_down=top_down,
+        output_convs=output_convs,
+        subpixel_conv_first=subpixel_conv_first,
+    )
     b2, b3, b4, b5 = features.values()
 
     def phi(layer, x):
         return F.conv2d(x, layer.weight, layer.bias)
 
     def s(layer, x, like):
-        shuffled = F.pixel_shuffle(phi(layer.expand, x), 2)
-        return shuffled[..., : like.shape[2], : like.shape[3]]
+        size = (..., slice(like.shape[2]), slice(like.shape[3]))
+        if subpixel_conv_first:
+            return F.pixel_shuffle(phi(layer.project, x), 2)[size]
+        return phi(layer.project, F.pixel_shuffle(x, 2)[size])
 
     with torch.no_grad():
         f4 = fpn.aspp["f4"](phi(fpn.lateral4, b4) + s(fpn.subpixel4, b5, b4))

@@ -42,22 +42,36 @@ def randomise(module):
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 7)])
-def test_subpixel_convolution_expands_then_shuffles(size):
-    layer = randomise(SubPixelConv2d(6, 5))
+def test_subpixel_convolution_shuffles_then_projects(size):
+    layer = randomise(SubPixelConv2d(16, 5))
+    x = torch.randn(1, 16, 3, 4)
+    shuffled = torch.from_numpy(shuffle_by_loops(x[0].numpy(), 2))[None]
+    expected = conv(shuffled[:, :, : size[0], : size[1]], layer.project)
+    torch.testing.assert_close(layer(x, size), expected)
+
+
+def test_subpixel_convolution_needs_a_multiple_of_four():
+    with pytest.raises(ValueError, match="multiple of 4"):
+        SubPixelConv2d(6, 5)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 7)])
+def test_subpixel_convolution_projects_then_shuffles(size):
+    layer = randomise(SubPixelConv2d(6, 5, conv_first=True))
     x = torch.randn(1, 6, 3, 4)
-    expanded = conv(x, layer.expand)[0].detach().numpy()
+    expanded = conv(x, layer.project)[0].detach().numpy()
     expected = torch.from_numpy(shuffle_by_loops(expanded, 2))[:, : size[0], : size[1]]
     torch.testing.assert_close(layer(x, size)[0], expected)
 
 
 def test_subpixel_convolutions_start_as_upsampling():
     x = torch.randn(2, 6, 3, 4)
-    layer = SubPixelConv2d(6, 5)
-    plain = F.conv2d(x, layer.expand.weight[::4])
+    layer = SubPixelConv2d(6, 5, conv_first=True)
+    plain = F.conv2d(x, layer.project.weight[::4])
     expected = F.interpolate(plain, scale_factor=2, mode="nearest")
     torch.testing.assert_close(layer(x, (6, 8)), expected)
     # Xavier's spread is kept.
-    weight = SubPixelConv2d(256, 64).expand.weight
+    weight = SubPixelConv2d(256, 64, conv_first=True).project.weight
     assert weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
 
     sce = SubPixelContextEnhancement(6, 5)

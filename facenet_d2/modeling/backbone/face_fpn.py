@@ -51,6 +51,7 @@ class FACEFPN(Pyramid):
         aspp_shortcut: bool = True,
         top_down: bool = True,
         output_convs: bool = True,
+        subpixel_conv_first: bool = False,
         norm: str = "",
         sem: SemanticEnhancementModule | None = None,
     ) -> None:
@@ -65,6 +66,7 @@ class FACEFPN(Pyramid):
             aspp_shortcut: whether ASPP adds its input to its output.
             top_down: build R2 and R3 on the level above in place of I.
             output_convs: apply a 3x3 convolution to each R, as FPN does to each merged map.
+            subpixel_conv_first: whether S has its convolution before the pixel shuffle.
             norm: normalisation after the projections phi, S and those of SCE, as ``MODEL.FPN.NORM``
                 is in Detectron2's FPN.
             sem: module in place of phi(B2).
@@ -80,8 +82,10 @@ class FACEFPN(Pyramid):
         )
         self.lateral3 = conv_with_norm(channels[1], out_channels, 1, norm=norm)
         self.lateral4 = conv_with_norm(channels[2], out_channels, 1, norm=norm)
-        self.subpixel3 = SubPixelConv2d(channels[2], out_channels, norm=norm)
-        self.subpixel4 = SubPixelConv2d(channels[3], out_channels, norm=norm)
+        self.subpixel3, self.subpixel4 = (
+            SubPixelConv2d(coarse, out_channels, norm=norm, conv_first=subpixel_conv_first)
+            for coarse in channels[2:]
+        )
         self.aspp = nn.ModuleDict(
             {
                 f"f{i}": ASPP(
@@ -210,6 +214,7 @@ def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
         aspp_shortcut=face.ASPP_SHORTCUT,
         top_down=face.TOP_DOWN,
         output_convs=face.OUTPUT_CONVS,
+        subpixel_conv_first=face.SUBPIXEL_CONV_FIRST,
         sem=sem,
     )
 

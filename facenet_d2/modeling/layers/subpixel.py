@@ -26,24 +26,44 @@ def init_as_upsampling(conv: nn.Conv2d, factor: int) -> None:
 
 
 class SubPixelConv2d(nn.Module):
-    """A 1x1 convolution to four times the channels, then a pixel shuffle by 2.
+    """Pixel shuffle by 2 and a 1x1 convolution, in either order.
 
-    It starts as a 1x1 convolution and nearest-neighbour upsampling, as FPN has on each level, and
-    learns what the four pixels differ in.
+    Shuffling first moves the channels of the coarse level into space before anything is dropped:
+    the 2048 channels of B5 become 512 at twice the size, and only those are projected. It has a
+    sixteenth of the parameters, and only with it FACENet has about as many as Table 2 says.
+
+    With the convolution first, S starts as a 1x1 convolution and nearest-neighbour upsampling, as
+    FPN has on each level, and learns what the four pixels differ in.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, norm: str = "") -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, norm: str = "", conv_first: bool = False
+    ) -> None:
         """
         Args:
-            in_channels: number of channels of the coarse level.
+            in_channels: number of channels of the coarse level, a multiple of 4 where they are
+                shuffled first.
             out_channels: number of channels of the result.
             norm: normalisation of the result, a name known to
                 :func:`detectron2.layers.get_norm`; empty for none.
+            conv_first: whether the convolution comes before the shuffle.
+
+        Raises:
+            ValueError: where ``in_channels`` are to be shuffled and not a multiple of 4.
         """
         super().__init__()
-        self.expand = Conv2d(in_channels, 4 * out_channels, kernel_size=1, bias=not norm)
+        self.conv_first = conv_first
         self.norm = get_norm(norm, out_channels)
-        init_as_upsampling(self.expand, 2)
+        if conv_first:
+            self.project = Conv2d(in_channels, 4 * out_channels, kernel_size=1, bias=not norm)
+            init_as_upsampling(self.project, 2)
+            return
+        if in_channels % 4:
+            raise ValueError(
+                f"in_channels must be a multiple of 4 to be shuffled, not {in_channels}"
+            )
+        self.project = Conv2d(in_channels // 4, out_channels, kernel_size=1, bias=not norm)
+        weight_init.c2_xavier_fill(self.project)
 
     def forward(self, x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """
@@ -56,5 +76,9 @@ class SubPixelConv2d(nn.Module):
         Returns:
             ``(N, out_channels, H, W)``.
         """
-        x = F.pixel_shuffle(self.expand(x), 2)[..., : size[0], : size[1]]
+        if self.conv_first:
+            x = self.project(x)
+        x = F.pixel_shuffle(x, 2)[..., : size[0], : size[1]]
+        if not self.conv_first:
+            x = self.project(x)
         return x if self.norm is None else self.norm(x)
