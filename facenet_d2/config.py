@@ -218,7 +218,7 @@ def add_facenet_config(cfg: CN) -> None:
     cfg.MODEL.FACE_FPN.TOP_DOWN = True
     # A 3x3 convolution on each R, as FPN has on each merged map.
     cfg.MODEL.FACE_FPN.OUTPUT_CONVS = True
-    # The order in the sub-pixel convolutions S: a 1x1 convolution before the pixel shuffle, or after.
+    # In the sub-pixel convolutions S, the 1x1 convolution comes before the pixel shuffle.
     cfg.MODEL.FACE_FPN.SUBPIXEL_CONV_FIRST = False
 
     # ---- BiFPN (MODEL.BACKBONE.NAME build_bifpn_backbone) ---------------------------------------
