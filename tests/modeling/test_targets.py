@@ -154,7 +154,8 @@ def test_twenty_times_as_fast_as_the_loops(one_thread):
         mask_size = tuple(-(-s // 32) * 8 for s in size)
         resize = T.TransformList([T.ResizeTransform(*annotated_size, *size)])
         times = []
-        for _ in range(5):
+        # The shortest of many: others may use this machine.
+        for _ in range(20):
             start = time.perf_counter()
             instances = draw_instances(annotations, resize, annotated_size, size)
             drawn = time.perf_counter()
