@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,14 @@ def rename_resnet(state: dict[str, torch.Tensor]) -> dict[str, Any]:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value.detach().numpy()
     return renamed
+
+
+def bottom_up_parameters(names: Iterable[str]) -> list[str]:
+    """Those of a model's parameters that weights of its bottom-up network must contain.
+
+    Offsets of deformable convolutions start at zero, and are in no published file.
+    """
+    return [name for name in names if "bottom_up." in name and "offset" not in name]
 
 
 def bottom_up_state(model: nn.Module) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from facenet_d2.conversion import fit, publisher_of, read_state, rename
 from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
 from facenet_d2.engine import Trainer, read_config, run_command
 from facenet_d2.files import write_whole
+from facenet_d2.weights import bottom_up_parameters
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main() -> None:
     state = read_state(args.checkpoint)
     publisher = publisher_of(state)
     conversion = fit(rename(state, publisher), model)
-    missing = [n for n in conversion.at_random if "bottom_up." in n and "offset" not in n]
+    missing = bottom_up_parameters(conversion.at_random)
     if missing:
         raise UserError(
             f"{args.checkpoint} lacks {len(missing)} parameters of the bottom-up network of "

@@ -9,9 +9,9 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 
-logger = logging.getLogger(__name__)
+from ..modeling.acceleration import AUTOCAST
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+logger = logging.getLogger(__name__)
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:
@@ -21,12 +21,12 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype:
         ValueError: for an unknown name, or float16 on a CPU.
     """
     name = cfg.SOLVER.AMP.DTYPE
-    if name not in ("", *DTYPES):
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {[*DTYPES]}, or empty")
+    if name not in ("", *AUTOCAST):
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {[*AUTOCAST]}, or empty")
     on_cpu = _on_cpu(cfg)
     if name == "fp16" and on_cpu:
         raise ValueError("SOLVER.AMP.DTYPE fp16 needs a GPU; on a CPU it must be bf16 or empty")
-    return DTYPES[name or ("bf16" if on_cpu else "fp16")]
+    return AUTOCAST[name or ("bf16" if on_cpu else "fp16")]
 
 
 def _on_cpu(cfg: CfgNode) -> bool:

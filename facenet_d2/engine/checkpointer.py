@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError
-from ..weights import PRETRAINED
+from ..weights import PRETRAINED, bottom_up_parameters
 
 
 class ModelCheckpointer(DetectionCheckpointer):
@@ -50,8 +50,7 @@ class ModelCheckpointer(DetectionCheckpointer):
         # Weights of a bottom-up network must cover all of it: layers at random between pretrained
         # ones are easily overlooked.
         if str(checkpoint.get("__author__", "")).startswith(PRETRAINED):
-            # Offsets of deformable convolutions start at zero, and are in no such file.
-            left = [key for key in wrong if "bottom_up." in key and "offset" not in key]
+            left = bottom_up_parameters(wrong)
             if left:
                 raise ValueError(
                     f"{len(left)} parameters of the model's bottom-up network are not in it, or of "
