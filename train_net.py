@@ -31,7 +31,7 @@ from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained, patient_with_processes
-from facenet_d2.engine.record import set_aside_metrics
+from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.modeling import accelerate
 

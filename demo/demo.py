@@ -30,14 +30,15 @@ from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.config import score_threshold_key
-from facenet_d2.data.mapper import check_depth
+from facenet_d2.data.images import check_depth
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained
+from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
-from facenet_d2.inference import VIDEO_SUFFIXES, draw_instances, find_inputs, output_names
 from facenet_d2.modeling import accelerate, set_tf32
+from facenet_d2.visualization.overlay import draw_instances
 
 
 def parse_args() -> argparse.Namespace:

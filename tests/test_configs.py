@@ -10,9 +10,9 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build_model_of
 from torch import nn
 
-from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
 from facenet_d2.engine import read_config
-from facenet_d2.evaluation.paper import TABLES
+from facenet_d2.engine.num_classes import num_classes_key, resolve_num_classes
+from facenet_d2.experiments.paper import TABLES
 from facenet_d2.modeling import FACEFPN, SOLO, YOLACT, CondInst, SOLOv2
 from facenet_d2.modeling.backbone import HRFPN, PAFPN, BiFPN
 from facenet_d2.modeling.layers import ModulatedDeformConv2d, SemanticEnhancementModule

@@ -14,7 +14,8 @@ from detectron2.structures import Instances
 
 import demo
 from facenet_d2.engine import load_config, run_command
-from facenet_d2.inference import draw_instances, find_inputs, output_names
+from facenet_d2.engine.inputs import find_inputs, output_names
+from facenet_d2.visualization.overlay import draw_instances
 
 
 @pytest.fixture(scope="module")

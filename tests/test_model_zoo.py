@@ -10,9 +10,9 @@ from conftest import REPOSITORY
 from detectron2.config import get_cfg
 
 from facenet_d2 import add_facenet_config
-from facenet_d2.data.datasets import resolve_num_classes
 from facenet_d2.engine import read_config
-from facenet_d2.reproduction.plan import compose
+from facenet_d2.engine.num_classes import resolve_num_classes
+from facenet_d2.experiments.plan import compose
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"

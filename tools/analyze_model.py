@@ -40,11 +40,11 @@ from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.analysis import Analysis, analyze
-from facenet_d2.data.datasets import num_classes_key
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import explained
-from facenet_d2.evaluation.paper import CONFIGS, TABLES, Row
-from facenet_d2.reproduction import compose
+from facenet_d2.engine.num_classes import num_classes_key
+from facenet_d2.experiments import compose
+from facenet_d2.experiments.paper import CONFIGS, TABLES, Row
 
 # The data and the backbone of Table 2; a row's config is put on it.
 PROTOCOL = CONFIGS / "iSAID" / "solov2_R_101_36ep.yaml"

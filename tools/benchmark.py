@@ -52,10 +52,11 @@ from peak_memory import peak, reset_peak
 
 from facenet_d2 import UserError
 from facenet_d2.data import SceneMapper
-from facenet_d2.data.datasets import load_coco
+from facenet_d2.data.datasets.coco import load_coco
 from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.engine import Trainer, load_config, run_command
-from facenet_d2.modeling.solov2.targets import GridLayout, assign_targets
+from facenet_d2.modeling.grids.layout import GridLayout
+from facenet_d2.modeling.grids.targets import assign_targets
 
 # With --against this file measures other checkouts' packages too, so it uses what they all have.
 

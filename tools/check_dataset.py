@@ -24,7 +24,7 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.checking import (
+from facenet_d2.checking import (
     KINDS,
     NOTES,
     Examination,
@@ -37,8 +37,8 @@ from facenet_d2.data.checking import (
     suggest,
     write_page,
 )
-from facenet_d2.data.datasets import add_source_options, locate_source
 from facenet_d2.engine import read_config, run_command
+from facenet_d2.engine.dataset_options import add_source_options, locate_source
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.parallel import default_workers

@@ -25,8 +25,8 @@ from detectron2.config import CfgNode
 
 from facenet_d2 import UserError
 from facenet_d2.conversion import fit, publisher_of, read_state, rename
-from facenet_d2.data.datasets import num_classes_key, resolve_num_classes
 from facenet_d2.engine import Trainer, read_config, run_command
+from facenet_d2.engine.num_classes import num_classes_key, resolve_num_classes
 from facenet_d2.files import write_whole
 from facenet_d2.weights import bottom_up_parameters
 

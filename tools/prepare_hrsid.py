@@ -17,9 +17,12 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import datasets_root, read_coco
+from facenet_d2.data.coco_json import read_coco
+from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.data.datasets.hrsid import CLASSES, PUBLISHED_IMAGES
-from facenet_d2.data.preparation import (
+from facenet_d2.engine import run_command
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.preparing.published import (
     check_images,
     check_target,
     clean_annotations,
@@ -28,8 +31,6 @@ from facenet_d2.data.preparation import (
     provide_images,
     write_split,
 )
-from facenet_d2.engine import run_command
-from facenet_d2.engine.setup import check_writable
 
 
 def parse_args() -> argparse.Namespace:

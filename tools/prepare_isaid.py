@@ -32,11 +32,15 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
+from facenet_d2.data.coco_json import read_coco
 from facenet_d2.data.datasets import hrsid, isaid
-from facenet_d2.data.datasets.coco import datasets_root, read_coco
-from facenet_d2.data.instance_ids import CLASS_SUFFIX, ID_SUFFIX
-from facenet_d2.data.patches import CutJob, CutSettings, assemble, cut_scene, finished_record
-from facenet_d2.data.preparation import (
+from facenet_d2.data.datasets.coco import datasets_root
+from facenet_d2.engine import run_command
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.parallel import default_workers, parallel_map
+from facenet_d2.preparing.color_maps import CLASS_SUFFIX, ID_SUFFIX
+from facenet_d2.preparing.patches import CutJob, CutSettings, assemble, cut_scene, finished_record
+from facenet_d2.preparing.published import (
     check_images,
     check_target,
     clean_annotations,
@@ -45,9 +49,6 @@ from facenet_d2.data.preparation import (
     provide_images,
     write_split,
 )
-from facenet_d2.engine import run_command
-from facenet_d2.engine.setup import check_writable
-from facenet_d2.parallel import default_workers, parallel_map
 
 DATASETS = {"isaid": isaid, "hrsid": hrsid}
 # The publisher's own tools leave these scenes out.

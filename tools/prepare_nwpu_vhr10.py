@@ -23,9 +23,13 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 from PIL import Image
 
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import datasets_root, read_coco
+from facenet_d2.data.coco_json import read_coco
+from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
-from facenet_d2.data.preparation import (
+from facenet_d2.engine import run_command
+from facenet_d2.engine.inputs import find_inputs
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.preparing.published import (
     check_images,
     check_target,
     clean_annotations,
@@ -34,9 +38,6 @@ from facenet_d2.data.preparation import (
     provide_images,
     write_split,
 )
-from facenet_d2.engine import run_command
-from facenet_d2.engine.setup import check_writable
-from facenet_d2.inference import find_inputs
 
 TRAIN_SHARE = 0.7
 # The first seed that leaves between 23 and 37 percent of every class for the test; others leave as

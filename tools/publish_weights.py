@@ -20,7 +20,7 @@ from safetensors.torch import save
 from facenet_d2 import UserError
 from facenet_d2.conversion import read_state
 from facenet_d2.engine import run_command
-from facenet_d2.evaluation.runs import read_run
+from facenet_d2.experiments.runs import read_run
 from facenet_d2.files import write_whole
 from facenet_d2.model_zoo import PREFIX, WEIGHTS
 

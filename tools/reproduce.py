@@ -33,10 +33,7 @@ import torch
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.evaluation.paper import TABLES
-from facenet_d2.evaluation.runs import Run
-from facenet_d2.evaluation.tables import duration, with_spread
-from facenet_d2.reproduction import (
+from facenet_d2.experiments import (
     OPTIONS,
     Plan,
     Report,
@@ -49,6 +46,9 @@ from facenet_d2.reproduction import (
     shell_line,
     train,
 )
+from facenet_d2.experiments.paper import TABLES
+from facenet_d2.experiments.runs import Run
+from facenet_d2.experiments.tables import duration, with_spread
 
 # What a KEY of an override looks like, and no row's name.
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")

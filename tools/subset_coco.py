@@ -16,7 +16,7 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.datasets.coco import read_coco
+from facenet_d2.data.coco_json import read_coco
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole

@@ -27,8 +27,8 @@ from facenet_d2 import UserError
 from facenet_d2.data import build_train_loader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.inference import draw_masks
-from facenet_d2.modeling.solov2.targets import MASK_STRIDE, full_size_masks
+from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
+from facenet_d2.visualization.overlay import draw_masks
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,8 +47,8 @@ def parse_args() -> argparse.Namespace:
 def full_size(instances: Instances) -> np.ndarray:
     """The masks as ``(N, H, W)``; SOLOv2's, which are a quarter of that, with their pixels seen."""
     height, width = instances.image_size
-    if instances.has("gt_quarter_masks"):
-        masks = instances.gt_quarter_masks.numpy().repeat(MASK_STRIDE, 1).repeat(MASK_STRIDE, 2)
+    if instances.has("gt_stride4_masks"):
+        masks = instances.gt_stride4_masks.numpy().repeat(MASK_STRIDE, 1).repeat(MASK_STRIDE, 2)
         return masks[:, :height, :width]
     return full_size_masks(instances).numpy()
 

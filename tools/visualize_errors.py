@@ -39,13 +39,13 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.checking import Fault, check_run_lengths
-from facenet_d2.data.datasets import add_source_options, locate_source
-from facenet_d2.data.datasets.coco import read_coco
+from facenet_d2.checking import Fault, check_run_lengths
+from facenet_d2.data.coco_json import read_coco
 from facenet_d2.engine import run_command
+from facenet_d2.engine.dataset_options import add_source_options, locate_source
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.evaluation import read_results
-from facenet_d2.evaluation.errors import (
+from facenet_d2.evaluation.mask_errors import (
     ALIASING,
     FALSE_ALARM,
     IGNORED,
@@ -56,7 +56,7 @@ from facenet_d2.evaluation.errors import (
     count,
     judge,
 )
-from facenet_d2.inference import draw_masks
+from facenet_d2.visualization.overlay import draw_masks
 
 # RGB.
 COLORS = {

@@ -1,6 +1,6 @@
 from .counter import OperatorCounter
-from .inference import Plan, plan_inference
 from .parts import Analysis, analyze, count_parameters, count_trainable
+from .workloads import Plan, plan_inference
 
 __all__ = [
     "Analysis",

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .counter import OperatorCounter
-from .inference import plan_inference
+from .workloads import plan_inference
 
 # As the counter of MMDetection counts, with what is no multiply-add of a kernel or a matrix.
 KEYS = ("parameters", "trainable", "multiply_adds", "activations", "as_mmdetection")

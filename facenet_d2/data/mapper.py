@@ -11,52 +11,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data.detection_utils import annotations_to_instances, filter_empty_instances
 from detectron2.structures import BitMasks, PolygonMasks
-from PIL import ExifTags, Image
 
 from ..config import QUARTER_MASK_MODELS
 from ..errors import UserError
+from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
-from .instance_masks import draw_instances
-
-
-class DepthError(ValueError):
-    """An image has more than 8 bits a channel."""
-
-
-def check_depth(file: str) -> None:
-    """Raise a ValueError for an image of more than 8 bits a channel that would lose its contents.
-
-    Of one channel Pillow cuts such values off at 255; of several it keeps the upper 8 of 16 bits,
-    of which an image of 11 bits has only 3.
-    """
-    with Image.open(file) as image:
-        mode = image.mode
-        # How the file's own pixels are packed, "RGB;16B" for instance.
-        packed = " ".join(str(tile.args) for tile in image.tile)
-    if mode == "F" or mode.startswith("I") or ";16" in packed:
-        raise DepthError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
-
-
-def size_problem(file: str, entry: dict[str, Any]) -> str | None:
-    """How an image's size, as the mapper sees it, is not the ``width`` and ``height`` of its entry.
-
-    Raises:
-        DepthError: as :func:`check_depth`.
-        Exception: where Pillow cannot decode it; of many types.
-    """
-    check_depth(file)
-    with Image.open(file) as picture:
-        picture.load()
-        size = picture.size
-        # Detectron2 turns images as this says; from 5 on, width is height.
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    if turned:
-        size = size[::-1]
-    if size == (entry["width"], entry["height"]):
-        return None
-    reason = ", turned as its EXIF orientation says" if turned else ""
-    return f"is {size[0]}x{size[1]} pixels{reason}, stated {entry['width']}x{entry['height']}"
-
+from .images import check_depth
 
 # In place of Detectron2's "bitmask" and "polygon": what this project's own models need.
 QUARTER = "quarter"
@@ -77,7 +37,7 @@ class SceneMapper(DatasetMapper):
     of which they leave nothing is dropped.
 
     For this project's own meta-architectures the masks are given at stride 4, see
-    :func:`~facenet_d2.data.instance_masks.draw_instances`; for other models they are what
+    :func:`~facenet_d2.structures.rasterize.rasterize_instances`; for other models they are what
     ``INPUT.MASK_FORMAT`` says.
     """
 
@@ -132,7 +92,7 @@ class SceneMapper(DatasetMapper):
         if self.instance_mask_format == QUARTER:
             annotated_size = (dataset_dict["height"], dataset_dict["width"])
             del dataset_dict["annotations"]
-            dataset_dict["instances"] = draw_instances(
+            dataset_dict["instances"] = rasterize_instances(
                 annotations, transforms, annotated_size, image_shape
             )
             return

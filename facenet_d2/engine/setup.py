@@ -11,14 +11,10 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..config import add_facenet_config
-from ..data.datasets import (
-    check_available,
-    num_classes_key,
-    register_coco_from_config,
-    resolve_num_classes,
-)
+from ..data.datasets.coco import check_available, register_coco_from_config
 from ..errors import UserError
 from .amp import amp_dtype
+from .num_classes import num_classes_key, resolve_num_classes
 
 SEM_BUILDERS = tuple(
     f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn")

@@ -27,7 +27,7 @@ from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import explained
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
 from .optimizer import build_optimizer
-from .record import RecordRun
+from .run_record import RecordRun
 
 
 class _OneSentenceForUserErrors(logging.Filter):

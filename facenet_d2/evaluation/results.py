@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.datasets.coco import is_number, read_json
+from ..data.coco_json import is_number
 from ..errors import UserError
+from ..files import read_json
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class InstanceModel(nn.Module, ABC):
         Args:
             batched_inputs: one dict an image: ``image``, ``(3, H, W)`` in the config's channel
                 order and range; in training ``instances``, with ``gt_boxes``, ``gt_classes`` and
-                masks as :func:`~facenet_d2.modeling.solov2.targets.assign_targets` takes them; in
+                masks as :func:`~facenet_d2.modeling.grids.targets.assign_targets` takes them; in
                 inference optionally ``height`` and ``width`` of the wanted result.
 
         Returns:

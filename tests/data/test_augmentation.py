@@ -303,8 +303,8 @@ def test_a_thousand_draws_on_real_images(real_images, model_cfg):
             instances = mapped["instances"]
             assert tuple(mapped["image"].shape[1:]) == instances.image_size
             assert mapped["image"].dtype == torch.uint8
-            if instances.has("gt_quarter_masks"):
-                masks = instances.gt_quarter_masks
+            if instances.has("gt_stride4_masks"):
+                masks = instances.gt_stride4_masks
             else:
                 masks = instances.gt_masks.tensor
                 tight = instances.gt_masks.get_bounding_boxes().tensor

@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from facenet_d2 import UserError, add_facenet_config
-from facenet_d2.data.datasets import load_coco, register_coco_from_config, resolve_num_classes
+from facenet_d2.data.datasets.coco import load_coco, register_coco_from_config
+from facenet_d2.engine.num_classes import resolve_num_classes
 from facenet_d2.evaluation import InstanceEvaluator
 
 

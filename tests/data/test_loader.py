@@ -122,7 +122,7 @@ def test_an_image_without_objects_has_no_masks_but_the_field(
         "annotations": [],
     }
     instances = SceneMapper(cfg, is_train=True)(record)["instances"]
-    masks = instances.gt_quarter_masks if mask_format == "quarter" else instances.gt_masks
+    masks = instances.gt_stride4_masks if mask_format == "quarter" else instances.gt_masks
     assert len(instances) == len(masks) == len(instances.gt_boxes) == 0
 
 

@@ -16,7 +16,7 @@ from detectron2.utils.events import EventStorage
 import train_net
 from facenet_d2.data import SceneMapper
 from facenet_d2.engine import Trainer, load_config, run_command
-from facenet_d2.evaluation.paper import TABLES
+from facenet_d2.experiments.paper import TABLES
 
 CONFIGS = REPOSITORY / "configs"
 # Those that the project leaves out.

@@ -11,7 +11,7 @@ from conftest import write_tiny_config
 import train_net
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
-from facenet_d2.evaluation.runs import read_run
+from facenet_d2.experiments.runs import read_run
 
 
 def run(monkeypatch, *args):

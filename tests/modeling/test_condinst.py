@@ -159,7 +159,7 @@ def test_boxes_are_those_of_fcos(model, fcos):
 def one_by_one(model, outputs, batch):
     """Of each positive position its image, object, score and Dice loss, in a loop."""
     logits, _, centerness, parameters, anchors, mask_features = outputs
-    gt = scene(full=False).gt_quarter_masks.float()
+    gt = scene(full=False).gt_stride4_masks.float()
     for i, instances in enumerate(batch):
         (owners,) = model.match_anchors([Boxes(a) for a in anchors], [instances])
         first = 0

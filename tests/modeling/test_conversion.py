@@ -9,14 +9,14 @@ import sys
 
 import convert_weights
 import pytest
-import test_postprocess
+import test_selection
 import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
-from test_postprocess import detect_by_loops
+from test_selection import detect_by_loops
 
 from facenet_d2 import UserError
 from facenet_d2.conversion import (
@@ -215,7 +215,7 @@ def test_the_same_instances(published, model_cfg, monkeypatch):
         (found,) = model([{"image": image, "height": 128, "width": 160}])
         scores, kernels, masks = published_network(name, state, features, image[None])
     areas = torch.full((sum(s * s for s in GRIDS),), 8)
-    monkeypatch.setattr(test_postprocess, "MIN_AREAS", areas)
+    monkeypatch.setattr(test_selection, "MIN_AREAS", areas)
     expected = detect_by_loops(scores, kernels, masks, model.settings, (128, 160), (128, 160))
     expected = [e for e in expected if e[2].any()]
     found = found["instances"]

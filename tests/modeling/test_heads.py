@@ -7,12 +7,9 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
+from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
-from facenet_d2.modeling.solov2.heads import (
-    SOLOv2InstanceHead,
-    SOLOv2MaskHead,
-    resize_instance_features,
-)
+from facenet_d2.modeling.solov2.heads import SOLOv2InstanceHead, SOLOv2MaskHead
 
 
 def coordinates(x):

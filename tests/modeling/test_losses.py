@@ -8,13 +8,10 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from facenet_d2.modeling.solov2 import (
-    ImageTargets,
-    category_loss,
-    dice_loss,
-    losses,
-    mask_loss,
-)
+from facenet_d2.modeling import losses
+from facenet_d2.modeling.grids.losses import category_loss, mask_loss
+from facenet_d2.modeling.grids.targets import ImageTargets
+from facenet_d2.modeling.losses import dice_loss
 
 
 def test_dice_is_equation_11():

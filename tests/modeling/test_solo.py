@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 
 from facenet_d2.modeling import solov2
 from facenet_d2.modeling.solo import DecoupledMaskHead, SOLOMaskHead
-from facenet_d2.modeling.solo.meta_arch import reduce_masks
+from facenet_d2.structures.masks import reduce_masks
 
 GRIDS = (4, 3)
 

@@ -11,10 +11,10 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou, nms
 
-from facenet_d2.modeling.solov2.targets import downsample_masks
 from facenet_d2.modeling.yolact import AnchorHead, PrototypeHead, fast_nms
 from facenet_d2.modeling.yolact.losses import hard_negative_loss, lincomb_loss, semantic_loss
 from facenet_d2.modeling.yolact.matching import best_anchors
+from facenet_d2.structures.masks import downsample_masks
 
 
 def random_boxes(count, size=60):
@@ -192,7 +192,7 @@ def scene(size=(128, 160), full=True):
         instances.gt_centers = torch.stack(
             [m.nonzero().double().mean(dim=0).flip(0) for m in masks]
         )
-        instances.gt_quarter_masks = downsample_masks(masks, (size[0] // 4, size[1] // 4))
+        instances.gt_stride4_masks = downsample_masks(masks, (size[0] // 4, size[1] // 4))
     return instances
 
 
@@ -200,7 +200,7 @@ def nothing(size=(128, 160)):
     instances = Instances(size)
     instances.gt_boxes = Boxes(torch.zeros(0, 4))
     instances.gt_classes = torch.zeros(0, dtype=torch.int64)
-    instances.gt_quarter_masks = torch.zeros(0, size[0] // 4, size[1] // 4, dtype=torch.bool)
+    instances.gt_stride4_masks = torch.zeros(0, size[0] // 4, size[1] // 4, dtype=torch.bool)
     return instances
 
 
@@ -287,8 +287,8 @@ def test_losses_are_means_over_the_positive_anchors(model):
         cls += hard_negative_loss(logits[i], labels, 3.0)
         found = [a for a in range(len(anchors)) if 0 <= labels[a] < 3]
         count += len(found)
-        quarter = scene(full=False).gt_quarter_masks
-        assert torch.equal(F.pad(small.gt_quarter_masks, (0, 2, 0, 2)), quarter)
+        quarter = scene(full=False).gt_stride4_masks
+        assert torch.equal(F.pad(small.gt_stride4_masks, (0, 2, 0, 2)), quarter)
         seg += semantic_loss(semantic[i], quarter[: len(gt)], gt.gt_classes)
         for a in found:
             target = gt.gt_boxes.tensor[owners[a]]
@@ -323,7 +323,7 @@ def test_a_part_of_the_masks_stands_for_all(model):
     found = ((labels >= 0) & (labels < 3)).nonzero()[:, 0]
     assert len(found) > 8
     some = found[[0, len(found) // 3, 2 * len(found) // 3]]
-    quarter, boxes = scene(full=False).gt_quarter_masks, batch[0].gt_boxes.tensor / 4
+    quarter, boxes = scene(full=False).gt_stride4_masks, batch[0].gt_boxes.tensor / 4
     each = [
         lincomb_loss(coefficients[i, some], prototypes[i], quarter, owners[some], boxes)
         for i in range(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..synthetic import CLASSES, SCENES_VERSION, write_dataset
+from ...synthetic import CLASSES, SCENES_VERSION, write_dataset
 from .coco import datasets_root, load_coco, register_coco
 
 COLORS = ((0, 150, 255), (230, 57, 70), (255, 183, 3), (210, 235, 30), (0, 200, 120))

@@ -15,7 +15,7 @@ from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
-from ..box_masks import quarter_masks, with_full_masks
+from ...structures.masks import full_size_masks, mass_centers, stride4_masks
 from ..checks import (
     check_at_least,
     check_levels,
@@ -26,8 +26,8 @@ from ..checks import (
     dense_levels,
 )
 from ..instance_model import InstanceModel
-from ..solov2.losses import dice_loss
-from ..solov2.targets import full_size_masks, mass_centers
+from ..losses import dice_loss
+from ..postprocessing import with_full_masks
 from .dynamic_head import DynamicMaskHead
 from .heads import ControllerHead, MaskBranch
 
@@ -240,7 +240,7 @@ class CondInst(InstanceModel, FCOS):
             masks = self.masks(
                 parameters[i, some], every[some], scale[some], mask_features[i], logits=False
             )
-            each.append(dice_loss(masks, quarter_masks(gt, size)[owners[some]].float()))
+            each.append(dice_loss(masks, stride4_masks(gt, size)[owners[some]].float()))
         # Also where there is nothing to be found, every parameter is in the graph.
         zero = 0.0 * (mask_features.float().sum() + parameters.float().sum())
         return {**losses, "loss_mask": zero + (torch.cat(each).mean() if each else 0.0)}

@@ -21,8 +21,8 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances, PolygonMasks
 from torch import nn
 
+from ...structures.masks import MASKS_AT_ONCE
 from ..checks import check_at_least
-from ..solov2.targets import MASKS_AT_ONCE
 
 
 class MaskIoUHead(nn.Module):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d
 from torch import nn
 
+from ..grids.towers import conv_tower, init_normal, init_prior
 from ..layers import append_coordinates
-from ..solov2.heads import conv_tower, init_normal, init_prior
-from ..solov2.losses import dice_loss, pair_losses
+from ..losses import dice_loss, pair_losses
 
 
 class CategoryHead(nn.Module):

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
+from ...structures.masks import reduce_masks
 from ..checks import check_at_least, check_norm, check_probability
-from ..solov2.grid_model import GridModel
-from ..solov2.heads import resize_instance_features
-from ..solov2.targets import ImageTargets
+from ..grids.grid_model import GridModel
+from ..grids.targets import ImageTargets
+from ..grids.towers import resize_instance_features
 from .heads import CategoryHead, DecoupledMaskHead, MaskHead, SOLOMaskHead, enlarged_logits
 
 
@@ -112,25 +112,3 @@ class SOLO(GridModel):
             return torch.cat(parts)
 
         return of_cells
-
-
-def reduce_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Masks at a whole fraction of their size: set where at least half of a block is.
-
-    One that would vanish keeps each block it touches.
-
-    Args:
-        masks: ``(N, H, W)`` bool.
-        size: (h, w), with H / h = W / w a whole number.
-
-    Returns:
-        ``(N, h, w)`` bool.
-    """
-    factor = masks.shape[-1] // size[1]
-    if factor == 1:
-        return masks
-    shares = F.avg_pool2d(masks[:, None].float(), factor)[:, 0]
-    small = shares >= 0.5
-    lost = ~small.flatten(1).any(dim=1)
-    small[lost] = shares[lost] > 0
-    return small

@@ -6,54 +6,17 @@ deformable convolutions in the branches are FACENet's (paper, section 3.4).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
-from ..layers import ModulatedDeformConv2d, append_coordinates
+from ..grids.towers import conv_tower, init_normal, init_prior
+from ..layers import append_coordinates
 
 BRANCHES = ("category", "kernel")
-
-
-def conv_tower(
-    in_channels: int, channels: int, num_convs: int, *, norm: str, deform_convs: int = 0
-) -> nn.Sequential:
-    """3x3 convolutions with normalisation and ReLU, of which the last ``deform_convs`` deform."""
-    return nn.Sequential(
-        *(
-            (ModulatedDeformConv2d if i >= num_convs - deform_convs else Conv2d)(
-                in_channels if i == 0 else channels,
-                channels,
-                kernel_size=3,
-                padding=1,
-                bias=not norm,
-                norm=get_norm(norm, channels),
-                activation=F.relu,
-            )
-            for i in range(num_convs)
-        )
-    )
-
-
-def init_prior(conv: nn.Conv2d, probability: float) -> None:
-    """Let every output of a convolution start with a probability."""
-    nn.init.constant_(conv.bias, -math.log((1 - probability) / probability))
-
-
-def init_normal(module: nn.Module) -> None:
-    for m in module.modules():
-        if isinstance(m, (nn.Conv2d, ModulatedDeformConv2d)):
-            nn.init.normal_(m.weight, std=0.01)
-            if m.bias is not None:
-                nn.init.zeros_(m.bias)
-    # The rule above is for the convolutions themselves: a sampling pattern starts at rest.
-    for m in module.modules():
-        if isinstance(m, ModulatedDeformConv2d):
-            nn.init.zeros_(m.conv_offset_mask.weight)
 
 
 class SOLOv2InstanceHead(nn.Module):
@@ -206,26 +169,3 @@ class SOLOv2MaskHead(nn.Module):
                     )
             fused = x if fused is None else fused + x
         return self.predict(fused)
-
-
-def resize_instance_features(
-    features: Mapping[str, torch.Tensor], names: Sequence[str]
-) -> list[torch.Tensor]:
-    """The levels the grids are laid on: p2 halved and p6 enlarged to p5 (strides 8, 8, 16, 32, 32).
-
-    Args:
-        features: the pyramid.
-        names: its five levels, finest first.
-    """
-    finest, *middle, coarsest = (features[name] for name in names)
-    return [
-        F.interpolate(
-            finest,
-            scale_factor=0.5,
-            mode="bilinear",
-            align_corners=False,
-            recompute_scale_factor=False,
-        ),
-        *middle,
-        F.interpolate(coarsest, size=middle[-1].shape[-2:], mode="bilinear", align_corners=False),
-    ]

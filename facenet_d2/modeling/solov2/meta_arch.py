@@ -10,11 +10,11 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 
 from ..checks import check_levels
-from .grid_model import GridModel
-from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, resize_instance_features
-from .losses import mask_loss
-from .postprocess import dynamic_mask_logits
-from .targets import ImageTargets
+from ..grids.grid_model import GridModel
+from ..grids.losses import mask_loss
+from ..grids.targets import ImageTargets
+from ..grids.towers import resize_instance_features
+from .heads import SOLOv2InstanceHead, SOLOv2MaskHead
 
 
 @META_ARCH_REGISTRY.register()
@@ -110,3 +110,21 @@ class SOLOv2(GridModel):
     ) -> Callable[[torch.Tensor], torch.Tensor]:
         kernels, mask_features = mask_outputs
         return dynamic_mask_logits(kernels[image], mask_features[image])
+
+
+def dynamic_mask_logits(
+    kernels: torch.Tensor, mask_features: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What gives SOLOv2's mask logits of an image's cells: ``kernels[cells] @ mask_features``.
+
+    Args:
+        kernels: ``(cells, D)``.
+        mask_features: ``(D, H/4, W/4)``.
+    """
+
+    def mask_logits(cells: torch.Tensor) -> torch.Tensor:
+        # Half precision would move the masks' borders.
+        with torch.autocast(kernels.device.type, enabled=False):
+            return kernels[cells].float() @ mask_features.flatten(1).float()
+
+    return mask_logits

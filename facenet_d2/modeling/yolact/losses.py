@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ..box_masks import crop_to_boxes
+from ...structures.masks import crop_to_boxes
 
 
 def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

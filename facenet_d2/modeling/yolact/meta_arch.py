@@ -16,8 +16,8 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
+from ...structures.masks import MASK_STRIDE, stride4_masks
 from ..anchors import check_scale
-from ..box_masks import quarter_masks, spread_evenly, with_full_masks
 from ..checks import (
     check_at_least,
     check_levels,
@@ -27,7 +27,8 @@ from ..checks import (
     dense_levels,
 )
 from ..instance_model import InstanceModel
-from ..solov2.targets import MASK_STRIDE
+from ..losses import spread_evenly
+from ..postprocessing import with_full_masks
 from .fast_nms import fast_nms
 from .heads import AnchorHead, PrototypeHead, xavier_conv
 from .losses import around_boxes, assemble, hard_negative_loss, lincomb_loss, semantic_loss
@@ -258,7 +259,7 @@ class YOLACT(InstanceModel):
         cls, box, mask, seg, positives = zero, zero, zero, zero, 0
         for i, instances in enumerate(gt_instances):
             labels, owners = self.match_anchors(anchors, instances)
-            masks = quarter_masks(instances, size)
+            masks = stride4_masks(instances, size)
             cls = cls + hard_negative_loss(logits[i].float(), labels, self.negative_ratio)
             seg = seg + semantic_loss(semantic[i].float(), masks, instances.gt_classes)
             found = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]

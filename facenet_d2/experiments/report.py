@@ -1,0 +1,272 @@
+"""A table of the paper with this project's figures beside: as Markdown, as JSON, as curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..engine import read_config
+from ..files import write_whole
+from .choice import DEFAULT_SCHEDULE, PREFIX
+from .paper import CONFIGS, METRICS, Row
+from .plan import Job, Plan
+from .plots import Panel, draw_curves
+from .runs import Run, gains, mean_and_spread, read_stretches
+from .tables import NONE, duration, table, with_spread
+
+PANELS = (
+    Panel("segm/AP", "mask AP"),
+    Panel("segm/AP50", "mask AP50"),
+    Panel("total_loss", "sum of the losses", log=True),
+)
+MISSING = "not in this project"
+
+
+class Report:
+    """What has come of a plan.
+
+    Args:
+        number: of the paper's table.
+        plan: with its jobs.
+        command: that was given, as a line to be pasted.
+    """
+
+    def __init__(self, number: int, plan: Plan, command: str) -> None:
+        self.number, self.plan, self.command = number, plan, command
+        self.table = plan.table
+        self.runs: dict[Job, Run] = {}
+        self.failures: dict[Job, str] = {}
+        output = plan.jobs[0].output
+        self.files = {kind: output / f"table{number}.{kind}" for kind in ("md", "png")}
+        planned = {r.row.name: r.row for r in plan.rows}
+        left_out = {r.name: r for r in plan.left_out}
+        # The table's rows in its order, then others.
+        order = [r.name for r in self.table.rows if r.name in planned | left_out]
+        self.rows = [(planned | left_out)[n] for n in dict.fromkeys([*order, *planned])]
+        self.baseline = planned[self.table.baseline]
+        self.cfg = plan.rows[0].cfg
+
+    def write(self) -> None:
+        """Write the Markdown, and the curves where there are any."""
+        write_whole(self.files["md"], self.markdown() + "\n")
+        curves = {r.name: runs for r in self.rows if (runs := self._of(r.name))}
+        if curves:
+            # matplotlib takes the format from the suffix.
+            beside = self.files["png"].with_name(f".{self.files['png'].name}.new.png")
+            draw_curves(curves, PANELS, beside)
+            beside.replace(self.files["png"])
+
+    def markdown(self) -> str:
+        """Figures, differences to the baseline, settings."""
+        own = self._own_data()
+        title = f"# Table {self.number}: {self.table.title}"
+        sections = [title + (f" (here on {own})" if own else "")]
+        if own:
+            sections.append(
+                f"**Trained on {own}, not on {self._paper_data()}: the paper's figures beside are "
+                "not to be compared in value.**"
+            )
+        several = len({j.seed for j in self.plan.jobs}) > 1
+        spread = "; ours is the mean ± standard deviation over the seeds" if several else ""
+        sections += [
+            f"Of masks, in percent: ours / the paper's{spread}.",
+            table(["row", "seeds", *METRICS], [self._figures_line(r) for r in self.rows]),
+        ]
+        others = [r for r in self.rows if r is not self.baseline]
+        if others:
+            gain = ", mean ± standard deviation seed by seed" if several else ""
+            sections += [
+                f"What each row gains on {self.baseline.name}: ours / the paper's{gain}.",
+                table(["row", "seeds", *METRICS], [self._gains_line(r) for r in others]),
+            ]
+        return "\n\n".join([*sections, *self._failed(), "## Settings", *self._settings()])
+
+    def json(self) -> dict[str, Any]:
+        """The same for scripts; None where there is no figure."""
+        rows = []
+        for row in self.rows:
+            runs = self._of(row.name)
+            ours = {m: _summary([r.figures[f"segm/{m}"] for r in runs]) for m in METRICS}
+            paired = {m: self._gains(row, m) for m in METRICS}
+            rows.append(
+                {
+                    "row": row.name,
+                    "model": row.model,
+                    "state": self._state(row),
+                    "seeds": [r.seed for r in runs],
+                    "ours": ours,
+                    "paper": dict(zip(METRICS, row.figures)) or None,
+                    "difference": {m: _summary(values) for m, values in paired.items()},
+                    "paper_difference": {m: self._paper_gain(row, m) for m in METRICS},
+                    "folders": [str(r.folder) for r in runs],
+                }
+            )
+        return {
+            "table": self.number,
+            "baseline": self.baseline.name,
+            "trained_on": list(self.cfg.DATASETS.TRAIN),
+            "evaluated_on": list(self.cfg.DATASETS.TEST),
+            "comparable_with_paper": not self._own_data(),
+            "rows": rows,
+            "failed": {f"{j.row.name}, seed {j.seed}": e for j, e in self.failures.items()},
+            "files": list(map(str, self.written())),
+        }
+
+    def written(self) -> list[Path]:
+        """The files that are there."""
+        return [f for f in self.files.values() if f.is_file()]
+
+    def _of(self, name: str) -> list[Run]:
+        """The finished runs of a row, in the order of the seeds."""
+        return [self.runs[j] for j in self.plan.jobs if j in self.runs and j.row.name == name]
+
+    def _state(self, row: Row) -> str:
+        if row.model is None:
+            return MISSING
+        jobs = [j for j in self.plan.jobs if j.row == row]
+        if all(j in self.runs for j in jobs):
+            return "finished"
+        if any(j in self.failures for j in jobs):
+            return "failed"
+        if any(j in self.runs for j in jobs) or self._saved(row):
+            return "not finished"
+        return "not run"
+
+    def _saved(self, row: Row) -> int:
+        """Iterations of its unfinished run that has most of them."""
+        total = self.cfg.SOLVER.MAX_ITER
+        return max(j.saved(total) for j in self.plan.jobs if j.row == row)
+
+    def _seeds(self, row: Row) -> str:
+        state, done = self._state(row), len(self._of(row.name))
+        if state == "finished":
+            return str(done)
+        if not done:
+            if state != "not finished":
+                return state
+            return f"stopped after {self._saved(row)} of {self.cfg.SOLVER.MAX_ITER} iterations"
+        wanted = sum(j.row == row for j in self.plan.jobs)
+        return f"{done} of {wanted}" + (", failed" if state == "failed" else "")
+
+    def _figures_line(self, row: Row) -> list[str]:
+        runs = self._of(row.name)
+        ours = [with_spread([r.figures[f"segm/{m}"] for r in runs]) for m in METRICS]
+        paper = [f"{v:.1f}" for v in row.figures] or [NONE] * len(METRICS)
+        name = f"{row.name} (baseline)" if row is self.baseline else row.name
+        return [name, self._seeds(row), *map(_beside, ours, paper)]
+
+    def _gains_line(self, row: Row) -> list[str]:
+        ours = [with_spread(self._gains(row, m), "+") for m in METRICS]
+        paper = [self._paper_gain(row, m) for m in METRICS]
+        texts = [NONE if v is None else f"{v:+.1f}" for v in paper]
+        paired = len(self._gains(row, "AP"))
+        return [row.name, str(paired or NONE), *map(_beside, ours, texts)]
+
+    def _gains(self, row: Row, metric: str) -> list[float]:
+        return gains(self._of(self.baseline.name), self._of(row.name), f"segm/{metric}")
+
+    def _paper_gain(self, row: Row, metric: str) -> float | None:
+        if not row.figures:
+            return None
+        number = METRICS.index(metric)
+        return round(row.figures[number] - self.baseline.figures[number], 1)
+
+    def _paper_data(self) -> str:
+        return self.table.title.rpartition(" on ")[2]
+
+    def _own_data(self) -> str | None:
+        """What it was trained on, if that is not the paper's data."""
+        paper = read_config(
+            CONFIGS / self.table.dataset / f"{PREFIX}{DEFAULT_SCHEDULE}.yaml"
+        ).DATASETS
+        ours = self.cfg.DATASETS
+        same = (tuple(ours.TRAIN), tuple(ours.TEST)) == (tuple(paper.TRAIN), tuple(paper.TEST))
+        return None if same else ", ".join(ours.TRAIN)
+
+    def _failed(self) -> list[str]:
+        if not self.failures:
+            return []
+        lines = [
+            f"- {j.row.name}, seed {j.seed}: {error} (`{j.folder / 'train.log'}`)"
+            for j, error in self.failures.items()
+        ]
+        return ["Failed:", "\n".join(lines)]
+
+    def _settings(self) -> list[str]:
+        cfg, plan = self.cfg, self.plan
+        steps = ", ".join(map(str, cfg.SOLVER.STEPS)) or "none"
+        lines = [
+            f"Made by `{self.command}`",
+            f"Trained on {', '.join(cfg.DATASETS.TRAIN)}, evaluated on "
+            f"{', '.join(cfg.DATASETS.TEST)}; {len(cfg.DATASETS.CLASS_NAMES)} classes",
+            f"Protocol `{_shown(plan.protocol.file)}`, on it each row's `configs/models` file",
+            f"Overrides: {'`' + ' '.join(plan.overrides) + '`' if plan.overrides else 'none'}",
+            f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images (the paper "
+            f"gives no schedule), learning rate {cfg.SOLVER.BASE_LR}, lowered after: {steps}",
+            f"ResNet-{cfg.MODEL.RESNETS.DEPTH}, weights to start from: "
+            f"{cfg.MODEL.WEIGHTS or 'none'}; images of at most {cfg.INPUT.MAX_SIZE_TEST} pixels",
+            *self._versions(),
+        ]
+        sections = ["\n".join(f"- {line}" for line in lines)]
+        if self.runs:
+            every = [
+                [
+                    job.row.name,
+                    str(job.seed),
+                    ", ".join(run.devices) or "?",
+                    duration(run.seconds),
+                    f"`{run.folder}`",
+                ]
+                for job, run in self.runs.items()
+            ]
+            sections.append(table(["run of", "seed", "device", "time", "folder"], every))
+        for planned in plan.rows:
+            if planned.row is self.baseline:
+                continue
+            sections.append(
+                f"What `configs/models/{planned.row.model}.yaml` sets otherwise, "
+                f"{self.baseline.name} → {planned.row.name}:"
+            )
+            listed = [f"- `{k}`: `{a!r}` → `{b!r}`" for k, (a, b) in planned.changes.items()]
+            sections.append("\n".join(listed) or "- nothing: with these overrides it is the same")
+        return sections
+
+    def _versions(self) -> list[str]:
+        """Commits and library versions; which runs are of which, where they are of several."""
+        lines = []
+        stretches = {job: read_stretches(run.folder) for job, run in self.runs.items()}
+        for key, title, plural in (
+            ("commit", "Commit", "commits"),
+            ("python", "Python", "versions of Python"),
+            ("torch", "PyTorch", "versions of PyTorch"),
+        ):
+            jobs: dict[str, list[str]] = {}
+            for job, of_job in stretches.items():
+                for value in dict.fromkeys(str(s.get(key) or "unknown") for s in of_job):
+                    jobs.setdefault(value, []).append(f"{job.row.name} seed {job.seed}")
+            if len(jobs) == 1:
+                lines.append(f"{title} {next(iter(jobs))}")
+            elif jobs:
+                listed = "; ".join(f"{value}: {', '.join(of)}" for value, of in jobs.items())
+                lines.append(f"**The runs are of {len(jobs)} {plural}**: {listed}")
+        return lines
+
+
+def _beside(ours: str, paper: str) -> str:
+    return NONE if ours == paper == NONE else f"{ours} / {paper}"
+
+
+def _shown(file: Path) -> Path:
+    """A path without what differs from machine to machine, where it is of this project."""
+    project = CONFIGS.parent
+    return file.relative_to(project) if file.is_relative_to(project) else file
+
+
+def _summary(values: Sequence[float]) -> Mapping[str, Any] | None:
+    """Mean, spread and values; None where one of them is no number."""
+    if not values or any(map(math.isnan, values)):
+        return None
+    mean, spread = mean_and_spread(values)
+    return {"mean": mean, "sd": None if math.isnan(spread) else spread, "values": list(values)}

@@ -1,0 +1,143 @@
+"""Which cell of which grid is to find which instance (SOLOv2, section 3.3; SOLO, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+
+from ...structures.masks import MASK_STRIDE, downsample_masks, full_size_masks, mass_centers
+from .layout import GridLayout
+
+
+@dataclass
+class ImageTargets:
+    """What the cells of one image's grids should say. N instances, P positive pairs.
+
+    An instance's mask is held once, however many cells refer to it by index.
+
+    Attributes:
+        categories: ``(cells,)`` int64, the class of each cell, or ``num_classes`` for background.
+        cells: ``(P,)`` int64, the cell of each pair.
+        instances: ``(P,)`` int64, the instance of each pair, an index into ``masks``.
+        masks: ``(N, H/4, W/4)`` bool.
+    """
+
+    categories: torch.Tensor
+    cells: torch.Tensor
+    instances: torch.Tensor
+    masks: torch.Tensor
+
+
+def assign_cells(
+    boxes: torch.Tensor,
+    center_x: torch.Tensor,
+    center_y: torch.Tensor,
+    extents: tuple[int | torch.Tensor, int | torch.Tensor],
+    layout: GridLayout,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The cells of each level that are to find each instance.
+
+    An instance belongs to every level whose scale range holds the square root of its box's area.
+    There its cells are those that the centre region touches (the box shrunk to ``center_scale``
+    around the mass centre), at most one away from the cell of the mass centre.
+
+    Args:
+        boxes: ``(N, 4)``, (x0, y0, x1, y1) in pixels of the network's input.
+        center_x: ``(N,)``, of the mass centres.
+        center_y: the same.
+        extents: height and width of the padded input; one for all, or ``(N, 1)`` each.
+        layout: the grids.
+
+    Returns:
+        of each level, the instances and the cells, row by row, of its P pairs: ``(P,)`` int64 each,
+        in the order of the instances.
+    """
+    device = boxes.device
+    boxes = boxes.double()
+    widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    scales = (widths * heights).sqrt()[:, None]
+    half_w, half_h = widths * layout.center_scale / 2, heights * layout.center_scale / 2
+    grids = torch.tensor(layout.num_grids, device=device)
+    ranges = torch.tensor(layout.scale_ranges, device=device, dtype=torch.float64)
+    in_range = (scales >= ranges[:, 0]) & (scales <= ranges[:, 1])
+
+    def cell_of(position: torch.Tensor, extent: int | torch.Tensor) -> torch.Tensor:
+        # Multiplied before it is divided: exact on the border between two cells.
+        return (position[:, None] * grids / extent).floor().long()
+
+    def span(
+        center: torch.Tensor, half: torch.Tensor, extent: int | torch.Tensor, offset: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cells at offsets from the centre's, ``(N, levels, 9)``; whether the region has them."""
+        cell = cell_of(center, extent)[..., None] + offset
+        first = cell_of(center - half, extent).clamp(min=0)[..., None]
+        last = torch.minimum(cell_of(center + half, extent), grids - 1)[..., None]
+        return cell, (cell >= first) & (cell <= last)
+
+    # The 3x3 neighbourhood of a cell, row by row.
+    neighbours = torch.arange(9, device=device)
+    y, in_rows = span(center_y, half_h, extents[0], neighbours // 3 - 1)
+    x, in_columns = span(center_x, half_w, extents[1], neighbours % 3 - 1)
+    positive = in_range[..., None] & in_rows & in_columns
+    cells = y * grids[:, None] + x
+    pairs = []
+    for level in range(len(grids)):
+        owner, place = positive[:, level].nonzero(as_tuple=True)
+        pairs.append((owner, cells[owner, level, place]))
+    return pairs
+
+
+@torch.no_grad()
+def assign_targets(
+    instances: Instances, layout: GridLayout, num_classes: int, mask_size: tuple[int, int]
+) -> ImageTargets:
+    """Assign one image's instances to cells, as :func:`assign_cells` says.
+
+    Where instances share a cell, the last one gives its class and each one a mask pair, as in the
+    published code.
+
+    Unlike in AdelaiDet's SOLOv2, which drops instances of few pixels at a quarter of their size,
+    every instance is assigned. For the smallest to be found too, ``MODEL.SOLOV2.MIN_MASK_AREAS``
+    must not be over the area of their masks at a quarter of the input's size.
+
+    Args:
+        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either ``gt_centers`` and
+            ``gt_stride4_masks`` of :class:`~facenet_d2.data.SceneMapper`, or ``gt_masks``, of which
+            those that are empty are left out.
+        layout: the grids.
+        num_classes: number of classes C, and the label of background.
+        mask_size: (H/4, W/4) of the mask features of the padded batch.
+    """
+    device = instances.gt_classes.device
+    padded_size = (mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE)
+    if instances.has("gt_stride4_masks"):
+        masks = instances.gt_stride4_masks
+        h, w = masks.shape[-2:]
+        if (h, w) != tuple(mask_size):
+            masks = F.pad(masks, (0, mask_size[1] - w, 0, mask_size[0] - h))
+        center_x, center_y = instances.gt_centers.unbind(dim=1)
+    else:
+        full = full_size_masks(instances)
+        keep = full.flatten(1).any(dim=1)
+        if not keep.all():
+            full, instances = full[keep], instances[keep]
+        masks = downsample_masks(full, mask_size)
+        center_x, center_y = mass_centers(full)
+    classes = instances.gt_classes
+
+    pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
+    owners = torch.cat([owner for owner, _ in pairs])
+    cells = torch.cat([first + cell for first, (_, cell) in zip(layout.first_cells, pairs)])
+    last = torch.full((layout.num_cells,), -1, device=device)
+    last.scatter_reduce_(0, cells, owners, reduce="amax")
+    # Of an unassigned cell, -1: the last entry.
+    labels = torch.cat([classes, classes.new_tensor([num_classes])])
+    return ImageTargets(
+        categories=labels[last],
+        cells=cells,
+        instances=owners,
+        masks=masks,
+    )

@@ -1,0 +1,1 @@
+"""Masks at stride 4, independent of models and data sets."""

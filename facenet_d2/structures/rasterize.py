@@ -1,0 +1,232 @@
+"""Ground-truth masks drawn once, at the mask features' stride, each within its own box only.
+
+A full-size mask an instance costs hundreds of megabytes on a dense image. Here an instance is drawn
+at full resolution inside its box, measured exactly, and kept at a quarter of its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import pycocotools.mask as mask_util
+import torch
+from detectron2.data.transforms import TransformList
+from detectron2.structures import Boxes, Instances
+
+from .masks import MASK_STRIDE
+
+
+@dataclass(frozen=True)
+class MaskCrop:
+    """A part of a mask; outside of it the mask is empty.
+
+    Attributes:
+        x: of its left column in the image; a multiple of the mask features' stride.
+        y: of its top row, the same.
+        pixels: ``(h, w)`` uint8, 0 or 1.
+    """
+
+    x: int
+    y: int
+    pixels: np.ndarray
+
+
+def _frame(
+    low: np.ndarray, high: np.ndarray, size: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """(x0, y0, x1, y1) around points, in the image, from multiples of the stride."""
+    height, width = size
+    x0, y0 = (max(0, int(np.floor(v)) - 1) // MASK_STRIDE * MASK_STRIDE for v in low)
+    x1, y1 = (min(limit, int(np.ceil(v)) + 1) for v, limit in zip(high, (width, height)))
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+def rasterize_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> MaskCrop | None:
+    """pycocotools' mask of polygons; None where nothing of them lies in the image.
+
+    Args:
+        polygons: ``(K, 2)`` each, in pixels of the image.
+        size: (height, width) of the image.
+    """
+    points = np.concatenate(polygons)
+    frame = _frame(points.min(axis=0), points.max(axis=0), size)
+    if frame is None:
+        return None
+    x0, y0, x1, y1 = frame
+    # Moved by whole pixels: pycocotools draws the same.
+    flat = [(p - (x0, y0)).ravel() for p in polygons]
+    layers = mask_util.decode(mask_util.frPyObjects(flat, y1 - y0, x1 - x0))
+    pixels = layers[..., 0] if len(polygons) == 1 else layers.max(axis=2)
+    return MaskCrop(x0, y0, pixels)
+
+
+def affine_matrix(transforms: TransformList, size: tuple[int, int]) -> np.ndarray | None:
+    """The ``(2, 3)`` matrix of a chain of transforms, or None where they are not affine.
+
+    Args:
+        transforms: of coordinates (x, y).
+        size: (height, width) of the image before them.
+    """
+    height, width = size
+    points = np.array(
+        [[0, 0], [width, 0], [0, height], [width, height], [0.3 * width, 0.6 * height]], dtype=float
+    )
+    mapped = transforms.apply_coords(points.copy())
+    origin = mapped[0]
+    linear = np.stack([(mapped[1] - origin) / width, (mapped[2] - origin) / height], axis=1)
+    if not np.allclose(points @ linear.T + origin, mapped, atol=1e-6):
+        return None
+    return np.column_stack([linear, origin])
+
+
+def warp_rle(
+    rle: dict[str, Any], transforms: TransformList, matrix: np.ndarray | None, size: tuple[int, int]
+) -> MaskCrop | None:
+    """The mask of run lengths after transforms; None where nothing of it lies in the image.
+
+    Args:
+        rle: COCO run lengths, compressed.
+        transforms: from the annotated image to the new one.
+        matrix: of the transforms, where they are affine: then only the mask's box is warped, and
+            sampled once.
+        size: (height, width) of the new image.
+    """
+    mask = mask_util.decode(rle)
+    if matrix is None:
+        pixels = transforms.apply_segmentation(mask)
+        return MaskCrop(0, 0, np.ascontiguousarray(pixels, dtype=np.uint8))
+    x, y, w, h = (int(v) for v in mask_util.toBbox(rle))
+    corners = np.array([[x, y], [x + w, y], [x, y + h], [x + w, y + h]], dtype=float)
+    mapped = corners @ matrix[:, :2].T + matrix[:, 2]
+    frame = _frame(mapped.min(axis=0), mapped.max(axis=0), size)
+    if frame is None:
+        return None
+    x0, y0, x1, y1 = frame
+    # OpenCV's coordinates are of pixels' centres, and here of the parts' pixels.
+    offset = matrix[:, :2] @ (x + 0.5, y + 0.5) + matrix[:, 2] - 0.5 - (x0, y0)
+    pixels = cv2.warpAffine(
+        np.ascontiguousarray(mask[y : y + h, x : x + w]),
+        np.column_stack([matrix[:, :2], offset]),
+        (x1 - x0, y1 - y0),
+        flags=cv2.INTER_NEAREST,
+    )
+    return MaskCrop(x0, y0, pixels)
+
+
+def downsample_mask(pixels: np.ndarray) -> np.ndarray:
+    """A patch at a quarter of its size, by the rule of ``targets.downsample_masks``."""
+    s = MASK_STRIDE
+    h, w = pixels.shape
+    if h % s or w % s:
+        # np.pad takes longer than all the rest.
+        padded = np.zeros((h + -h % s, w + -w % s), pixels.dtype)
+        padded[:h, :w] = pixels
+        pixels = padded
+    middle = pixels[1::s] + pixels[2::s]
+    small = middle[:, 1::s] + middle[:, 2::s] >= 2
+    if not small.any():
+        h, w = pixels.shape
+        small = pixels.reshape(h // s, s, w // s, s).any(axis=(1, 3))
+    return small
+
+
+def rasterize_instances(
+    annotations: Sequence[dict[str, Any]],
+    transforms: TransformList,
+    annotated_size: tuple[int, int],
+    size: tuple[int, int],
+) -> Instances:
+    """Transformed annotations as SOLOv2's targets need them.
+
+    Args:
+        annotations: Detectron2's, with ``segmentation`` (polygons or run lengths) and
+            ``category_id``.
+        transforms: from the annotated image to the new one.
+        annotated_size: (height, width) of the annotated image.
+        size: (height, width) of the new one.
+
+    Returns:
+        the instances of which something lies in the new image, N of them: ``gt_classes``,
+        ``gt_boxes`` (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels)
+        and ``gt_stride4_masks`` ``(N, ceil(H/4), ceil(W/4))`` bool.
+
+    Raises:
+        ValueError: for a segmentation that is neither polygons nor run lengths.
+    """
+    mapped = _map_polygons(annotations, transforms)
+    needs_matrix = len(mapped) < len(annotations)
+    matrix = affine_matrix(transforms, annotated_size) if needs_matrix else None
+    height, width = size
+    shape = (-(-height // MASK_STRIDE), -(-width // MASK_STRIDE))
+    masks = torch.zeros((len(annotations), *shape), dtype=torch.bool)
+    as_array = masks.numpy()
+    classes: list[int] = []
+    boxes = np.zeros((len(annotations), 4), dtype=np.float32)
+    centers = np.zeros((len(annotations), 2))
+    for i, annotation in enumerate(annotations):
+        if i in mapped:
+            patch = rasterize_polygons(mapped[i], size)
+        else:
+            rle = annotation["segmentation"]
+            if isinstance(rle["counts"], list):
+                rle = mask_util.frPyObjects(rle, *rle["size"])
+            patch = warp_rle(rle, transforms, matrix, size)
+        if patch is None:
+            continue
+        columns, rows = (
+            patch.pixels.sum(axis=0, dtype=np.int64),
+            patch.pixels.sum(axis=1, dtype=np.int64),
+        )
+        area = columns.sum()
+        if area == 0:
+            continue
+        xs, ys = columns.nonzero()[0], rows.nonzero()[0]
+        n = len(classes)
+        boxes[n] = (
+            patch.x + xs[0],
+            patch.y + ys[0],
+            patch.x + xs[-1] + 1,
+            patch.y + ys[-1] + 1,
+        )
+        # Sums of counts are exact in float64, so the centres are.
+        centers[n] = (
+            (columns @ np.arange(patch.x, patch.x + len(columns))) / area,
+            (rows @ np.arange(patch.y, patch.y + len(rows))) / area,
+        )
+        small = downsample_mask(patch.pixels)
+        top, left = patch.y // MASK_STRIDE, patch.x // MASK_STRIDE
+        as_array[n, top : top + small.shape[0], left : left + small.shape[1]] = small
+        classes.append(int(annotation["category_id"]))
+    n = len(classes)
+    instances = Instances(size)
+    instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes[:n]))
+    instances.gt_centers = torch.from_numpy(centers[:n])
+    instances.gt_stride4_masks = masks[:n]
+    return instances
+
+
+def _map_polygons(
+    annotations: Sequence[dict[str, Any]], transforms: TransformList
+) -> dict[int, list[np.ndarray]]:
+    """Transformed polygons of the annotations that have them, by their place."""
+    polygons: dict[int, list[np.ndarray]] = {}
+    for i, annotation in enumerate(annotations):
+        segmentation = annotation["segmentation"]
+        if isinstance(segmentation, list):
+            polygons[i] = [np.asarray(p, dtype=float).reshape(-1, 2) for p in segmentation]
+        elif not isinstance(segmentation, dict):
+            raise ValueError(
+                f"its segmentation is a {type(segmentation).__name__}, not polygons or run lengths"
+            )
+    parts = [p for own in polygons.values() for p in own]
+    if not parts:
+        return polygons
+    # All points at once: a transform's own cost is then paid once an image.
+    points = transforms.apply_coords(np.concatenate(parts))
+    pieces = iter(np.split(points, np.cumsum([len(p) for p in parts])[:-1]))
+    return {i: [next(pieces) for _ in own] for i, own in polygons.items()}

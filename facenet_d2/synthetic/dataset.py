@@ -1,0 +1,103 @@
+"""Scenes as a data set in COCO format."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import cv2
+import pycocotools.mask as mask_util
+from shapely.geometry import MultiPolygon, Polygon
+
+from ..errors import UserError
+from .canvas import CLASSES
+from .scenes import draw_scene
+
+# To be raised whenever a change makes the same seed give other pixels or annotations.
+SCENES_VERSION = 1
+
+
+def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
+    parts = [p for p in getattr(polygon, "geoms", [polygon]) if p.geom_type == "Polygon"]
+    segmentation = [
+        [round(float(v), 2) for point in p.exterior.coords[:-1] for v in point] for p in parts
+    ]
+    rle = mask_util.merge(mask_util.frPyObjects(segmentation, size, size))
+    area = int(mask_util.area(rle))
+    if area == 0:
+        return None
+    # Box and area are the mask's own, in whole pixels, as an evaluation sees them.
+    return {
+        "segmentation": segmentation,
+        "area": area,
+        "bbox": [float(v) for v in mask_util.toBbox(rle)],
+        "iscrowd": 0,
+    }
+
+
+def write_dataset(out_dir: str | Path, *, num_scenes: int, seed: int, size: int = 192) -> Path:
+    """Write scenes as PNG images and one COCO annotation file.
+
+    The folder appears whole or not at all; one that is there already is left as it is.
+
+    Args:
+        out_dir: gets ``images/`` and ``annotations.json``.
+        num_scenes: how many.
+        seed: of the set; scene i depends on (seed, i) alone.
+        size: side of the images in pixels.
+
+    Returns:
+        the annotation file.
+
+    Raises:
+        UserError: where the folder cannot be written.
+    """
+    out_dir = Path(out_dir)
+    beside = out_dir.with_name(f"{out_dir.name}.new{os.getpid()}")
+    try:
+        (beside / "images").mkdir(parents=True)
+        _write_scenes(beside, num_scenes, seed, size)
+        try:
+            beside.rename(out_dir)
+        except OSError:
+            # Another process was faster; its scenes are the same.
+            if not (out_dir / "annotations.json").is_file():
+                raise
+    except OSError as error:
+        raise UserError(
+            f"the synthetic scenes cannot be written to {out_dir} ({error.strerror}); set "
+            "DETECTRON2_DATASETS to a folder that can be written."
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out_dir / "annotations.json"
+
+
+def _write_scenes(folder: Path, num_scenes: int, seed: int, size: int) -> None:
+    images, annotations = [], []
+    for i in range(num_scenes):
+        image, objects = draw_scene((seed, i), size)
+        name = f"{i:05d}.png"
+        if not cv2.imwrite(str(folder / "images" / name), image):
+            raise OSError(28, "an image could not be written")
+        images.append({"id": i + 1, "file_name": name, "height": size, "width": size})
+        for category, polygon in objects:
+            annotation = _annotation(polygon, size)
+            if annotation is not None:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": i + 1,
+                        "category_id": category + 1,
+                        **annotation,
+                    }
+                )
+    content = {
+        "info": {"description": "Synthetic aerial scenes", "version": str(SCENES_VERSION)},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(CLASSES)],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))

@@ -1,0 +1,5 @@
+"""Instances drawn over images."""
+
+from .overlay import draw_instances, draw_masks
+
+__all__ = ["draw_instances", "draw_masks"]

@@ -1,0 +1,356 @@
+"""Counted parameters, multiply-adds and activations against counts by hand."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import analyze_model
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import REPOSITORY, write_tiny_config
+from detectron2.modeling import build_model
+from torch import nn
+from torchvision.ops import deform_conv2d, roi_align
+
+from facenet_d2.analysis import OperatorCounter, analyze
+from facenet_d2.engine import load_config, run_command
+from facenet_d2.experiments.paper import TABLES
+from facenet_d2.modeling.layers import ModulatedDeformConv2d
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The command's JSON, or what it says is wrong."""
+
+    def run(*args, output="--json"):
+        argv = ["analyze_model.py", *map(str, args), *([output] if output else [])]
+        monkeypatch.setattr(sys, "argv", argv)
+        code = run_command(analyze_model.main)
+        captured = capsys.readouterr()
+        if code:
+            return captured.err
+        return json.loads(captured.out.splitlines()[-1]) if output else captured.out
+
+    return run
+
+
+def use_model(file, model):
+    """Let a config of a small network be of a config in configs/models."""
+    _, rest = file.read_text().split("\n", 1)
+    configs = f"{REPOSITORY}/configs"
+    file.write_text(
+        f'_BASE_: ["{configs}/Base-SOLOv2.yaml", "{configs}/models/{model}.yaml"]\n{rest}'
+    )
+
+
+def tiny_model(folder, scenes, model, *overrides):
+    """A small network of a config in configs/models on the scenes."""
+    file = write_tiny_config(folder, scenes)
+    use_model(file, model)
+    return build_model(load_config(file, overrides)).eval()
+
+
+def check_sums(parts):
+    for key in parts["all"]:
+        assert parts["all"][key] == sum(row[key] for part, row in parts.items() if part != "all")
+
+
+def test_counts(tmp_path, scenes, run, capsys):
+    config = write_tiny_config(tmp_path, scenes)
+    result = run("--config-file", config, "--input-size", 120, 64, "--instances", 7)
+    rows = result["parts"]
+    assert result["padded_size"] == [128, 64]
+    assert result["operators"]["not_counted"] == {}
+    assert result["peak_memory_mb"] > 0
+    check_sums(rows)
+    # One 3x3 convolution of 32 (34 with coordinates) to 32 channels, then the prediction.
+    cells = 40**2 + 36**2 + 24**2 + 16**2 + 12**2
+    assert rows["category branch"]["multiply_adds"] == cells * 9 * (32 * 32 + 32 * 5)
+    assert rows["category branch"]["activations"] == cells * (32 + 5)
+    assert rows["category branch"]["parameters"] == 9 * 32 * 32 + 2 * 32 + 9 * 32 * 5 + 5
+    # The deformable one has 27 more outputs, offsets and modulation.
+    assert rows["kernel branch"]["multiply_adds"] == cells * 9 * (34 * 32 + 34 * 27 + 32 * 32)
+    assert rows["kernel branch"]["activations"] == cells * (32 + 27 + 32)
+    kernel = (9 * 34 * 32 + 2 * 32) + (9 * 34 * 27 + 27) + (9 * 32 * 32 + 32)
+    assert rows["kernel branch"]["parameters"] == kernel
+    # 120x64 is padded to 128x64: levels of 32x16, 16x8, 8x4 and 4x2.
+    positions = 512 * 32 + 128 * 32 + (32 * 32 + 128 * 32) + (8 * 34 + 32 * 32 + 128 * 32)
+    assert rows["mask features"]["multiply_adds"] == 9 * 32 * positions + 512 * 32 * 32
+    masks = rows["masks of 7 instances"]
+    assert (masks["multiply_adds"], masks["activations"]) == (7 * 32 * 512, 7 * 512)
+    result["operators"]["not_counted"] = {"aten.some": 3}
+    analyze_model.print_parts(result)
+    text, warning = capsys.readouterr()
+    assert "which the model pads to 128x64" in text
+    assert "One inference is the network, and the masks of 7 instances." in text
+    assert "aten.native_group_norm (" in text
+    assert warning == "warning: not counted: aten.some (3)\n"
+
+
+def test_solo(tmp_path, scenes):
+    options = ("MODEL.SOLO.NUM_CONVS", "1", "MODEL.SOLO.CONV_CHANNELS", "32")
+    cells = 40**2 + 36**2 + 24**2 + 16**2 + 12**2
+    model = tiny_model(tmp_path, scenes, "solo", *options)
+    rows = analyze(model, 128, 128, instances=cells).parts
+    check_sums(rows)
+    # Levels at strides 8, 8, 16, 32, 32, and masks at half of these.
+    positions = 16**2 + 16**2 + 8**2 + 4**2 + 4**2
+    assert rows["mask branch"]["multiply_adds"] == positions * 9 * 34 * 32
+    masks = 40**2 * 32**2 + 36**2 * 32**2 + 24**2 * 16**2 + 16**2 * 8**2 + 12**2 * 8**2
+    # The bias is a 33rd channel.
+    assert rows[f"masks of {cells} instances"]["multiply_adds"] == 33 * masks
+
+    model = tiny_model(tmp_path, scenes, "solo_decoupled", *options)
+    analysis = analyze(model, 128, 128)
+    check_sums(analysis.parts)
+    towers = 2 * positions * 9 * 33 * 32
+    outputs = 2 * 4 * 9 * 32 * (16**2 * (40 + 36) + 8**2 * 24 + 4**2 * (16 + 12))
+    assert analysis.parts["mask branch"]["multiply_adds"] == towers + outputs
+    # Its masks are products of two maps, element by element.
+    assert "masks of 100 instances" not in analysis.parts
+
+
+RCNN = (
+    *("MODEL.RPN.POST_NMS_TOPK_TEST", "30"),
+    *("MODEL.ROI_BOX_HEAD.FC_DIM", "16"),
+    *("MODEL.ROI_MASK_HEAD.CONV_DIM", "16", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1"),
+)
+
+
+def test_mask_rcnn(tmp_path, scenes):
+    """The box head has all proposals, the mask head all instances, whatever is found."""
+    model = tiny_model(tmp_path, scenes, "mask_rcnn", *RCNN)
+    analysis = analyze(model, 128, 128, instances=4)
+    rows = analysis.parts
+    check_sums(rows)
+    assert analysis.not_counted == {}
+    assert "30 boxes in the box head" in analysis.what
+    positions = 32**2 + 16**2 + 8**2 + 4**2 + 2**2
+    assert rows["RPN"]["multiply_adds"] == positions * (9 * 32 * 32 + 32 * 3 * 5)
+    # Two layers, then 5 classes and background, and boxes of 5 classes.
+    box = 49 * 32 * 16 + 16 * 16 + 16 * (6 + 20)
+    assert rows["box head"]["multiply_adds"] == 30 * box
+    # A convolution, a transposed one of stride 2, and the prediction.
+    mask = 14**2 * (9 * 32 * 16 + 4 * 16 * 16) + 28**2 * 16 * 5
+    assert rows["mask head"]["multiply_adds"] == 4 * mask
+    assert rows["mask head"]["activations"] == 4 * (14**2 * 16 + 28**2 * (16 + 5))
+
+
+def test_heads_on_mask_rcnn(tmp_path, scenes):
+    box = 49 * 32 * 16 + 16 * 16 + 16 * 6
+    model = tiny_model(tmp_path, scenes, "cascade_mask_rcnn", *RCNN)
+    rows = analyze(model, 128, 128, instances=4).parts
+    check_sums(rows)
+    assert rows["box head"]["multiply_adds"] == 3 * 30 * (box + 16 * 4)
+
+    iou = ("MODEL.ROI_MASK_IOU_HEAD.CONV_DIM", "8", "MODEL.ROI_MASK_IOU_HEAD.FC_DIM", "16")
+    model = tiny_model(tmp_path, scenes, "mask_scoring_rcnn", *RCNN, *iou)
+    rows = analyze(model, 128, 128, instances=4).parts
+    check_sums(rows)
+    convs = 9 * (14**2 * (33 + 8 + 8) * 8 + 7**2 * 8 * 8)
+    fully_connected = 49 * 8 * 16 + 16 * 16 + 16 * 5
+    assert rows["mask IoU head"]["multiply_adds"] == 4 * (convs + fully_connected)
+
+    points = ("MODEL.POINT_HEAD.FC_DIM", "16", "MODEL.POINT_HEAD.NUM_FC", "1")
+    model = tiny_model(tmp_path, scenes, "point_rend", *RCNN, *points)
+    analysis = analyze(model, 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    # A mask of 28x28, all of it, then three times the 784 least certain points of twice its size.
+    point = (32 + 5) * 16 + (16 + 5) * 5
+    assert analysis.parts["point head"]["multiply_adds"] == 4 * 784 * 4 * point
+
+
+@pytest.mark.parametrize("name", ["yolact", "condinst"])
+def test_boxes_first(tmp_path, scenes, name):
+    model = tiny_model(tmp_path, scenes, name, "MODEL.YOLACT.NUM_PROTOTYPES", "8")
+    analysis = analyze(model, 128, 128, instances=9)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    # Prototypes at stride 4; or a pixel's two coordinates and 8 features, to 8, 8, 1 at stride 8.
+    masks = 8 * 32**2 if name == "yolact" else (10 * 8 + 8 * 8 + 8) * 16**2
+    assert analysis.parts["masks of 9 instances"]["multiply_adds"] == 9 * masks
+
+
+RETINANET = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "5")
+
+
+def test_other_models(tmp_path, scenes):
+    """Any model can be counted, as it is."""
+    model = tiny_model(tmp_path, scenes, "yolact", *RETINANET)
+    analysis = analyze(model, 128, 128)
+    assert "random weights" in analysis.what
+    check_sums(analysis.parts)
+    assert analysis.parts["head"]["multiply_adds"] > 0
+
+
+class Whole(nn.Module):
+    """Calls a function as a network."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+        self.deform = ModulatedDeformConv2d(4, 6)
+
+    def forward(self, x):
+        return self.function(self, x)
+
+
+def counted(function, x):
+    model = Whole(function)
+    with torch.no_grad(), OperatorCounter(model, lambda name: name) as counter:
+        model(x)
+    return counter
+
+
+X = torch.rand(1, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("function", "multiply_adds", "activations"),
+    [
+        (lambda m, x: F.conv2d(x, torch.rand(6, 4, 3, 3)), 36 * 9 * 4 * 6, 6 * 36),
+        (lambda m, x: F.conv2d(x, torch.rand(6, 2, 3, 3), groups=2), 36 * 9 * 2 * 6, 6 * 36),
+        (lambda m, x: F.conv2d(x[0], torch.rand(6, 4, 3, 3)), 36 * 9 * 4 * 6, 6 * 36),
+        (lambda m, x: F.conv1d(x[0], torch.rand(6, 8, 1)), 4 * 8 * 8 * 6, 4 * 6 * 8),
+        (
+            lambda m, x: F.conv_transpose2d(x, torch.rand(4, 6, 2, 2), stride=2),
+            64 * 4 * 4 * 6,
+            6 * 256,
+        ),
+        (lambda m, x: F.linear(x, torch.rand(5, 8), torch.rand(5)), 32 * 8 * 5, 32 * 5),
+        (lambda m, x: torch.einsum("kc,chw->khw", torch.rand(3, 4), x[0]), 3 * 4 * 64, 3 * 64),
+        (lambda m, x: torch.rand(5, 1, 3, 8) @ x, 5 * 4 * 3 * 8 * 8, 5 * 4 * 3 * 8),
+        (lambda m, x: x @ torch.rand(8), 32 * 8, 32),
+        (lambda m, x: torch.dot(x[0, 0, 0], torch.rand(8)), 8, 1),
+        (lambda m, x: torch.addbmm(torch.rand(8, 8), x[0], x[0]), 4 * 8 * 8 * 8, 64),
+        # Offsets and modulation of 9 taps, then the convolution.
+        (lambda m, x: m.deform(x), 64 * 9 * 4 * (27 + 6), 64 * (27 + 6)),
+        (
+            lambda m, x: deform_conv2d(x, torch.zeros(1, 18, 6, 6), torch.rand(6, 2, 3, 3)),
+            36 * 9 * 2 * 6,
+            6 * 36,
+        ),
+        (lambda m, x: F.linear(x[:0], torch.rand(5, 8)), 0, 0),
+    ],
+)
+def test_operators(function, multiply_adds, activations):
+    counter = counted(function, X)
+    assert counter.multiply_adds == multiply_adds
+    assert sum(p.activations for p in counter.parts.values()) == activations
+    assert not counter.not_counted
+
+
+def test_what_mmdetection_counts_besides():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1),
+        nn.BatchNorm2d(4),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.ConvTranspose2d(4, 2, 2, stride=2),
+        nn.Conv2d(2, 2, 1, bias=False),
+    ).eval()
+    with torch.no_grad(), OperatorCounter(model, lambda name: name) as counter:
+        model(torch.rand(1, 3, 8, 8))
+    assert counter.multiply_adds == 64 * 3 * 9 * 4 + 16 * 4 * 4 * 2 + 64 * 2 * 2
+    expected = {
+        "0": 64 * 4,  # Biases.
+        "1": 2 * 64 * 4,
+        "2": 64 * 4,
+        "3": 64 * 4,
+        # Its kernel of 2x2 at each of 64 pixels, of which 16 times is what there is; biases.
+        "4": (64 - 16) * 4 * 4 * 2 + 64 * 2,
+        "5": 0,
+    }
+    assert {name: counter.parts[name].besides for name in expected} == expected
+
+
+def test_inference_mode():
+    """In it, operators come whole that otherwise come as the parts they are made of."""
+    counter = counted(torch.inference_mode()(lambda m, x: F.linear(x, torch.rand(5, 8))), X)
+    assert counter.multiply_adds == 32 * 8 * 5
+    assert not counter.not_counted
+
+
+def test_nothing_is_left_out_silently():
+    distances = counted(lambda m, x: torch.cdist(x[0, 0], x[0, 1]), X)
+    assert distances.not_counted == {"aten._cdist_forward": 1}
+    assert counted(lambda m, x: torch.fft.rfft(x), X).not_counted == {"aten._fft_r2c": 1}
+    boxes = torch.tensor([[0.0, 0, 0, 4, 4]])
+    pooled = counted(lambda m, x: roi_align(x, boxes, 2).relu(), X)
+    assert (pooled.multiply_adds, pooled.not_counted) == (0, {})
+    assert set(pooled.not_multiplying) == {"torchvision.roi_align", "aten.relu"}
+
+    # An extension outside of PyTorch's operators leaves no other trace.
+    class Extension(nn.Conv2d):
+        def forward(self, x):
+            return x
+
+    model = nn.Sequential(Extension(4, 4, 3))
+    with torch.no_grad(), OperatorCounter(model, lambda name: name) as counter:
+        model(X)
+    assert counter.not_counted == {"weights of Extension": 1}
+
+
+def test_number_of_classes(tmp_path, scenes):
+    """The data need not be at hand where it is given."""
+    file = write_tiny_config(tmp_path, scenes / "elsewhere")
+    assert build_model(analyze_model.read(str(file), 9)).num_classes == 9
+    use_model(file, "point_rend")
+    model = build_model(analyze_model.read(str(file), 9))
+    assert model.roi_heads.num_classes == 9
+    assert model.roi_heads.mask_head.point_head.predictor.out_channels == 9
+
+
+def test_table_2(run, monkeypatch):
+    """Of all models, none left out; the counting itself is tested above."""
+
+    counted = SimpleNamespace(
+        parts={
+            "all": {
+                "parameters": 64_000_000,
+                "multiply_adds": 300_000_000_000,
+                "as_mmdetection": 320_000_000_000,
+            }
+        },
+        input_size=(800, 1280),
+        not_counted={},
+    )
+    built = []
+    monkeypatch.setattr(
+        analyze_model, "count", lambda cfg, size, instances: built.append(cfg) or counted
+    )
+    table = run("--table", 2, output=None)
+    assert "| SOLOv2 | 64.00 | 65.84 | 0.972 | 300.00 | 320.00 | 284.44 | 1.125 |" in table
+    assert "| Luo et al. | \N{EN DASH} | 43.83 | \N{EN DASH} |" in table
+    assert "| CondInst | 64.00 | \N{EN DASH} |" in table
+    assert "1.000 times SOLOv2's (paper: 1.335)" in table
+    assert len(built) == 1 + sum(row.config is not None for row in TABLES[2].rows)
+    assert {cfg.MODEL.RESNETS.DEPTH for cfg in built} == {101}
+    assert {len(cfg.DATASETS.CLASS_NAMES) for cfg in built} == {15}
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "give either --config-file"),
+        (("--table", 2, "--config-file", "x.yaml"), "give either --config-file"),
+        (("--table", 3), "Table 2 alone"),
+        (("--table", 2, "--num-classes", 3), "--table 2 has iSAID's 15 classes"),
+        (("--table", 2, "--input-size", 0, 64), "--input-size 0 64: both must be positive"),
+        (("--table", 2, "--instances", -1), "--instances -1: it must not be negative"),
+        (("--config-file", "none.yaml"), "none.yaml does not exist"),
+        (("--config-file", "none.yaml", "--num-classes", 0), "--num-classes 0"),
+    ],
+)
+def test_wrong_arguments(run, args, message):
+    answer = run(*args)
+    assert message in answer
+    assert answer.count("\n") == 1
+
+
+def test_too_many_instances(tmp_path, scenes, run):
+    file = write_tiny_config(tmp_path, scenes)
+    answer = run("--config-file", file, "--input-size", 64, 64, "--instances", 4000)
+    assert "4000 instances: the model has no more than 3872 cells" in answer

@@ -1,0 +1,373 @@
+"""reproduce.py: what is put together, compared, refused and gone on with."""
+
+import fcntl
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import reproduce
+import yaml
+from conftest import REPOSITORY, write_tiny_config
+from PIL import Image
+
+from facenet_d2 import UserError
+from facenet_d2.engine import read_config, run_command
+from facenet_d2.experiments import choose_rows, find_protocol, make_plan
+from facenet_d2.experiments.paper import CONFIGS, METRICS, TABLES
+from facenet_d2.experiments.plan import compose
+from facenet_d2.experiments.runs import flat
+from facenet_d2.experiments.training import cut_broken_line
+
+MODELS = sorted(p.stem for p in (CONFIGS / "models").glob("*.yaml"))
+NAME = re.compile(r"(?P<model>.+?)_(?P<schedule>R_\d+_.+)")
+NAN, DASH = math.nan, "\N{EN DASH}"
+
+
+def committed_rows():
+    """(config, protocol, model) of each committed config that is a protocol with a model on it."""
+    for file in sorted(CONFIGS.glob("*/**/*.yaml")):
+        match = NAME.fullmatch(file.stem)
+        folder = CONFIGS / file.relative_to(CONFIGS).parts[0]
+        if match is None or file.name.startswith("Base-"):
+            continue
+        protocol = folder / f"solov2_{match['schedule']}.yaml"
+        model = match["model"]
+        if file.parent.name == "ablation":
+            model = model.removeprefix("solov2_")
+        if protocol.is_file():
+            yield pytest.param(file, protocol, model, id=str(file.relative_to(CONFIGS)))
+
+
+@pytest.mark.parametrize(("file", "protocol", "model"), committed_rows())
+def test_a_row_is_put_together_as_the_committed_config(file, protocol, model, tmp_path):
+    assert model in MODELS
+    compose(protocol, CONFIGS / "models" / f"{model}.yaml", tmp_path / "row.yaml")
+    ours, theirs = (
+        dict(flat(yaml.safe_load(read_config(f).dump()))) for f in (tmp_path / "row.yaml", file)
+    )
+    del ours["OUTPUT_DIR"], theirs["OUTPUT_DIR"]
+    assert ours == theirs
+
+
+@pytest.fixture
+def protocol(tmp_path, scenes):
+    return write_tiny_config(tmp_path, scenes, base="Base-SOLOv2.yaml")
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments)])
+    return run_command(reproduce.main), capsys.readouterr()
+
+
+def plan_of(number, protocol, output, *, rows=None, seeds=(1,), overrides=()):
+    table = TABLES[number]
+    chosen = choose_rows(table, rows)
+    return make_plan(table, chosen, find_protocol(str(protocol)), seeds, output, overrides)
+
+
+def write_runs(plan, figures, *, commits=("a" * 40,)):
+    """Runs as training leaves them; AP of each row and seed, the other figures 1, 2, ... more."""
+    settings = {r.row.name: r.cfg for r in plan.rows}
+    for number, job in enumerate(plan.jobs):
+        ap = figures[job.row.name][plan.jobs[0].seed - job.seed]
+        job.folder.mkdir(parents=True)
+        cfg = settings[job.row.name].clone()
+        cfg.defrost()
+        cfg.SEED, cfg.OUTPUT_DIR = job.seed, str(job.folder)
+        (job.folder / "config.yaml").write_text(cfg.dump())
+        final = {f"segm/{m}": ap + i for i, m in enumerate(METRICS)} | {"segm/APl": NAN}
+        events = [
+            {"iteration": 1, "total_loss": 3.0 + number},
+            {"iteration": cfg.SOLVER.MAX_ITER, **final},
+        ]
+        lines = [json.dumps(e) + "\n" for e in events]
+        (job.folder / "metrics.json").write_text("".join(lines))
+        stretch = {
+            **{"first_iteration": 0, "iterations": 2, "seconds": 4000.0, "device": "a device"},
+            **{"commit": commits[number % len(commits)], "python": "3.11.7", "torch": "2.11.0"},
+        }
+        (job.folder / "run.json").write_text(json.dumps({"stretches": [stretch]}))
+
+
+def tables(text):
+    """Each Markdown table as {first cell: the others}."""
+    for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
+        rows = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines()]
+        yield {row[0]: row[1:] for row in rows}
+
+
+def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_of(8, protocol, output, rows=["pafpn", "solo"], seeds=(3, 2, 1))
+    # Written for seeds 3, 2, 1: means of FPN 12, PAFPN 15, SOLO 12.
+    figures = {"FPN": (10.0, 12.0, 14.0), "PAFPN": (14.0, 15.0, 16.0), "solo": (11.0, 12.0, 13.0)}
+    write_runs(plan, figures, commits=("a" * 40, "b" * 40))
+    code, printed = run(
+        monkeypatch,
+        capsys,
+        *("--table", 8, "--dataset", protocol, "--output", output, "--json"),
+        *("--rows", "pafpn", "SOLO", "--seeds", 3, 2, 1),
+    )
+    assert code == 0, printed.err
+    assert "nan" not in printed.out.lower().replace("nanoseconds", "")
+    text = (output / "table8.md").read_text()
+    assert text in printed.out + "\n"
+    ours, gains, runs = tables(text)
+    # The spread of 10, 12, 14 is 2. The paper's: 32.9, 56.4, ... and 31.3, 53.2, ...
+    assert ours["FPN (baseline)"][:3] == ["3", "12.00 ± 2.00 / 32.9", "13.00 ± 2.00 / 56.4"]
+    assert ours["PAFPN"][:3] == ["3", "15.00 ± 1.00 / 31.3", "16.00 ± 1.00 / 53.2"]
+    assert ours["PAFPN"][6] == f"{DASH} / 46.2"
+    assert ours["solo"][1] == f"12.00 ± 1.00 / {DASH}"
+    assert ours["solo"][6] == DASH
+    # Seed by seed 4, 3, 2; and 31.3 - 32.9, 53.2 - 56.4.
+    assert gains["PAFPN"][:3] == ["3", "+3.00 ± 1.00 / -1.6", "+3.00 ± 1.00 / -3.2"]
+    # 1, 0, -1.
+    assert gains["solo"][1] == f"+0.00 ± 1.00 / {DASH}"
+    assert "FPN (baseline)" not in gains
+    assert set(runs) == {"run of", "---", "FPN", "PAFPN", "solo"}
+    data = f"scenes_{tmp_path.name}"
+    assert f"**Trained on {data}, not on NWPU VHR-10" in text
+    assert f"**The runs are of 2 commits**: {'a' * 40}: FPN seed 3" in text
+    assert "`'build_fpn_backbone'` → `'build_pafpn_backbone'`" in text
+    assert "- `MODEL.META_ARCHITECTURE`: `'SOLOv2'` → `'SOLO'`" in text
+    with Image.open(output / "table8.png") as picture:
+        assert picture.width > 1000
+
+    result = json.loads(printed.out.splitlines()[-1])
+    assert result["comparable_with_paper"] is False
+    fpn, pafpn, solo = result["rows"]
+    assert fpn["ours"]["AP"] == {"mean": 12.0, "sd": 2.0, "values": [10.0, 12.0, 14.0]}
+    assert pafpn["difference"]["AP"]["values"] == [4.0, 3.0, 2.0]
+    assert pafpn["paper_difference"]["AP"] == -1.6
+    assert (solo["paper"], solo["ours"]["APl"]) == (None, None)
+
+
+def test_rows_without_a_model_have_the_papers_figures(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_of(3, protocol, output)
+    write_runs(plan, {r.name: (20.0,) for r in TABLES[3].rows})
+    options = ("--table", 3, "--dataset", protocol, "--output", output)
+    code, printed = run(monkeypatch, capsys, *options)
+    assert code == 0, printed.err
+    ours, gains, _ = tables((output / "table3.md").read_text())
+    assert list(ours)[2:] == ["YOLACT", "QueryInst", "SOLO", "SOLOv2 (baseline)", "FACENet"]
+    assert ours["QueryInst"][:2] == ["not in this project", f"{DASH} / 38.3"]
+    # 38.3 - 32.9.
+    assert gains["QueryInst"][:2] == [DASH, f"{DASH} / +5.4"]
+    code, printed = run(monkeypatch, capsys, *options, "--rows", "queryinst")
+    assert code == 2
+    assert "--rows queryinst: this project has no such model" in printed.err
+
+
+def test_every_model_changes_what_its_file_sets(protocol, tmp_path):
+    plan = plan_of(8, protocol, tmp_path, rows=MODELS)
+    assert sorted(r.row.model for r in plan.rows) == MODELS
+    changes = {r.row.model: r.changes for r in plan.rows}
+    assert changes["solov2"] == {}
+    assert all(changes[m] for m in MODELS if m != "solov2")
+    assert changes["dcn"] == {"MODEL.SOLOV2.DEFORM_BRANCHES": ([], ["kernel"])}
+    # Nothing is written before training.
+    assert not (tmp_path / "solov2").exists()
+
+
+def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_of(8, protocol, output, rows=["pafpn"])
+    write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,)})
+    options = ("--table", 8, "--dataset", protocol, "--output", output, "--rows", "pafpn")
+    code, printed = run(monkeypatch, capsys, *options, "SOLVER.BASE_LR", 0.5)
+    assert code == 2
+    assert f"{output / 'solov2' / 'seed1'} was trained with other settings" in printed.err
+    assert "SOLVER.BASE_LR 0.0025 there, 0.5 now" in printed.err
+    assert "choose another --output, or remove" in printed.err
+    assert not (output / "table8.md").exists()
+
+    # Of the second row, before the first is trained; an unfinished run too.
+    record = output / "pafpn" / "seed1" / "config.yaml"
+    whole = record.read_text()
+    settings = yaml.safe_load(whole)
+    settings["MODEL"]["FPN"]["NORM"] = ""
+    record.write_text(yaml.safe_dump(settings))
+    for file in (output / "solov2" / "seed1").iterdir():
+        file.unlink()
+    (output / "pafpn" / "seed1" / "metrics.json").unlink()
+    code, printed = run(monkeypatch, capsys, *options)
+    assert code == 2
+    assert "MODEL.FPN.NORM '' there, 'GN' now" in printed.err
+    assert not any((output / "solov2" / "seed1").iterdir())
+
+    # Another place or device is no other setting; a key that came later has its default.
+    settings = yaml.safe_load(whole)
+    settings["OUTPUT_DIR"], settings["MODEL"]["DEVICE"] = "elsewhere", "cuda"
+    del settings["MODEL"]["SEM"]["RESIDUAL"]
+    record.write_text(yaml.safe_dump(settings))
+    plan.check_folders()
+    settings["SEED"] = 7
+    record.write_text(yaml.safe_dump(settings))
+    with pytest.raises(UserError, match="SEED 7 there, 1 now"):
+        plan.check_folders()
+    record.unlink()
+    (record.parent / "metrics.json").touch()
+    with pytest.raises(UserError, match=r"no config\.yaml that says"):
+        plan.check_folders()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--dataset", "dota"), "there are HRSID, NWPU-VHR10, iSAID, synthetic"),
+        (("--dataset", "none.yaml"), "there is no such file"),
+        (("--dataset", "synthetic"), "choose one of: --schedule R_18_demo, R_18_overfit"),
+        (("--schedule", "R_200_1ep"), "R_50_36ep"),
+        (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "leave it out"),
+        (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),
+        (("--dataset", "{tiny}", "SEED", "3"), "use --seeds"),
+        (("--dataset", "{tiny}", "OUTPUT_DIR", "here"), "use --output"),
+        (("--dataset", "{tiny}", "--rows", "SEM", "SEED", "5"), "use --seeds"),
+        (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
+        (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
+        (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "one data set to evaluate on"),
+        (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus 64"),
+        (("--dataset", "HRSID"), "does not exist"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(
+    arguments, message, monkeypatch, capsys, protocol, tmp_path
+):
+    arguments = [a.format(tiny=protocol) for a in arguments]
+    output = tmp_path / "out"
+    code, printed = run(monkeypatch, capsys, "--table", 8, "--output", output, *arguments)
+    assert code == 2
+    assert message in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) == 1
+    assert not output.exists()
+
+
+def test_names_are_matched_where_that_is_harmless():
+    assert find_protocol("nwpu_vhr10", "r_50_36EP").file.name == "solov2_R_50_36ep.yaml"
+    names = [r.name for r in choose_rows(TABLES[7], ["sem*", "case1", "mask r-cnn", "SEM*"])]
+    assert names == ["SOLOv2", "Case 1", "SEM*", "mask_rcnn"]
+    assert [r.name for r in choose_rows(TABLES[5], ["facenet", "dcn"])] == [
+        *("SOLOv2", "DCNv2", "SEM + FACE-FPN + DCNv2")
+    ]
+
+
+def test_a_dry_run_prints_commands(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_of(8, protocol, output, rows=["pafpn"])
+    write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,)})
+    (output / "pafpn" / "seed1" / "metrics.json").unlink()
+    options = ("--table", 8, "--dataset", protocol, "--output", output, "--dry-run")
+    # An override after an option of several values is no row.
+    code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "SOLVER.MAX_ITER", "2")
+    assert code == 0, printed.err
+    finished, what, command = printed.out.splitlines()
+    assert finished == f"# FPN, seed 1: finished, in {output / 'solov2' / 'seed1'}"
+    assert what == "# PAFPN, seed 1:"
+    assert command.endswith(
+        f"train_net.py --config-file {output / 'pafpn' / 'row.yaml'} --resume --num-gpus 1 "
+        f"SEED 1 OUTPUT_DIR {output / 'pafpn' / 'seed1'} SOLVER.MAX_ITER 2"
+    )
+    assert read_config(output / "pafpn" / "row.yaml").MODEL.BACKBONE.NAME.endswith("pafpn_backbone")
+
+
+def test_only_one_process_trains_into_a_folder(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    output.mkdir()
+    sleeper = subprocess.Popen(["sleep", "60"])
+    try:
+        with (output / ".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            handle.write(f"{sleeper.pid}\n")
+            handle.flush()
+            options = ("--table", 8, "--dataset", protocol, "--output", output, "--rows", "pafpn")
+            code, printed = run(monkeypatch, capsys, *options)
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+    assert code == 2
+    assert f"in use by another reproduce.py (process {sleeper.pid})" in printed.err
+    assert not (output / "solov2").exists()
+
+
+def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
+    file = tmp_path / "metrics.json"
+    for content, kept in (('{"a": 1}\n{"a"', '{"a": 1}\n'), ('{"a"', ""), ("", "")):
+        file.write_text(content)
+        cut_broken_line(file)
+        assert file.read_text() == kept
+
+
+def test_interrupted_and_gone_on_with(protocol, tmp_path):
+    """Ctrl-C in the second of two rows, in processes of their own."""
+    output = tmp_path / "out"
+    command = [
+        *(sys.executable, "tools/reproduce.py", "--table", "8", "--dataset", str(protocol)),
+        *("--output", str(output), "--rows", "pafpn"),
+        *("SOLVER.MAX_ITER", "8"),
+    ]
+    # On a busy machine, threads wait for one another.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    log = output / "pafpn" / "seed1" / "train.log"
+    with (tmp_path / "printed.txt").open("w") as printed:
+        tool = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=printed, stderr=subprocess.STDOUT
+        )
+        deadline = time.time() + 240
+        while "Starting training" not in (log.read_text() if log.exists() else ""):
+            assert tool.poll() is None, (tmp_path / "printed.txt").read_text()
+            assert time.time() < deadline
+            time.sleep(0.1)
+        tool.send_signal(signal.SIGINT)
+        assert tool.wait(120) == 130
+    text = (tmp_path / "printed.txt").read_text()
+    assert "interrupted; the same command goes on" in text
+    assert "Traceback" not in text
+    ours, *_ = tables((output / "table8.md").read_text())
+    assert ours["FPN (baseline)"][0] == "1"
+    first = json.loads((log.parent / "run.json").read_text())["stretches"][0]["iterations"]
+    assert 0 < first < 8
+    stopped = f"stopped after {first} of 8 iterations"
+    assert ours["PAFPN"][:2] == [stopped, f"{DASH} / 31.3"]
+    finished = output / "solov2" / "seed1" / "metrics.json"
+    before = (finished.read_bytes(), finished.stat().st_mtime_ns)
+
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "[1/2] FPN, seed 1: finished already" in done.stdout
+    assert "[2/2] PAFPN, seed 1: goes on in" in done.stdout
+    assert (finished.read_bytes(), finished.stat().st_mtime_ns) == before
+    first, second = json.loads((log.parent / "run.json").read_text())["stretches"]
+    assert first["iterations"] == second["first_iteration"] > 0
+    assert first["iterations"] + second["iterations"] == 8
+    ours, *_ = tables((output / "table8.md").read_text())
+    assert ours["PAFPN"][0] == "1"
+    assert re.fullmatch(r"\d+\.\d\d / 31\.3", ours["PAFPN"][1])
+
+
+def test_a_row_that_fails_does_not_stop_the_others(monkeypatch, capsys, protocol, tmp_path):
+    output = tmp_path / "out"
+    plan = plan_of(8, protocol, output, rows=["pafpn", "bifpn"])
+    write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,), "BiFPN": (12.0,)})
+    # What torch cannot load.
+    failing = output / "pafpn" / "seed1"
+    (failing / "metrics.json").unlink()
+    (failing / "model_0000000.pth").write_text("no checkpoint")
+    (failing / "last_checkpoint").write_text("model_0000000.pth")
+    options = ("--table", 8, "--dataset", protocol, "--output", output)
+    code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "bifpn")
+    assert code == 1
+    assert "PAFPN, seed 1: failed: weights" in printed.err
+    assert str(failing / "train.log") in printed.err
+    assert "BiFPN, seed 1: finished already" in printed.out
+    text = (output / "table8.md").read_text()
+    ours, *_ = tables(text)
+    assert ours["PAFPN"][0] == "failed"
+    assert "- PAFPN, seed 1: weights" in text

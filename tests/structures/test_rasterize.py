@@ -1,0 +1,174 @@
+"""Masks drawn small, against the full-size masks of Detectron2's own mapper."""
+
+import numpy as np
+import pycocotools.mask as mask_util
+import pytest
+import torch
+from conftest import REAL_DATA, needs_real
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+from fvcore.transforms.transform import GridSampleTransform
+from PIL import Image
+
+from facenet_d2.data import SceneMapper
+from facenet_d2.data.loader import augmentation_seed
+from facenet_d2.modeling.grids.layout import GridLayout
+from facenet_d2.modeling.grids.targets import assign_targets
+from facenet_d2.structures.masks import downsample_masks, mass_centers
+from facenet_d2.structures.rasterize import affine_matrix, downsample_mask, rasterize_instances
+
+FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
+ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITUDE", "20"]
+
+
+def both_mappers(cfg: CfgNode):
+    small = SceneMapper(cfg, is_train=True)
+    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    return small, SceneMapper(cfg, is_train=True)
+
+
+def mapped(mappers, record, *seed):
+    """What each makes of a record, with the same augmentations."""
+    results = []
+    for mapper in mappers:
+        with augmentation_seed(*seed):
+            results.append(mapper(record))
+    return results
+
+
+def assert_same_targets(small, full):
+    """All that the targets are made of, to the last bit."""
+    masks = full.gt_masks.tensor
+    height, width = full.image_size
+    size = (-(-height // 4), -(-width // 4))
+    assert torch.equal(small.gt_classes, full.gt_classes)
+    assert torch.equal(small.gt_boxes.tensor, full.gt_boxes.tensor)
+    assert torch.equal(small.gt_stride4_masks, downsample_masks(masks, size))
+    assert torch.equal(small.gt_centers, torch.stack(mass_centers(masks), dim=1))
+    layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)))
+    padded = (-(-height // 32) * 8, -(-width // 32) * 8)
+    a, b = (assign_targets(x, layout, 10, padded) for x in (small, full))
+    assert torch.equal(a.categories, b.categories)
+    assert torch.equal(a.cells, b.cells)
+    assert torch.equal(a.instances, b.instances)
+    assert torch.equal(a.masks, b.masks)
+
+
+@needs_real("nwpu_vhr10")
+@pytest.mark.parametrize("options", [[], FLIPS, ALL], ids=["resize", "flips", "all"])
+def test_polygons_of_real_images(model_cfg, options):
+    folder = REAL_DATA / "nwpu_vhr10"
+    dicts = load_coco_json(str(folder / "annotations.json"), str(folder / "images"))
+    dicts.sort(key=lambda d: -len(d["annotations"]))
+    model_cfg.merge_from_list([*options, "INPUT.MIN_SIZE_TRAIN", (401,)])
+    mappers = both_mappers(model_cfg)
+    objects = 0
+    for number, d in enumerate([*dicts[:3], *dicts[5::90]]):
+        results = mapped(mappers, d, 7, number)
+        assert torch.equal(results[0]["image"], results[1]["image"])
+        assert_same_targets(results[0]["instances"], results[1]["instances"])
+        objects += len(results[0]["instances"])
+    assert objects > 150
+
+
+def scene_of_run_lengths(folder, size=(120, 160), number=12, seed=0):
+    rng = np.random.default_rng(seed)
+    height, width = size
+    Image.new("RGB", (width, height)).save(folder / "a.png")
+    annotations = []
+    for i in range(number):
+        mask = np.zeros(size, np.uint8)
+        y, x = rng.integers(0, height - 4), rng.integers(0, width - 4)
+        h, w = rng.integers(1, 40, 2)
+        mask[y : y + h, x : x + w] = 1
+        mask[min(y + h // 2, height - 1), x : x + w : 2] = 0
+        if not mask.any():
+            continue
+        rle = mask_util.encode(np.asfortranarray(mask))
+        annotations.append(
+            {
+                "bbox": mask_util.toBbox(rle).tolist(),
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "segmentation": rle,
+                "category_id": i % 10,
+            }
+        )
+    return {
+        "file_name": str(folder / "a.png"),
+        "height": height,
+        "width": width,
+        "image_id": 1,
+        "annotations": annotations,
+    }
+
+
+def test_run_lengths_that_are_not_resampled(model_cfg, tmp_path):
+    """Flips and quarter turns move pixels to pixels: both ways give the same."""
+    model_cfg.merge_from_list([*FLIPS, "INPUT.MIN_SIZE_TRAIN", (120,), "INPUT.MAX_SIZE_TRAIN", 160])
+    mappers = both_mappers(model_cfg)
+    for seed in range(12):
+        d = scene_of_run_lengths(tmp_path, seed=seed)
+        assert_same_targets(*(r["instances"] for r in mapped(mappers, d, seed)))
+
+
+def test_run_lengths_that_are(model_cfg, tmp_path):
+    """Sampled once, not once a transform: next to the same."""
+    model_cfg.merge_from_list([*ALL, "INPUT.MIN_SIZE_TRAIN", (180,)])
+    mappers = both_mappers(model_cfg)
+    agreements = []
+    for seed in range(12):
+        d = scene_of_run_lengths(tmp_path, seed=seed)
+        a, b = (r["instances"] for r in mapped(mappers, d, seed))
+        if len(a) != len(b):
+            continue  # One of a pixel or two.
+        size = a.gt_stride4_masks.shape[1:]
+        masks = downsample_masks(b.gt_masks.tensor, size)
+        inter = (a.gt_stride4_masks & masks).flatten(1).sum(1)
+        union = (a.gt_stride4_masks | masks).flatten(1).sum(1)
+        agreements += (inter / union)[union > 20].tolist()
+        assert (a.gt_boxes.tensor - b.gt_boxes.tensor).abs().max() <= 2
+    assert len(agreements) > 40
+    assert np.mean(agreements) > 0.93
+
+
+def test_transforms_that_are_not_affine(tmp_path):
+    """They fall back to warping the whole mask."""
+    ys, xs = np.mgrid[0:1:120j, 0:1:160j]
+    grid = np.stack([xs**1.5, ys], axis=-1) * 2 - 1
+    d = scene_of_run_lengths(tmp_path)
+
+    class Bend(GridSampleTransform):
+        def apply_coords(self, coords):
+            x = (coords[:, 0] / 160) ** (2 / 3) * 160
+            return np.stack([x, coords[:, 1]], axis=1)
+
+    transforms = T.TransformList([Bend(grid[None].astype(np.float32), "nearest")])
+    assert affine_matrix(transforms, (120, 160)) is None
+    instances = rasterize_instances(d["annotations"], transforms, (120, 160), (120, 160))
+    expected = [
+        transforms.apply_segmentation(mask_util.decode(a["segmentation"])) for a in d["annotations"]
+    ]
+    expected = torch.from_numpy(np.stack([e for e in expected if e.any()])).bool()
+    assert torch.equal(instances.gt_stride4_masks, downsample_masks(expected, (30, 40)))
+
+
+def test_quarter_keeps_what_is_thin():
+    pixels = np.zeros((6, 9), np.uint8)
+    pixels[:, 0] = 1
+    small = downsample_mask(pixels)
+    assert small.tolist() == [[True, False, False], [True, False, False]]
+    expected = downsample_masks(torch.from_numpy(pixels)[None].bool(), (2, 3))[0]
+    assert torch.equal(torch.from_numpy(small), expected)
+
+
+def test_uncompressed_run_lengths_and_wrong_kinds():
+    annotation = {"category_id": 2, "segmentation": {"size": [4, 4], "counts": [5, 2, 9]}}
+    nothing = T.TransformList([T.NoOpTransform()])
+    instances = rasterize_instances([annotation], nothing, (4, 4), (4, 4))
+    assert instances.gt_boxes.tensor.tolist() == [[1, 1, 2, 3]]
+    assert instances.gt_centers.tolist() == [[1, 1.5]]
+    assert len(rasterize_instances([], nothing, (4, 4), (5, 9)).gt_stride4_masks) == 0
+    with pytest.raises(ValueError, match="is a ndarray"):
+        rasterize_instances([{**annotation, "segmentation": np.ones(4)}], nothing, (4, 4), (4, 4))
