@@ -8,6 +8,6 @@ from . import data, model_zoo, modeling, weights
 from .config import add_facenet_config
 from .errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["UserError", "add_facenet_config", "compat", "data", "model_zoo", "modeling", "weights"]
