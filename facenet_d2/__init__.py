@@ -3,7 +3,7 @@
 Importing this package registers the models and the data sets with Detectron2.
 """
 
-from . import compat  # isort: skip  (must come before anything of Detectron2)
+from . import compat  # isort: skip  (before any import of Detectron2)
 from . import data, model_zoo, modeling, weights
 from .config import add_facenet_config
 from .errors import UserError
