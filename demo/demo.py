@@ -29,12 +29,12 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.config import score_threshold_key
 from facenet_d2.data.images import check_depth
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
-from facenet_d2.engine.cli import explained
+from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
+from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.modeling import accelerate, set_tf32
@@ -99,11 +99,11 @@ class Demo:
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
-        with explained(f"the model of {args.config_file} cannot be built"):
+        with user_errors(f"the model of {args.config_file} cannot be built"):
             self.predictor = DefaultPredictor(without_weights)
         load_checkpoint(ModelCheckpointer(self.predictor.model), cfg, complete=True)
         set_tf32(cfg.MODEL.TF32)
-        with explained("this model cannot be prepared for inference"):
+        with user_errors("this model cannot be prepared for inference"):
             accelerate(self.predictor.model, cfg)
         self.results: list[dict] = []
         self.images_seen = 0
@@ -199,7 +199,7 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
         raise UserError(
             f"image {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    with explained(f"image {path} cannot be processed"):
+    with user_errors(f"image {path} cannot be processed"):
         picture, line = demo.run_image(image, str(path))
     beside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
