@@ -68,8 +68,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise UserError("DATASETS.TEST is empty; name a data set to evaluate on.")
     if args.eval_only and not cfg.MODEL.WEIGHTS and not resumes(args, cfg):
         raise UserError(
-            "--eval-only requires a trained model; add MODEL.WEIGHTS path/to/model.pth, or --resume "
-            f"to use the last checkpoint in {cfg.OUTPUT_DIR}."
+            "--eval-only requires a trained model; add MODEL.WEIGHTS path/to/model.pth, or "
+            f"--resume to use the last checkpoint in {cfg.OUTPUT_DIR}."
         )
     check_writable(cfg.OUTPUT_DIR)
     return cfg

@@ -42,9 +42,7 @@ class ModelCheckpointer(DetectionCheckpointer):
             if not filename.endswith(".safetensors"):
                 return super()._load_file(filename)
             state = load_file(filename)
-        except (
-            Exception
-        ) as error:  # Damaged files make torch and pickle raise errors of many types.
+        except Exception as error:  # Damaged files make torch raise errors of many types.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise CheckpointError(reason) from error
         return {
