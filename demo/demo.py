@@ -19,24 +19,19 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.data import MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.data.images import check_depth
-from facenet_d2.engine import load_config, run_command
-from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
+from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
 from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced, write_whole
-from facenet_d2.modeling import accelerate, set_tf32
 from facenet_d2.visualization.overlay import draw_instances
 
 
@@ -84,39 +79,22 @@ class Demo:
     """A model, drawing options, and the results so far."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        cfg = load_config(args.config_file, args.opts, need_data=False)
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError(
-                "MODEL.WEIGHTS is empty; add --opts MODEL.WEIGHTS path/to/model.pth at the end."
-            )
+        self.predictor = Predictor(args.config_file, overrides=args.opts)
         self.threshold = args.confidence_threshold
-        self.threshold_key = score_threshold_key(cfg)
-        self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
-        known = MetadataCatalog.get(next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "none"))
-        if hasattr(known, "thing_colors"):
-            self.metadata.thing_colors = known.thing_colors
-        ids = known.get("thing_dataset_id_to_contiguous_id", {})
-        self.category_ids = {contiguous: given for given, contiguous in ids.items()}
-        without_weights = cfg.clone()
-        without_weights.defrost()
-        without_weights.MODEL.WEIGHTS = ""
-        with user_errors(f"the model of {args.config_file} cannot be built"):
-            self.predictor = DefaultPredictor(without_weights)
-        load_checkpoint(ModelCheckpointer(self.predictor.model), cfg, complete=True)
-        set_tf32(cfg.MODEL.TF32)
-        with user_errors("the model cannot be prepared for inference"):
-            accelerate(self.predictor.model, cfg)
+        self.threshold_key = score_threshold_key(self.predictor.cfg)
         self.results: list[dict] = []
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
         """Predict a BGR image; return its overlay, in BGR, and a line that reports the result."""
         start = time.perf_counter()
-        everything = self.predictor(image)["instances"].to("cpu")
+        everything = self.predictor(image)
         seconds = time.perf_counter() - start
         shown = everything[everything.scores >= self.threshold]
         self._keep(shown, name)
-        overlay = draw_instances(np.ascontiguousarray(image[:, :, ::-1]), shown, self.metadata)
+        overlay = draw_instances(
+            np.ascontiguousarray(image[:, :, ::-1]), shown, self.predictor.metadata
+        )
         line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
         if len(shown) == 0:
             line += (
@@ -132,7 +110,7 @@ class Demo:
         for result in instances_to_coco_json(instances, self.images_seen):
             # IDs of the data set if known, otherwise from 1.
             category = result["category_id"]
-            result["category_id"] = self.category_ids.get(category, category + 1)
+            result["category_id"] = self.predictor.category_ids.get(category, category + 1)
             self.results.append({"file_name": name, **result})
 
 
