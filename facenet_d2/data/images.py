@@ -23,7 +23,7 @@ def check_depth(file: str) -> None:
     with Image.open(file) as image:
         mode = image.mode
         # How the file's own pixels are packed, "RGB;16B" for instance.
-        packed = " ".join(str(tile[3]) for tile in image.tile)
+        packed = " ".join(str(tile.args) for tile in image.tile)
     if mode == "F" or mode.startswith("I") or ";16" in packed:
         raise DepthError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
 
