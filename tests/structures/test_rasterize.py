@@ -16,8 +16,8 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
-from facenet_d2.structures.masks import downsample_masks, mass_centers
-from facenet_d2.structures.rasterize import affine_matrix, downsample_mask, rasterize_instances
+from facenet_d2.structures.masks import downsample_mask, downsample_masks, mass_centers
+from facenet_d2.structures.rasterize import affine_matrix, rasterize_instances
 
 FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
 ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITUDE", "20"]
