@@ -21,8 +21,8 @@ def enlarge_masks(
     """Enlarge mask probabilities at stride 4 to binary masks at the image's size.
 
     Probabilities are scaled to the size of the padded input, cropped to the image, and scaled to
-    ``image_size``, bilinearly both times. On a GPU this happens in chunks, to bound the memory; on a
-    CPU mask by mask, inside the box of each only.
+    ``image_size``, bilinearly both times. On a GPU this happens in chunks, to bound the memory; on
+    a CPU mask by mask, inside the box of each only.
 
     Args:
         masks: ``(N, H/4, W/4)`` probabilities of the padded input.

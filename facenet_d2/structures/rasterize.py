@@ -1,7 +1,7 @@
 """Annotations rasterised to stride-4 masks, each within its own box.
 
-A full-size mask per instance takes hundreds of megabytes on a dense image. Here an instance is drawn
-at full resolution inside its box only, measured exactly, and reduced to stride 4.
+A full-size mask per instance takes hundreds of megabytes on a dense image. Here an instance is
+drawn at full resolution inside its box only, measured exactly, and reduced to stride 4.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def test_prepares_the_published_layout(tmp_path, monkeypatch, capsys):
     source = make_source(tmp_path / "HRSID_JPG")
     assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr()
-    assert "the published train split has 3642 images, this one 3" in printed.err
+    assert "the published train split has 3642 images, but this one has 3" in printed.err
     for split, number in (("train", 3), ("test", 1)):
         content = json.loads((tmp_path / "out" / f"{split}.json").read_text())
         assert len(content["images"]) == len(content["annotations"]) == number
@@ -67,7 +67,7 @@ def test_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     test_content = test.read_text()
     test.write_text(content)
     assert prepare(monkeypatch, *source, *out) == 2
-    assert "3 images are in both splits, the first is P0001_0.jpg" in capsys.readouterr().err
+    assert "3 images are in both splits, such as P0001_0.jpg" in capsys.readouterr().err
     test.write_text(test_content)
     train.unlink()
     assert prepare(monkeypatch, *source, *out) == 2

@@ -1,4 +1,4 @@
-"""From iSAID's published pictures to patches and COCO JSON, against the pictures themselves."""
+"""From iSAID's published images to patches and COCO JSON, against the images themselves."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from PIL import Image
 
 from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS, CLASSES
 from facenet_d2.engine import run_command
-from facenet_d2.preparing.color_maps import color_code, regions
+from facenet_d2.preparing.color_maps import color_code, find_regions
 from facenet_d2.preparing.patches import patch_starts
 
 TOOL = REPOSITORY / "tools" / "prepare_isaid.py"
@@ -172,11 +172,11 @@ def test_second_run_does_what_is_missing_or_changed(tmp_path, monkeypatch, sourc
     next((tmp_path / "out" / "train").glob("P0001*")).unlink()
     capsys.readouterr()
     assert prepare(monkeypatch, *args) == 0
-    assert "1 of 2 scenes are done already" in capsys.readouterr().out
+    assert "1 of 2 scenes are already finished" in capsys.readouterr().out
     assert tree(tmp_path / "out") == first
     isaid_scene.write(source / "train" / "images", "P0000", *isaid_scene.draw(150, 130, 7, 9))
     assert prepare(monkeypatch, *args) == 0
-    assert "1 of 2 scenes are done already" in capsys.readouterr().out
+    assert "1 of 2 scenes are already finished" in capsys.readouterr().out
     assert tree(tmp_path / "out") != first
     assert prepare(monkeypatch, *args[:-1], 0) == 2
     assert "cut with other settings (overlap 16)" in capsys.readouterr().err
@@ -258,11 +258,11 @@ def spoil_names(folder):
     ("spoil", "message"),
     [
         (spoil_size, r"130x150 pixels, .*10x10"),
-        (spoil_color, r"colour \(1, 2, 3\), which is of no class"),
+        (spoil_color, r"colour \(1, 2, 3\), which belongs to no class"),
         (spoil_file, r"P0001.png cannot be used"),
         (spoil_id_file, r"P0001_instance_id_RGB.png cannot be used"),
         (spoil_names, r"P0001.png has no P0001_instance_color_RGB.png"),
-        (lambda folder: shutil.rmtree(folder), r"has none of train/images"),
+        (lambda folder: shutil.rmtree(folder), r"contains neither train/images"),
         (lambda folder: (folder / "P0001.png").unlink(), r"1 scenes .* no image.*P0001\.png"),
     ],
 )
@@ -274,6 +274,24 @@ def test_says_what_is_wrong(tmp_path, monkeypatch, capsys, source, spoil, messag
     assert error.startswith("error: ")
     assert re.search(message, error)
     assert not (tmp_path / "out" / "train.json").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--drop-empty",)])
+def test_published_patches_without_annotations(tmp_path, monkeypatch, options):
+    """A split whose masks are withheld stays without a list of annotations."""
+    folder = tmp_path / "in" / "test" / "images"
+    isaid_scene.write(folder, "P0006", isaid_scene.draw(64, 64, 0, seed=0)[0], None, None)
+    content = {
+        "images": [{"id": 1, "file_name": "P0006.png", "height": 64, "width": 64}],
+        "categories": [{"id": 1, "name": "ship"}],
+    }
+    file = tmp_path / "in" / "test" / "instancesonly_filtered_test.json"
+    file.write_text(json.dumps(content))
+    args = ("--source", tmp_path / "in", "--output", tmp_path / "out", *options)
+    assert prepare(monkeypatch, *args) == 0
+    made = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert [i["file_name"] for i in made["images"]] == ["test/P0006.png"]
+    assert "annotations" not in made
 
 
 def test_published_annotations_of_patches(tmp_path, monkeypatch, capsys):
@@ -310,8 +328,8 @@ def test_published_annotations_of_patches(tmp_path, monkeypatch, capsys):
 
 
 def test_regions_of_nothing_and_of_everything():
-    assert regions(np.zeros((5, 7), np.int32)) == []
-    (region,) = regions(np.full((5, 7), 3, np.int32))
+    assert find_regions(np.zeros((5, 7), np.int32)) == []
+    (region,) = find_regions(np.full((5, 7), 3, np.int32))
     assert (region.label, region.area, region.box) == (3, 35, (0, 0, 7, 5))
     assert mask_util.decode(region.rle).all()
 

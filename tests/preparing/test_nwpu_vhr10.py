@@ -75,7 +75,7 @@ def test_never_touches_images_that_are_there(tmp_path, monkeypatch, capsys):
     (tmp_path / "out" / "images").mkdir(parents=True)
     (tmp_path / "out" / "images" / "precious.txt").write_text("")
     inside = tmp_path / "source" / "images" / "out"
-    for output, message in ((tmp_path / "out", "exists already"), (inside, "lies in --images")):
+    for output, message in ((tmp_path / "out", "exists already"), (inside, "is inside --images")):
         for copy in ([], ["--copy"]):
             assert prepare(monkeypatch, *source, "--output", output, *copy) == 2
             assert message in capsys.readouterr().err
@@ -97,23 +97,23 @@ def set_value(key, index, field, value):
     ("spoil", "message"),
     [
         (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
-        (set_value("images", 3, "width", 51), "50x40 pixels, stated 51x40"),
+        (set_value("images", 3, "width", 51), "50x40 pixels, but annotated as 51x40"),
         (set_value("categories", 2, "name", "windmill"), "windmill"),
         (
             set_value("annotations", 4, "image_id", 99),
-            "annotation 4 is of image 99, which is not listed",
+            "annotation 4 has image_id 99, which is not listed",
         ),
         (set_value("annotations", 4, "segmentation", [[1, 1, 2, 2]]), "annotation 4: its polygons"),
         (lambda c: c.pop("categories"), "not COCO JSON"),
         (set_value("images", 3, "file_name", "./002.jpg"), "002.jpg is listed twice"),
         (set_value("images", 3, "file_name", "../003.jpg"), "003.jpg is not in"),
-        (set_value("images", 3, "file_name", "a\0.jpg"), "must be the name of a file"),
+        (set_value("images", 3, "file_name", "a\0.jpg"), "must be a file name"),
         (set_value("images", 3, "width", 10**400), "must be a positive integer"),
         (set_value("annotations", 4, "iscrowd", "0"), "'iscrowd' must be 0 or 1, not '0'"),
         (set_value("annotations", 4, "bbox", [10**400, 1, 2, 3]), "must be four numbers"),
         (
             set_value("annotations", 4, "segmentation", {"size": [40, 50], "counts": "PPh0" * 6}),
-            "annotation 4: its run lengths are broken",
+            "annotation 4: its RLE is broken",
         ),
         (lambda c: [c["images"].clear(), c["annotations"].clear()], "has 0 images"),
     ],
