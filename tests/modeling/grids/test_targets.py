@@ -16,7 +16,7 @@ from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
 from facenet_d2.structures.masks import downsample_masks, mass_centers
 from facenet_d2.structures.rasterize import rasterize_instances
-from facenet_d2.synthetic import draw_scene
+from facenet_d2.synthetic.scenes import draw_scene
 
 PUBLISHED = GridLayout(
     num_grids=(40, 36, 24, 16, 12),
