@@ -156,8 +156,8 @@ def test_odd_values(copy_of_scenes, monkeypatch, capsys, tmp_path):
     turned = p.content["images"][2]
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture = Image.new("RGB", (turned["width"], turned["height"] - 8))
-    picture.save(p.folder / "turned.jpg", exif=exif)
+    rotated = Image.new("RGB", (turned["width"], turned["height"] - 8))
+    rotated.save(p.folder / "turned.jpg", exif=exif)
     turned.update(file_name="turned.jpg", height=turned["height"] - 8)
     p.content["images"][3].update(width=90_000, height=90_000)
     p.content["images"][4].update(file_name="gone.png", width=90_000, height=90_000)

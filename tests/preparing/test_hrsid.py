@@ -22,9 +22,9 @@ def make_source(folder):
     for split, names in (("train", ("P0001_0", "P0001_1", "P0002_0")), ("test", ("P0003_0",))):
         images, annotations = [], []
         for i, name in enumerate(names):
-            picture = np.full((80, 80, 3), 40 + 20 * i, np.uint8)
-            picture[20:40, 10:50] = 220
-            Image.fromarray(picture).save(folder / "JPEGImages" / f"{name}.jpg")
+            pixels = np.full((80, 80, 3), 40 + 20 * i, np.uint8)
+            pixels[20:40, 10:50] = 220
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg")
             images.append({"id": i, "file_name": f"{name}.jpg", "height": 80, "width": 80})
             annotations.append(
                 {

@@ -30,8 +30,8 @@ def prepare(monkeypatch, *args):
     return run_command(prepare_isaid.main)
 
 
-def codes_of(picture):
-    rgb = np.asarray(picture).astype(np.int64)
+def codes_of(image):
+    rgb = np.asarray(image).astype(np.int64)
     return rgb[..., 0] * 65536 + rgb[..., 1] * 256 + rgb[..., 2]
 
 
@@ -39,8 +39,8 @@ def read(file):
     return codes_of(Image.open(file).convert("RGB"))
 
 
-def check_against_pictures(content, root, ids, classes, image):
-    """Every patch and annotation recomputed from the scene's pictures, pixel by pixel."""
+def check_against_scene(content, root, ids, classes, image):
+    """Recompute every patch and annotation from the scene's images, pixel by pixel."""
     names = {color_code(c): i + 1 for i, c in enumerate(ANNOTATION_COLORS)}
     class_of = {code: names[int(classes[ids == code][0])] for code in np.unique(ids[ids > 0])}
     by_patch = {}
@@ -50,8 +50,8 @@ def check_against_pictures(content, root, ids, classes, image):
     for patch in content["images"]:
         x, y, w, h = (patch[k] for k in ("x", "y", "width", "height"))
         window = np.s_[y : y + h, x : x + w]
-        picture = np.asarray(Image.open(root / patch["file_name"]))
-        assert np.array_equal(picture, image[window])
+        pixels = np.asarray(Image.open(root / patch["file_name"]))
+        assert np.array_equal(pixels, image[window])
         annotations = by_patch.get(patch["id"], [])
         there = np.unique(ids[window])
         assert [a["instance_id"] for a in annotations] == there[there > 0].tolist()
@@ -82,7 +82,7 @@ def test_round_trip_of_a_large_scene(tmp_path, monkeypatch):
     crossing = len(content["annotations"]) - len(instances)
     assert len(instances) > 250
     assert crossing > 100
-    check_against_pictures(content, tmp_path / "out", codes, codes_of(classes), image)
+    check_against_scene(content, tmp_path / "out", codes, codes_of(classes), image)
 
 
 def test_patches_are_where_the_publisher_has_them():
@@ -98,8 +98,8 @@ def test_patches_are_where_the_publisher_has_them():
 def test_odd_sizes(tmp_path, monkeypatch, options):
     sizes = {"P0001": (90, 70), "P0002": (60, 170), "P0003": (131, 163), "P0004": (64, 64)}
     scenes = {n: isaid_scene.draw(h, w, 12, seed=5) for n, (h, w) in sizes.items()}
-    for name, pictures in scenes.items():
-        isaid_scene.write(tmp_path / "in" / "val" / "images", name, *pictures)
+    for name, images in scenes.items():
+        isaid_scene.write(tmp_path / "in" / "val" / "images", name, *images)
     args = ("--source", tmp_path / "in", "--output", tmp_path / "out")
     args += ("--patch-size", 64, "--overlap", 16, *options)
     assert prepare(monkeypatch, *args) == 0
@@ -124,7 +124,7 @@ def test_odd_sizes(tmp_path, monkeypatch, options):
         }
         for number, a in enumerate(part["annotations"], start=1):
             a["id"] = number
-        check_against_pictures(part, tmp_path / "out", codes_of(ids), codes_of(classes), image)
+        check_against_scene(part, tmp_path / "out", codes_of(ids), codes_of(classes), image)
 
 
 def tree(folder):
@@ -133,8 +133,8 @@ def tree(folder):
 
 def test_killed_and_run_again(tmp_path):
     for seed in range(8):
-        pictures = isaid_scene.draw(900, 1100, 40, seed)
-        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *pictures)
+        images = isaid_scene.draw(900, 1100, 40, seed)
+        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *images)
     command = [sys.executable, TOOL, "--source", tmp_path / "in", "--workers", "2", "--output"]
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     killed = subprocess.Popen([*command, tmp_path / "out"], stderr=subprocess.DEVNULL)
@@ -150,15 +150,15 @@ def test_killed_and_run_again(tmp_path):
     assert 0 < len(done) < 8
     subprocess.run([*command, tmp_path / "out"], check=True, capture_output=True)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    # What was finished was not done again.
+    # Finished scenes were not cut again.
     assert all(p.stat().st_mtime_ns == time_of for p, time_of in done.items())
 
 
 @pytest.fixture
 def source(tmp_path):
     for seed in range(2):
-        pictures = isaid_scene.draw(150, 130, 5, seed)
-        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *pictures)
+        images = isaid_scene.draw(150, 130, 5, seed)
+        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *images)
     return tmp_path / "in"
 
 
@@ -203,7 +203,7 @@ def test_flags_for_empty_patches_and_slivers(tmp_path, monkeypatch):
 
 
 def test_patches_of_one_name(tmp_path, monkeypatch, capsys):
-    """A small scene that is called like another's patch; splits named twice count once."""
+    """A small scene with the name of another's patch; repeated splits count once."""
     folder = tmp_path / "in" / "train" / "images"
     isaid_scene.write(folder, "P0001", *isaid_scene.draw(150, 130, 3, seed=0))
     isaid_scene.write(folder, "P0001_0_64_48_112", *isaid_scene.draw(30, 30, 1, seed=1))
@@ -247,7 +247,7 @@ def spoil_file(folder):
 
 
 def spoil_id_file(folder):
-    (folder / "P0001_instance_id_RGB.png").write_text("no picture")
+    (folder / "P0001_instance_id_RGB.png").write_text("not an image")
 
 
 def spoil_names(folder):
@@ -295,7 +295,7 @@ def test_published_patches_without_annotations(tmp_path, monkeypatch, options):
 
 
 def test_published_annotations_of_patches(tmp_path, monkeypatch, capsys):
-    """The publisher numbers categories as they come up, differently in each split."""
+    """The publisher numbers categories in order of appearance, differently in each split."""
     folder = tmp_path / "in" / "val" / "images"
     image = isaid_scene.draw(64, 64, 0, seed=0)[0]
     for name in ("P0001_0_64_0_64", "P0001_0_64_48_112"):

@@ -19,7 +19,7 @@ def prepare(monkeypatch, *args):
 
 
 def make_source(folder, spoil=lambda content: None):
-    """Ten images with a square each, ids from 0, in the published layout."""
+    """Write ten images with one square each, ids from 0, in the published layout."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for i in range(10):
@@ -45,7 +45,7 @@ def make_source(folder, spoil=lambda content: None):
     return "--images", folder / "images", "--annotations", folder / "annotations.json"
 
 
-def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
+def test_splits_checks_and_repairs(tmp_path, monkeypatch, capsys):
     source = make_source(tmp_path / "source")
     assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
         assert a["bbox"] == [5, 5, 20, 15]
         assert a["area"] == 300
     assert (tmp_path / "out" / "images" / "000.jpg").is_file()
-    # The same again through its own link, then with copies in place of the link.
+    # Again from its own link, then with copies instead of the link.
     link = ("--images", tmp_path / "out" / "images", *source[2:], "--output", tmp_path / "out")
     assert prepare(monkeypatch, *link) == 0
     assert (tmp_path / "out" / "images" / "000.jpg").is_file()
@@ -81,7 +81,7 @@ def test_never_touches_images_that_are_there(tmp_path, monkeypatch, capsys):
             assert message in capsys.readouterr().err
     assert (tmp_path / "out" / "images" / "precious.txt").exists()
     assert sorted((tmp_path / "source" / "images").iterdir()) == originals
-    # The images in place are used in place.
+    # If the output is the folder of the images, they are used in place.
     assert prepare(monkeypatch, *source, "--output", tmp_path / "source", "--copy") == 0
     assert sorted((tmp_path / "source" / "images").iterdir()) == originals
 
@@ -155,7 +155,7 @@ def test_split_is_stable(tmp_path, monkeypatch):
     args = ("--images", real / "images", "--annotations", real / "annotations.json")
     assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
     files = [i["file_name"] for i in json.loads((tmp_path / "test.json").read_text())["images"]]
-    # Figures are only comparable on the same split: it must never change.
+    # Results are only comparable on the same split, so it must never change.
     assert hashlib.sha256(" ".join(files).encode()).hexdigest().startswith("ce9a16740bd8463b")
 
 

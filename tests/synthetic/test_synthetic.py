@@ -42,7 +42,7 @@ def test_all_classes_occur():
 
 
 def test_outlines_follow_what_is_drawn():
-    """Across the outline the picture changes more than a little inside of it."""
+    """The image changes more across an outline than a few pixels away."""
     ratios = []
     for seed in range(10):
         image, objects = draw_scene(seed)
