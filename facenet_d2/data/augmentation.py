@@ -175,10 +175,17 @@ OPERATIONS: dict[str, tuple[str, Callable]] = {
 """The 14 operations of RandAugment (Cubuk et al., 2020, section 3)."""
 
 
-def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
+def build_augmentations(
+    cfg: CfgNode, is_train: bool, *, sideways: bool | None = None
+) -> list[T.Augmentation]:
     """Return Detectron2's resizing and, in training, flips, quarter turns and RandAugment.
 
     ``INPUT.RANDOM_FLIP`` is "none", "horizontal", "vertical" or "both" (each with its own draw).
+
+    Args:
+        cfg: the config.
+        is_train: whether the augmentations are for training.
+        sideways: see :class:`RandomQuarterTurn`.
 
     Raises:
         UserError: if the value of a key is invalid.
@@ -199,7 +206,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if flip in ("vertical", "both"):
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
     if cfg.INPUT.RANDOM_QUARTER_TURN:
-        augmentations.append(RandomQuarterTurn())
+        augmentations.append(RandomQuarterTurn(sideways))
     if cfg.INPUT.RAND_AUGMENT.ENABLED:
         node = cfg.INPUT.RAND_AUGMENT
         try:

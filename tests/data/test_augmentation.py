@@ -347,6 +347,8 @@ def test_built_from_config(model_cfg):
         (True, False),
         (False, True),
     ]
+    assert augmentations[3].sideways is None
+    assert build_augmentations(model_cfg, True, sideways=True)[3].sideways is True
     assert augmentations[4].fill == tuple(model_cfg.MODEL.PIXEL_MEAN)
     assert [type(a) for a in build_augmentations(model_cfg, False)] == [T.ResizeShortestEdge]
     model_cfg.INPUT.CROP.ENABLED = True
