@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from detectron2.config import CfgNode, get_cfg  # noqa: E402
 
 import facenet_d2  # noqa: E402
-from facenet_d2.synthetic import write_dataset  # noqa: E402
+from facenet_d2.synthetic.dataset import write_dataset  # noqa: E402
 
 # Detectron2's log handlers keep the stream of the first command; pytest gives each test its own.
 logging.raiseExceptions = False
