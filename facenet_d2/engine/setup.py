@@ -13,12 +13,9 @@ from detectron2.config import CfgNode, get_cfg
 from ..config import add_facenet_config
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..errors import UserError
+from ..modeling.backbone import check_sem
 from .amp import amp_dtype
 from .num_classes import num_classes_key, resolve_num_classes
-
-SEM_BUILDERS = tuple(
-    f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn")
-)
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -132,11 +129,10 @@ def _sentence(error: Exception) -> str:
 
 
 def _check(cfg: CfgNode, *, train: bool) -> None:
-    if cfg.MODEL.SEM.ENABLED and cfg.MODEL.BACKBONE.NAME not in SEM_BUILDERS:
-        raise UserError(
-            f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
-            f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
-        )
+    try:
+        check_sem(cfg)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
     if (
         "_resnet_" in cfg.MODEL.BACKBONE.NAME
         and cfg.MODEL.BOTTOM_UP.NAME != "build_resnet_backbone"

@@ -338,7 +338,7 @@ def test_grid_study_agrees_with_the_target_assigner(scenes, ranges):
         rles = [mask_util.merge(mask_util.frPyObjects(a["segmentation"], 128, 128)) for a in own]
         return [mask_util.decode(r) for r in rles]
 
-    layout = GridLayout((9, 5), ranges)
+    layout = GridLayout((9, 5), ranges, 0.2)
     setting = Setting(layout, (0, 0), shortest=128, longest=128)
     result = study(found.sizes, found.image_of, found.measures, setting)
     expected = brute_force(found, setting, masks_of)

@@ -90,10 +90,13 @@ def test_freezing_by_stages(name):
     assert trainable[0]
 
 
-def test_stages_that_cannot_be_frozen():
+def test_stages_that_cannot_be_frozen(model_cfg):
     assert len(TimmBottomUp("hrnet_w18_small").output_shape()) == 4
-    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT is 2.*must be 0"):
+    with pytest.raises(ValueError, match=r"freeze_at is 2.*must be 0"):
         TimmBottomUp("hrnet_w18_small", freeze_at=2)
+    model_cfg.MODEL.TIMM.NAME, model_cfg.MODEL.BACKBONE.FREEZE_AT = "hrnet_w18_small", 2
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT 2.*must be 0"):
+        build_timm_backbone(model_cfg, ShapeSpec(channels=3))
 
 
 def test_frozen_batch_norm_does_not_change():

@@ -87,7 +87,7 @@ def test_nothing_to_suppress():
 
 def test_unknown_kernel():
     masks, classes, scores = random_masks(2, 0)
-    with pytest.raises(ValueError, match="NMS_KERNEL"):
+    with pytest.raises(ValueError, match="kernel is 'hard'"):
         matrix_nms(masks, classes, scores, kernel="hard")
 
 

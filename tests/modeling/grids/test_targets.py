@@ -21,6 +21,7 @@ from facenet_d2.synthetic import draw_scene
 PUBLISHED = GridLayout(
     num_grids=(40, 36, 24, 16, 12),
     scale_ranges=((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048)),
+    center_scale=0.2,
 )
 
 
