@@ -136,6 +136,6 @@ class BiFPN(Pyramid):
 @register_neck("bifpn")
 def bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     """Build a BiFPN of ``MODEL.BIFPN.REPEATS`` layers."""
-    check_minimum(1, "MODEL.BIFPN", cfg.MODEL.BIFPN, ["REPEATS"])
     arguments = neck_arguments(cfg, bottom_up, norm_node="BIFPN", strides=STRIDES)
+    check_minimum(1, "MODEL.BIFPN", cfg.MODEL.BIFPN, ["REPEATS"])
     return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)

@@ -17,7 +17,7 @@ from facenet_d2.evaluation import InstanceEvaluator
 from facenet_d2.modeling.grids import selection
 from facenet_d2.modeling.grids.selection import area_and_maskness, suppress_neighbours
 from facenet_d2.modeling.solov2 import dynamic_mask_logits
-from facenet_d2.structures.enlarge import enlarge_masks
+from facenet_d2.structures import enlarge
 
 
 def detect_instances(scores, kernels, features, *others):
@@ -139,14 +139,17 @@ def enlarge_plainly(masks, input_size, image_size, threshold):
 
 @pytest.mark.parametrize("image_size", [(120, 180), (97, 203), (500, 333), (31, 44), (120, 61)])
 @pytest.mark.parametrize("input_size", [(120, 180), (113, 170), (128, 192)])
-def test_enlarged_parts_are_parts_of_the_enlarged_whole(input_size, image_size):
+# For CPUs and for GPUs; both run on either.
+@pytest.mark.parametrize("implementation", ["_enlarge_parts", "_enlarge_whole"])
+def test_enlarged_masks(input_size, image_size, implementation, monkeypatch):
     """Empty masks, a full one, single pixels, and blobs of any size, also in the padding."""
     masks = F.interpolate(torch.rand(40, 1, 7, 9), size=(32, 48), mode="bicubic")[:, 0]
     masks = masks.clamp(0, 1) ** 2
     masks[:4] = 0
     masks[1, 0, 0] = masks[2, 31, 47] = masks[3, 10, 20] = 0.9
     masks[4] = 0.7
-    actual, boxes = enlarge_masks(masks, input_size, image_size, 0.5)
+    monkeypatch.setattr(enlarge, "_enlarge_parts", getattr(enlarge, implementation))
+    actual, boxes = enlarge.enlarge_masks(masks, input_size, image_size, 0.5)
     margin = enlarge_plainly(masks, input_size, image_size, 0.5)
     assert ((margin > 0) == actual)[margin.abs() > 1e-5].all()
     for mask, box in zip(actual.numpy(), boxes.tolist(), strict=True):
@@ -159,7 +162,7 @@ def test_a_mask_is_enlarged_in_place():
     """A disc keeps its centre and its relative size in an image of another size."""
     masks = np.zeros((1, 50, 75), np.float32)
     cv2.circle(masks[0], (30, 20), 8, 1.0, -1)
-    out, _ = enlarge_masks(torch.from_numpy(masks), (200, 300), (400, 600), 0.5)
+    out, _ = enlarge.enlarge_masks(torch.from_numpy(masks), (200, 300), (400, 600), 0.5)
     ys, xs = np.nonzero(out[0].numpy())
     assert xs.mean() + 0.5 == pytest.approx(8 * 30.5, abs=0.5)
     assert ys.mean() + 0.5 == pytest.approx(8 * 20.5, abs=0.5)
