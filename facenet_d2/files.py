@@ -1,28 +1,44 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files, and reading of JSON."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file beside ``path`` and rename it; a failure leaves what was there as it was.
+@contextmanager
+def replaced(path: str | Path) -> Iterator[Path]:
+    """Write a file atomically: ``path`` keeps its old content if the body fails.
 
     Args:
-        path: of the file; its folder exists.
-        content: text is written as UTF-8.
+        path: destination; its folder exists.
+
+    Yields:
+        Temporary file in the same folder, with the same suffix, for the body to write. It replaces
+        ``path`` at the end.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file atomically, see :func:`replaced`.
+
+    Args:
+        path: destination; its folder exists.
+        content: content of the file; text is encoded as UTF-8.
+    """
+    with replaced(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_json(

@@ -66,8 +66,8 @@ class InstanceEvaluator(COCOEvaluator):
             logger.warning(
                 "The model predicted no instance in any image, as is usual in the first hundreds "
                 "of iterations: no score reached its threshold (of SOLO and SOLOv2, "
-                "MODEL.SOLOV2.SCORE_THRESHOLD, of other models their own). If it stays so, compare "
-                "the objects' sizes in the network's input with MODEL.SOLOV2.SCALE_RANGES and "
+                "MODEL.SOLOV2.SCORE_THRESH_TEST, of other models their own). If it stays so, "
+                "compare the objects' sizes in the network's input with MODEL.SOLOV2.SCALE_RANGES and "
                 "NUM_GRIDS, or with the anchors' of another model."
             )
             nothing = COCO()

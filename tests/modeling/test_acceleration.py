@@ -101,9 +101,9 @@ def test_masks_are_computed_without_tf32(name, model_cfg, monkeypatch):
     for node in ("YOLACT", "CONDINST"):
         model_cfg.MODEL[node].NUM_CLASSES = 3
         model_cfg.MODEL[node].CONV_CHANNELS = 64
-        model_cfg.MODEL[node].SCORE_THRESHOLD = 0.0
+        model_cfg.MODEL[node].SCORE_THRESH_TEST = 0.0
     model_cfg.MODEL.SOLO.NUM_CONVS = 1
-    model_cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.0
+    model_cfg.MODEL.SOLOV2.SCORE_THRESH_TEST = 0.0
     model = build_model(model_cfg).eval()
     products = {"aten::mm", "aten::bmm", "aten::baddbmm", "aten::addmm", "aten::matmul"}
     seen = []

@@ -149,13 +149,14 @@ class CondInst(InstanceModel):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.CONDINST
         check_num_classes("MODEL.CONDINST.NUM_CLASSES", node.NUM_CLASSES)
-        for name in ("PRIOR_PROB", "MASK_THRESHOLD"):
+        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
             check_probability(f"MODEL.CONDINST.{name}", node[name])
         counts = ["NUM_CONVS", "MASK_CHANNELS", "DYNAMIC_CONVS", "DYNAMIC_CHANNELS", "MAX_MASKS"]
-        check_minimum(1, "MODEL.CONDINST", node, [*counts, "TOP_K"])
-        check_minimum(0, "MODEL.CONDINST", node, ["MASK_NUM_CONVS", "FOCAL_GAMMA"])
+        check_minimum(1, "MODEL.CONDINST", node, [*counts, "TOPK_CANDIDATES_TEST"])
+        check_minimum(0, "MODEL.CONDINST", node, ["NUM_MASK_CONVS", "FOCAL_LOSS_GAMMA"])
         check_minimum(0.5, "MODEL.CONDINST", node, ["CENTER_SAMPLING_RADIUS"])
-        check_share("MODEL.CONDINST", node, ["FOCAL_ALPHA", "SCORE_THRESHOLD", "NMS_THRESHOLD"])
+        shares = ["FOCAL_LOSS_ALPHA", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"]
+        check_share("MODEL.CONDINST", node, shares)
         for norm, channels in (("NORM", "CONV_CHANNELS"), ("MASK_NORM", "MASK_CONV_CHANNELS")):
             check_norm(
                 f"MODEL.CONDINST.{norm}", node[norm], f"MODEL.CONDINST.{channels}", node[channels]
@@ -186,7 +187,7 @@ class CondInst(InstanceModel):
                 levels[0].channels,
                 num_levels=len(node.MASK_IN_FEATURES),
                 conv_channels=node.MASK_CONV_CHANNELS,
-                num_convs=node.MASK_NUM_CONVS,
+                num_convs=node.NUM_MASK_CONVS,
                 out_channels=node.MASK_CHANNELS,
                 norm=node.MASK_NORM,
             ),
@@ -200,13 +201,13 @@ class CondInst(InstanceModel):
             ),
             "num_classes": node.NUM_CLASSES,
             "center_sampling_radius": node.CENTER_SAMPLING_RADIUS,
-            "focal_alpha": node.FOCAL_ALPHA,
-            "focal_gamma": node.FOCAL_GAMMA,
+            "focal_alpha": node.FOCAL_LOSS_ALPHA,
+            "focal_gamma": node.FOCAL_LOSS_GAMMA,
             "max_masks": node.MAX_MASKS,
-            "score_threshold": node.SCORE_THRESHOLD,
-            "nms_threshold": node.NMS_THRESHOLD,
-            "top_k": node.TOP_K,
-            "mask_threshold": node.MASK_THRESHOLD,
+            "score_threshold": node.SCORE_THRESH_TEST,
+            "nms_threshold": node.NMS_THRESH_TEST,
+            "top_k": node.TOPK_CANDIDATES_TEST,
+            "mask_threshold": node.MASK_THRESH_TEST,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

@@ -98,7 +98,7 @@ class GridModel(InstanceModel):
         node = cfg.MODEL.SOLOV2
         check_num_classes("MODEL.SOLOV2.NUM_CLASSES", node.NUM_CLASSES)
         check_choice("MODEL.SOLOV2.NMS_KERNEL", node.NMS_KERNEL, KERNELS)
-        for name in ("PRIOR_PROB", "MASK_THRESHOLD"):
+        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
             check_probability(f"MODEL.SOLOV2.{name}", node[name])
         layout = GridLayout.from_config(cfg)
         backbone = build_backbone(cfg)
@@ -113,8 +113,8 @@ class GridModel(InstanceModel):
             "layout": layout,
             "min_mask_areas": node.MIN_MASK_AREAS,
             "settings": InferenceSettings.from_config(cfg),
-            "focal_alpha": node.FOCAL_ALPHA,
-            "focal_gamma": node.FOCAL_GAMMA,
+            "focal_alpha": node.FOCAL_LOSS_ALPHA,
+            "focal_gamma": node.FOCAL_LOSS_GAMMA,
             "dice_weight": node.DICE_WEIGHT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

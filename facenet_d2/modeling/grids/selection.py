@@ -48,13 +48,13 @@ class InferenceSettings:
         """Read the settings from ``MODEL.SOLOV2`` and ``TEST.DETECTIONS_PER_IMAGE``."""
         node = cfg.MODEL.SOLOV2
         return cls(
-            score_threshold=node.SCORE_THRESHOLD,
-            mask_threshold=node.MASK_THRESHOLD,
-            max_candidates=node.MAX_CANDIDATES,
-            nms_pre=node.NMS_PRE,
+            score_threshold=node.SCORE_THRESH_TEST,
+            mask_threshold=node.MASK_THRESH_TEST,
+            max_candidates=node.TOPK_CANDIDATES_TEST,
+            nms_pre=node.PRE_NMS_TOPK_TEST,
             nms_kernel=node.NMS_KERNEL,
             nms_sigma=node.NMS_SIGMA,
-            update_threshold=node.UPDATE_THRESHOLD,
+            update_threshold=node.NMS_SCORE_THRESH_TEST,
             max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
         )
 
