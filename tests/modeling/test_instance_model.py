@@ -1,4 +1,4 @@
-"""What the meta-architectures share: nodes of the config, and gradients of unused levels."""
+"""Base class of the meta-architectures: config nodes, and gradients of unused levels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SOLO against its definition: masks of cells, losses, targets and post-processing as SOLOv2's."""
+"""SOLO against its definition: masks of cells, losses, and SOLOv2's targets and post-processing."""
 
 from dataclasses import replace
 
@@ -207,10 +207,10 @@ def test_reduced_masks_against_loops():
     out = reduce_masks(masks, (3, 5))
     blocks = masks.unflatten(2, (5, 4)).unflatten(1, (3, 4))
     for n in range(4):
-        least = 1 if n == 1 else 8
+        minimum = 1 if n == 1 else 8
         for y in range(3):
             for x in range(5):
-                assert out[n, y, x] == (int(blocks[n, y, :, x].sum()) >= least)
+                assert out[n, y, x] == (int(blocks[n, y, :, x].sum()) >= minimum)
     assert reduce_masks(masks, (12, 20)) is masks
 
 

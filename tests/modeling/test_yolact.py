@@ -287,9 +287,9 @@ def test_losses_are_means_over_the_positive_anchors(model):
         cls += hard_negative_loss(logits[i], labels, 3.0)
         found = [a for a in range(len(anchors)) if 0 <= labels[a] < 3]
         count += len(found)
-        quarter = scene(full=False).gt_stride4_masks
-        assert torch.equal(F.pad(small.gt_stride4_masks, (0, 2, 0, 2)), quarter)
-        seg += semantic_loss(semantic[i], quarter[: len(gt)], gt.gt_classes)
+        small_masks = scene(full=False).gt_stride4_masks
+        assert torch.equal(F.pad(small.gt_stride4_masks, (0, 2, 0, 2)), small_masks)
+        seg += semantic_loss(semantic[i], small_masks[: len(gt)], gt.gt_classes)
         for a in found:
             target = gt.gt_boxes.tensor[owners[a]]
             size, middle = anchors[a, 2:] - anchors[a, :2], (anchors[a, 2:] + anchors[a, :2]) / 2
@@ -303,7 +303,7 @@ def test_losses_are_means_over_the_positive_anchors(model):
             mask += lincomb_loss(
                 coefficients[i, a : a + 1],
                 prototypes[i],
-                quarter,
+                small_masks,
                 owners[a : a + 1],
                 gt.gt_boxes.tensor / 4,
             ).sum()
@@ -323,9 +323,9 @@ def test_a_part_of_the_masks_stands_for_all(model):
     found = ((labels >= 0) & (labels < 3)).nonzero()[:, 0]
     assert len(found) > 8
     some = found[[0, len(found) // 3, 2 * len(found) // 3]]
-    quarter, boxes = scene(full=False).gt_stride4_masks, batch[0].gt_boxes.tensor / 4
+    small_masks, boxes = scene(full=False).gt_stride4_masks, batch[0].gt_boxes.tensor / 4
     each = [
-        lincomb_loss(coefficients[i, some], prototypes[i], quarter, owners[some], boxes)
+        lincomb_loss(coefficients[i, some], prototypes[i], small_masks, owners[some], boxes)
         for i in range(2)
     ]
     torch.testing.assert_close(losses["loss_mask"], 6.125 * torch.cat(each).mean())

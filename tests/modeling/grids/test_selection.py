@@ -183,7 +183,7 @@ def test_maskness_and_area_in_chunks(monkeypatch):
 
 
 def test_cap_on_candidates_takes_the_best():
-    """Of tiles in a row, all of one class, those with the highest scores are selected."""
+    """The tiles with the highest scores are selected from a row of tiles of one class."""
     features = torch.full((6, 4, 24), -10.0)
     for i in range(6):
         features[i, :, 4 * i : 4 * i + 4] = 10.0

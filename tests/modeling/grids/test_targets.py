@@ -1,4 +1,4 @@
-"""Target assignment against a loop-written oracle."""
+"""Target assignment against plain loops."""
 
 import time
 
@@ -26,17 +26,17 @@ PUBLISHED = GridLayout(
 
 
 def assign_by_loops(boxes, classes, masks, layout, num_classes, mask_size):
-    """SOLOv2's rule, one instance, level and cell after the other.
+    """Assign targets by SOLOv2's rule, one instance, level and cell after the other.
 
     Returns the categories of all cells in turn and the set of (cell, instance).
     """
     height, width = 4 * mask_size[0], 4 * mask_size[1]
     categories, pairs, first = [], set(), 0
-    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
+    for grid, (minimum, maximum) in zip(layout.num_grids, layout.scale_ranges, strict=True):
         level = [num_classes] * (grid * grid)
         for n in range(len(boxes)):
             x0, y0, x1, y1 = (float(v) for v in boxes[n])
-            if not least <= ((x1 - x0) * (y1 - y0)) ** 0.5 <= greatest:
+            if not minimum <= ((x1 - x0) * (y1 - y0)) ** 0.5 <= maximum:
                 continue
             ys, xs = np.nonzero(masks[n])
             center_x, center_y = xs.mean(), ys.mean()
@@ -128,7 +128,7 @@ def test_real_images(rank):
 
 @pytest.fixture
 def one_thread():
-    """What a loader's worker has."""
+    """One thread, as in a worker of the data loader."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -137,10 +137,10 @@ def one_thread():
 
 @needs_real("nwpu_vhr10")
 def test_twenty_times_as_fast_as_the_loops(one_thread):
-    """The four images with the most instances, at 800 pixels, as training sees them.
+    """Time from annotations to targets of the four densest images at 800 pixels.
 
-    From annotations to targets: the loops draw each mask in full, and once more, small, for each
-    cell that is to find it, as the published code does.
+    The loops draw each mask at full size and reduce it again for each positive cell, as the
+    published code does.
     """
     coco = COCO(str(REAL_DATA / "nwpu_vhr10" / "annotations.json"))
     seconds = {"ours": 0.0, "loops": 0.0, "ours, assignment": 0.0, "loops, assignment": 0.0}
