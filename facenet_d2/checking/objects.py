@@ -38,14 +38,9 @@ class GridSettings:
             cfg: the config.
             input_size: longest side of the input in pixels, in place of the config's test size.
         """
-        node = cfg.MODEL.SOLOV2
         return cls(
-            layout=GridLayout(
-                num_grids=tuple(node.NUM_GRIDS),
-                scale_ranges=tuple(tuple(r) for r in node.SCALE_RANGES),
-                center_scale=node.CENTER_SCALE,
-            ),
-            min_mask_areas=tuple(node.MIN_MASK_AREAS),
+            layout=GridLayout.from_config(cfg),
+            min_mask_areas=tuple(cfg.MODEL.SOLOV2.MIN_MASK_AREAS),
             shortest=input_size or cfg.INPUT.MIN_SIZE_TEST,
             longest=input_size or cfg.INPUT.MAX_SIZE_TEST,
         )

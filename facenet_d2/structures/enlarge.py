@@ -33,9 +33,16 @@ def enlarge_masks(
     Returns:
         ``(N, *image_size)`` bool masks and their tight boxes ``(N, 4)``, zeros for empty masks.
     """
+    enlarge = _enlarge_parts if masks.device.type == "cpu" else _enlarge_whole
     out = torch.zeros((len(masks), *image_size), dtype=torch.bool, device=masks.device)
-    if masks.device.type == "cpu":
-        return out, _enlarge_parts(masks, input_size, threshold, out)
+    return out, enlarge(masks, input_size, threshold, out)
+
+
+def _enlarge_whole(
+    masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
+) -> torch.Tensor:
+    """Fill ``out`` with whole masks, chunk by chunk, and return their boxes."""
+    image_size = tuple(out.shape[1:])
     padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
     step = max(1, CHUNK_FLOATS // pixels)
@@ -46,7 +53,7 @@ def enlarge_masks(
         if chunk.shape[-2:] != image_size:
             chunk = F.interpolate(chunk, size=image_size, mode="bilinear", align_corners=False)
         out[start : start + step] = chunk[:, 0] > threshold
-    return out, tight_boxes(out)
+    return tight_boxes(out)
 
 
 def _enlarge_parts(

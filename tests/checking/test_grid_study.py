@@ -113,7 +113,7 @@ def test_grid_study_agrees_with_the_target_assigner(scenes, ranges):
         rles = [mask_util.merge(mask_util.frPyObjects(a["segmentation"], 128, 128)) for a in own]
         return [mask_util.decode(r) for r in rles]
 
-    layout = GridLayout((9, 5), ranges)
+    layout = GridLayout((9, 5), ranges, 0.2)
     settings = GridSettings(layout, (0, 0), shortest=128, longest=128)
     result = study_grids(report.objects, settings)
     expected = brute_force(report.objects, settings, masks_of)
@@ -164,7 +164,7 @@ def test_scaled_objects():
     box, center = (10.0, 20.0, 50.0, 44.0), (29.0, 31.5)
     own = Measurement(category_id=3, box=box, area=700.0, center=center, best_iou=0.5)
     objects = Objects.from_measurements([[], [own]], [(100, 100), (300, 500)])
-    settings = GridSettings(GridLayout((9,), ((1, 900),)), (0,), shortest=200, longest=250)
+    settings = GridSettings(GridLayout((9,), ((1, 900),), 0.2), (0,), shortest=200, longest=250)
     scaled = objects.scaled(settings)
     assert objects.image_of.tolist() == scaled.image_of.tolist() == [1]
     assert scaled.category_ids.tolist() == [3]

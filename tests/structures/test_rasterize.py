@@ -48,7 +48,7 @@ def assert_same_targets(small, full):
     assert torch.equal(small.gt_boxes.tensor, full.gt_boxes.tensor)
     assert torch.equal(small.gt_stride4_masks, downsample_masks(masks, size))
     assert torch.equal(small.gt_centers, torch.stack(mass_centers(masks), dim=1))
-    layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)))
+    layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)), 0.2)
     padded = (-(-height // 32) * 8, -(-width // 32) * 8)
     a, b = (assign_targets(x, layout, 10, padded) for x in (small, full))
     assert torch.equal(a.categories, b.categories)

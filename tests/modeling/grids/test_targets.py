@@ -1,4 +1,4 @@
-"""Target assignment against a loop-written oracle."""
+"""Target assignment against plain loops."""
 
 import cv2
 import numpy as np
@@ -20,21 +20,22 @@ from facenet_d2.synthetic.scenes import draw_scene
 PUBLISHED = GridLayout(
     num_grids=(40, 36, 24, 16, 12),
     scale_ranges=((1, 96), (48, 192), (96, 384), (192, 768), (384, 2048)),
+    center_scale=0.2,
 )
 
 
 def assign_by_loops(boxes, classes, masks, layout, num_classes, mask_size):
-    """SOLOv2's rule, one instance, level and cell after the other.
+    """Assign targets by SOLOv2's rule, one instance, level and cell after the other.
 
     Returns the categories of all cells in turn and the set of (cell, instance).
     """
     height, width = 4 * mask_size[0], 4 * mask_size[1]
     categories, pairs, first = [], set(), 0
-    for grid, (least, greatest) in zip(layout.num_grids, layout.scale_ranges, strict=True):
+    for grid, (minimum, maximum) in zip(layout.num_grids, layout.scale_ranges, strict=True):
         level = [num_classes] * (grid * grid)
         for n in range(len(boxes)):
             x0, y0, x1, y1 = (float(v) for v in boxes[n])
-            if not least <= ((x1 - x0) * (y1 - y0)) ** 0.5 <= greatest:
+            if not minimum <= ((x1 - x0) * (y1 - y0)) ** 0.5 <= maximum:
                 continue
             ys, xs = np.nonzero(masks[n])
             center_x, center_y = xs.mean(), ys.mean()
