@@ -27,7 +27,7 @@ from helpers import (  # noqa: E402, F401
 )
 
 import facenet_d2  # noqa: E402
-from facenet_d2.synthetic import write_dataset  # noqa: E402
+from facenet_d2.synthetic.dataset import write_dataset  # noqa: E402
 
 # Detectron2's log handlers keep the output stream of the first test, which pytest then closes.
 logging.raiseExceptions = False

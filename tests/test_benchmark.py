@@ -42,9 +42,9 @@ def test_dense_scene(model_cfg):
     """Discs where they should be, of the radius they should have, with copies to be suppressed."""
     model = build_model(model_cfg).eval()
     args = argparse.Namespace(candidates=36, kept=9, radius=30.0, batch_size=2)
-    outputs = benchmark.dense_outputs(model, (384, 384), args)
-    assert ((outputs[0].sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
-    results = model.inference(*outputs, [(384, 384)] * 2, [(384, 384)] * 2)
+    predictions = benchmark.dense_outputs(model, (384, 384), args)
+    assert ((predictions.logits.sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
+    results = model.inference(predictions, [(384, 384)] * 2, [(384, 384)] * 2)
     for instances in results:
         best = instances[:9]
         boxes = best.pred_boxes.tensor

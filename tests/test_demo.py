@@ -95,7 +95,7 @@ def test_images_that_would_lose_their_contents_are_refused(tmp_path, trained, mo
     images = [tmp_path / n for n in ("deep.png", "float.tif", "colours.png", "colours.tif")]
     args = ("--input", *images, "--output", tmp_path / "out")
     assert run(monkeypatch, trained, *args) == 1
-    assert capsys.readouterr().err.count("are not 8 bits a channel") == 4
+    assert capsys.readouterr().err.count("8 bits per channel") == 4
 
 
 def test_one_image_that_cannot_be_processed_does_not_stop_the_others(

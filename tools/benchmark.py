@@ -57,6 +57,7 @@ from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
+from facenet_d2.modeling.solov2 import SOLOv2Predictions
 
 # With --against this file measures other checkouts' packages too, so it uses what they all have.
 
@@ -116,8 +117,8 @@ class Meter:
 
 def dense_outputs(
     model: torch.nn.Module, size: tuple[int, int], args: argparse.Namespace
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, kernels and mask features as of a scene of equal discs, evenly spread.
+) -> SOLOv2Predictions:
+    """Predictions as of a scene of equal discs, evenly spread.
 
     Each candidate's mask is one disc: the kernels and four channels of the mask features make
     logits s (r^2 - |p - c|^2). Candidates beyond the number of discs find one again.
@@ -160,7 +161,7 @@ def dense_outputs(
         logits[cell, disc % model.num_classes] = 3.0 if i < args.kept else 1.0
     batch = args.batch_size
     device = model.device
-    return (
+    return SOLOv2Predictions(
         logits.to(device).expand(batch, -1, -1).contiguous(),
         kernels.float().to(device).expand(batch, -1, -1).contiguous(),
         features.float().to(device).expand(batch, -1, -1, -1).contiguous(),
@@ -181,7 +182,7 @@ def inference(cfg: CfgNode, args: argparse.Namespace, meter: Meter, *, network: 
     height, width = args.input_size
     image = {"image": torch.randint(0, 256, (3, height, width)).float()}
     images = model.preprocess_image([image] * args.batch_size)
-    outputs = dense_outputs(model, images.tensor.shape[-2:], args)
+    predictions = dense_outputs(model, images.tensor.shape[-2:], args)
     sizes = [(height, width)] * args.batch_size
     found = []
 
@@ -194,7 +195,7 @@ def inference(cfg: CfgNode, args: argparse.Namespace, meter: Meter, *, network: 
                 own = model.predict(batch.tensor)
             del own
         with meter.phase("post-processing"):
-            results = model.inference(*outputs, images.image_sizes, sizes)
+            results = model.inference(predictions, images.image_sizes, sizes)
         found.append(len(results[0]))
 
     with torch.no_grad():
@@ -313,10 +314,8 @@ def densest(cfg: CfgNode, number: int) -> list[dict[str, Any]]:
 
 def targets(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any]:
     mapper = SceneMapper(cfg, is_train=True)
-    solo = cfg.MODEL.SOLOV2
-    layout = GridLayout(
-        tuple(solo.NUM_GRIDS), tuple(map(tuple, solo.SCALE_RANGES)), solo.CENTER_SCALE
-    )
+    layout = GridLayout.from_config(cfg)
+    num_classes = cfg.MODEL.SOLOV2.NUM_CLASSES
     with tempfile.TemporaryDirectory() as folder:
         if args.instances is None:
             records = densest(cfg, args.images)
@@ -330,7 +329,7 @@ def targets(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, A
                 for sample in samples:
                     height, width = sample["instances"].image_size
                     size = (-(-height // 32) * 8, -(-width // 32) * 8)
-                    assign_targets(sample["instances"], layout, solo.NUM_CLASSES, size)
+                    assign_targets(sample["instances"], layout, num_classes, size)
 
         meter.repeat(once, warmup=args.warmup, iterations=args.iterations)
     return {"images": len(records), "instances": sum(len(r["annotations"]) for r in records)}
@@ -361,11 +360,11 @@ def train(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
         with meter.phase("network forward"), autocast():
             outputs = model.predict(images.tensor)
         # The losses' gradients stop at the network's outputs, and go on from there afterwards.
-        leaves = [o.detach().requires_grad_() for o in outputs]
+        leaves = outputs._make(o.detach().requires_grad_() for o in outputs)
         with meter.phase("targets and losses"):
             with autocast():
                 instances = [x["instances"].to(meter.device) for x in batch]
-                losses = model.losses(*leaves, instances)
+                losses = model.losses(leaves, instances)
             scaler.scale(sum(losses.values())).backward()
         with meter.phase("network backward"):
             torch.autograd.backward(outputs, [leaf.grad for leaf in leaves])

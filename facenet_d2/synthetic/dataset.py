@@ -1,4 +1,4 @@
-"""Scenes as a data set in COCO format."""
+"""Synthetic scenes as a data set in COCO format."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ import pycocotools.mask as mask_util
 from shapely.geometry import MultiPolygon, Polygon
 
 from ..errors import UserError
-from .canvas import CLASSES
+from . import CLASSES, SCENES_VERSION
 from .scenes import draw_scene
-
-# To be raised whenever a change makes the same seed give other pixels or annotations.
-SCENES_VERSION = 1
 
 
 def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
@@ -28,7 +25,7 @@ def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
     area = int(mask_util.area(rle))
     if area == 0:
         return None
-    # Box and area are the mask's own, in whole pixels, as an evaluation sees them.
+    # Box and area are those of the rasterised mask, which the evaluation uses.
     return {
         "segmentation": segmentation,
         "area": area,
@@ -38,40 +35,40 @@ def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
 
 
 def write_dataset(out_dir: str | Path, *, num_scenes: int, seed: int, size: int = 192) -> Path:
-    """Write scenes as PNG images and one COCO annotation file.
+    """Write scenes as PNG images and one COCO annotation file, atomically.
 
-    The folder appears whole or not at all; one that is there already is left as it is.
+    An existing folder is not changed.
 
     Args:
-        out_dir: gets ``images/`` and ``annotations.json``.
-        num_scenes: how many.
-        seed: of the set; scene i depends on (seed, i) alone.
+        out_dir: folder of ``images/`` and ``annotations.json``.
+        num_scenes: number of scenes.
+        seed: seed of the data set; scene i depends on (seed, i) only.
         size: side of the images in pixels.
 
     Returns:
         the annotation file.
 
     Raises:
-        UserError: where the folder cannot be written.
+        UserError: if the folder cannot be written.
     """
     out_dir = Path(out_dir)
-    beside = out_dir.with_name(f"{out_dir.name}.new{os.getpid()}")
+    temporary = out_dir.with_name(f"{out_dir.name}.new{os.getpid()}")
     try:
-        (beside / "images").mkdir(parents=True)
-        _write_scenes(beside, num_scenes, seed, size)
+        (temporary / "images").mkdir(parents=True)
+        _write_scenes(temporary, num_scenes, seed, size)
         try:
-            beside.rename(out_dir)
+            temporary.rename(out_dir)
         except OSError:
-            # Another process was faster; its scenes are the same.
+            # Another process was faster, and its scenes are the same.
             if not (out_dir / "annotations.json").is_file():
                 raise
     except OSError as error:
         raise UserError(
             f"the synthetic scenes cannot be written to {out_dir} ({error.strerror}); set "
-            "DETECTRON2_DATASETS to a folder that can be written."
+            "DETECTRON2_DATASETS to a writable folder."
         ) from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
     return out_dir / "annotations.json"
 
 

@@ -54,9 +54,9 @@ def test_loads_what_is_right(tmp_path, scenes, content):
         (lambda c: spoil_first(c, bbox=[1, 2, float("nan"), 4]), "'bbox' must be four numbers"),
         (lambda c: spoil_first(c, segmentation="abc"), "'segmentation' must be polygons"),
         (lambda c: spoil_first(c, segmentation=[[1, "2", 3, 4, 5, 6]]), "'segmentation' must be"),
-        (lambda c: spoil_first(c, segmentation=[[1e9, 1, 3, 4, 5, 6]]), "far outside of its im"),
+        (lambda c: spoil_first(c, segmentation=[[1e9, 1, 3, 4, 5, 6]]), "far outside its im"),
         (lambda c: spoil_first(c, segmentation=[[float("nan")] * 6]), "'segmentation' must be"),
-        (lambda c: spoil_first(c, image_id=999), "is of image 999, which is not listed"),
+        (lambda c: spoil_first(c, image_id=999), "has image_id 999, which is not listed"),
         (lambda c: spoil_first(c, id="a7"), "'id' must be an integer, not 'a7'"),
         (
             lambda c: {**c, "images": [{**i, "file_name": "gone.png"} for i in c["images"]]},
@@ -80,7 +80,7 @@ def plain(value):
 
 
 def test_loads_what_detectron2_loads(tmp_path, scenes, content, caplog):
-    """Odd ids and order, run lengths of both kinds, too short polygons, crowds, none at all."""
+    """Unusual ids and order, both kinds of RLE, too short polygons, crowds, no segmentation."""
     for c in content["categories"]:
         c["id"] = 7 * (6 - c["id"])
     for a in content["annotations"]:
@@ -209,10 +209,10 @@ def test_built_in_set_that_is_not_prepared():
 
 
 def test_annotation_id_zero_counts_as_any_other(tmp_path, scenes, content):
-    """pycocotools takes a match with annotation 0 for none; perfect predictions must score 100."""
+    """pycocotools treats a match with annotation 0 as none; perfect predictions must score 100."""
     image = content["images"][0]
     first = [a for a in content["annotations"] if a["image_id"] == image["id"]][:1]
-    # Without area and crowd flag, too, as some sets come.
+    # Some data sets lack areas and crowd flags.
     first[0] = {k: v for k, v in first[0].items() if k not in ("area", "iscrowd")} | {"id": 0}
     few = {**content, "images": [image], "annotations": first}
     file = tmp_path / "zero.json"
