@@ -141,7 +141,7 @@ def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
         (("--input", "nowhere/*.png"), "no such file, folder or match"),
         (("--input", "{empty}"), "no images"),
         (("--input", "{image}", "--output", "{file}/out"), "cannot be written"),
-        (("--input", "{image}", "--output", "{images}"), "over an input"),
+        (("--input", "{image}", "--output", "{images}"), "overwrite an input"),
         (("--input", "{image}", "--save-json", "{file}/r.json"), "cannot be written"),
         (("--input", "{image}", "--save-json", "{empty}"), "is a folder"),
         (("--input", "{image}", "--save-json", "{image}"), "one of the inputs"),
