@@ -64,6 +64,9 @@ def deform_conv2d_by_bags(
             x_index = column.clamp(0, w - 1).nan_to_num().long()
             pixels.append(image + y_index * w + x_index)
             shares.append(row_share * column_share * inside * modulation)
+    if shares[0].requires_grad and not x.requires_grad:
+        # Older PyTorch (2.5, for one) cannot differentiate embedding_bag by its weights alone.
+        x = x.detach().requires_grad_()
     sampled = F.embedding_bag(
         torch.stack(pixels, dim=-1).view(-1, 4),
         x.permute(0, 2, 3, 1).reshape(n * h * w, c),
