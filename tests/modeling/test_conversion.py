@@ -328,8 +328,8 @@ def test_a_file_runs_no_code(tmp_path):
     [
         (b"no pickle", "cannot be read as a PyTorch checkpoint"),
         (b"", "cannot be read as a PyTorch checkpoint"),
-        ({"epoch": 3}, "no state of a model"),
-        ({"state_dict": {"roi_head.weight": torch.ones(1)}}, "this is no SOLOv2 of AdelaiDet"),
+        ({"epoch": 3}, "does not contain the state of a model"),
+        ({"state_dict": {"roi_head.weight": torch.ones(1)}}, "is not a SOLOv2 of AdelaiDet"),
     ],
 )
 def test_other_files_give_one_sentence(content, message, tmp_path):
