@@ -17,7 +17,6 @@ from timm.layers.padding import pad_same
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-
 # PyTorch's threshold in native_group_norm.
 VECTORISED_PIXELS = 1024
 
