@@ -31,6 +31,7 @@ from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained, patient_with_processes
+from facenet_d2.engine.devices import check_num_gpus
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.modeling import accelerate
@@ -54,13 +55,8 @@ def parse_args() -> argparse.Namespace:
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is needed; configs/ has those of this project.")
-    available = torch.cuda.device_count()
-    if args.num_gpus > max(1, available):
-        raise UserError(
-            f"--num-gpus {args.num_gpus}: {available} are available here"
-            + ("; leave the option out to run on the CPU." if available == 0 else ".")
-        )
-    if args.num_machines > 1 and available == 0:
+    check_num_gpus(args.num_gpus)
+    if args.num_machines > 1 and torch.cuda.device_count() == 0:
         raise UserError(f"--num-machines {args.num_machines}: this needs GPUs, and here are none.")
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     if args.eval_only and not cfg.DATASETS.TEST:

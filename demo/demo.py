@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import explained
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.files import write_whole
+from facenet_d2.files import replaced, write_whole
 from facenet_d2.modeling import accelerate, set_tf32
 from facenet_d2.visualization.overlay import draw_instances
 
@@ -159,25 +158,23 @@ def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
 
 def run_video(demo: Demo, path: Path, out: Path) -> str:
     frames, fps, count = read_video(path)
-    beside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     writer = None
     instances_before, start, done = len(demo.results), time.perf_counter(), 0
-    try:
-        for frame in tqdm(frames, total=count or None, unit="frame", desc=path.name):
-            done += 1
-            picture, _ = demo.run_image(frame, f"{path}#{done}")
-            if writer is None:
-                size = (picture.shape[1], picture.shape[0])
-                writer = cv2.VideoWriter(str(beside), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
-                if not writer.isOpened():
-                    raise UserError(f"this OpenCV cannot write the video {out}.")
-            writer.write(np.ascontiguousarray(picture))
-        writer.release()
-        beside.replace(out)
-    finally:
-        if writer is not None:
-            writer.release()
-        beside.unlink(missing_ok=True)
+    with replaced(out) as temporary:
+        try:
+            for frame in tqdm(frames, total=count or None, unit="frame", desc=path.name):
+                done += 1
+                picture, _ = demo.run_image(frame, f"{path}#{done}")
+                if writer is None:
+                    size = (picture.shape[1], picture.shape[0])
+                    codec = cv2.VideoWriter_fourcc(*"mp4v")
+                    writer = cv2.VideoWriter(str(temporary), codec, fps, size)
+                    if not writer.isOpened():
+                        raise UserError(f"this OpenCV cannot write the video {out}.")
+                writer.write(np.ascontiguousarray(picture))
+        finally:
+            if writer is not None:
+                writer.release()
     seconds = time.perf_counter() - start
     return (
         f"{path}: {done} frames, {len(demo.results) - instances_before} instances, {seconds:.2f} s"
@@ -201,13 +198,11 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
         ) from error
     with explained(f"image {path} cannot be processed"):
         picture, line = demo.run_image(image, str(path))
-    beside = out.with_name(f".{out.stem}.{os.getpid()}{out.suffix}")
     try:
-        if not cv2.imwrite(str(beside), picture):
-            raise OSError(f"OpenCV cannot write {beside}")
-        beside.replace(out)
+        with replaced(out) as temporary:
+            if not cv2.imwrite(str(temporary), picture):
+                raise OSError(f"OpenCV cannot write {temporary}")
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
     return line
 

@@ -1,38 +1,62 @@
-"""Files that are there whole or not at all."""
+"""Reading and writing files; what is written is there completely or not at all."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file beside ``path`` and rename it; a failure leaves what was there as it was.
+@contextmanager
+def replaced(path: str | Path) -> Iterator[Path]:
+    """Write a file or a folder under a temporary name and rename it to ``path`` at the end.
+
+    If the block raises, ``path`` stays as it was and the temporary file is removed.
 
     Args:
-        path: of the file; its folder exists.
-        content: text is written as UTF-8.
+        path: destination; its parent folder exists. A folder can replace an empty folder only.
+
+    Yields:
+        a path next to ``path`` with the same suffix, to be created in the block.
     """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
-        beside.write_bytes(content.encode() if isinstance(content, str) else content)
-        beside.replace(path)
+        yield temporary
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: str | Path, content: str | bytes) -> None:
+    """Write a file through a temporary file; see :func:`replaced`.
+
+    Args:
+        path: destination; its parent folder exists.
+        content: text is encoded as UTF-8.
+    """
+    with replaced(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def read_json(
     file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> tuple[Any, str | None]:
-    """The content of a file, or what keeps it from being read, in words.
+    """Read a JSON file.
 
     Args:
-        file: JSON.
-        object_hook: as of :func:`json.loads`.
+        file: path of the file.
+        object_hook: passed to :func:`json.loads`.
+
+    Returns:
+        The content and None, or None and a description of the problem.
     """
     try:
         return json.loads(file.read_bytes(), object_hook=object_hook), None

@@ -42,12 +42,14 @@ from facenet_d2 import UserError
 from facenet_d2.analysis import Analysis, analyze
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import explained
+from facenet_d2.engine.devices import device_name
 from facenet_d2.engine.num_classes import num_classes_key
 from facenet_d2.experiments import compose
-from facenet_d2.experiments.paper import CONFIGS, TABLES, Row
+from facenet_d2.experiments.paper import TABLES, Row
+from facenet_d2.paths import configs
 
 # The data and the backbone of Table 2; a row's config is put on it.
-PROTOCOL = CONFIGS / "iSAID" / "solov2_R_101_36ep.yaml"
+PROTOCOL = "iSAID/solov2_R_101_36ep.yaml"
 # Not in the paper.
 EXTRA = (Row("CondInst", "condinst", ()),)
 # What was found to explain differences, by counting that variant with this tool.
@@ -99,11 +101,6 @@ def measure_peak(analysis: Analysis, device: torch.device) -> float | None:
     return None if before is None else peak(device) - before
 
 
-def device_name(cfg: CfgNode) -> str:
-    device = cfg.MODEL.DEVICE
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
 def one_model(args: argparse.Namespace) -> dict[str, Any]:
     cfg = read(args.config_file, args.num_classes)
     analysis = count(cfg, tuple(args.input_size), args.instances)
@@ -117,7 +114,7 @@ def one_model(args: argparse.Namespace) -> dict[str, Any]:
         "inference": analysis.what,
         "parts": analysis.parts,
         "peak_memory_mb": peak_mb,
-        "device": device_name(cfg),
+        "device": device_name(cfg.MODEL.DEVICE),
         "operators": {
             "counted": analysis.counted,
             "not_multiplying": analysis.not_multiplying,
@@ -155,11 +152,9 @@ def print_parts(result: dict[str, Any]) -> None:
         values = (row[key] / scale for key, (_, scale) in columns.items())
         print(f"{part:{width}}" + "".join(f"{value:19.2f}" for value in values))
     if result["peak_memory_mb"] is not None:
-        # A process's resident set depends on what its allocator happens to reuse.
-        about = "about " if result["device"] == "cpu" else ""
         print(
             f"peak memory of one inference, beyond the weights, on {result['device']}: "
-            f"{about}{result['peak_memory_mb']:.0f} MB"
+            f"about {result['peak_memory_mb']:.0f} MB"
         )
     operators = result["operators"]
     print(f"counted: {calls(operators['counted'])}")
@@ -176,7 +171,7 @@ def table_2(args: argparse.Namespace) -> dict[str, Any]:
             rows.append(figures)
             if row.config is not None:
                 file = Path(folder, f"{row.model}.yaml")
-                compose(PROTOCOL, row.config, file)
+                compose(configs() / PROTOCOL, row.config, file)
                 cfg = read(str(file), None)
                 analysis = count(cfg, tuple(args.input_size), args.instances)
                 figures.update(analysis.parts["all"], not_counted=analysis.not_counted)

@@ -42,10 +42,10 @@ from facenet_d2.engine.dataset_options import add_source_options, locate_source
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.parallel import default_workers
+from facenet_d2.paths import configs
 
 EXAMPLES = 3
 CHANGES = ".changes.txt"
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "Base-SOLOv2.yaml"
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +54,9 @@ def parse_args() -> argparse.Namespace:
     )
     add_source_options(parser)
     parser.add_argument(
-        "--config-file", default=DEFAULT_CONFIG, help="whose grids and input size to check"
+        "--config-file",
+        default=configs() / "Base-SOLOv2.yaml",
+        help="whose grids and input size to check",
     )
     parser.add_argument("--input-size", type=int, help="another longest side of the input")
     parser.add_argument("--html", type=Path, help="write the report as a page, with pictures")

@@ -28,10 +28,8 @@ from pathlib import Path
 from typing import TextIO
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-import torch
-
-from facenet_d2 import UserError
 from facenet_d2.engine import run_command
+from facenet_d2.engine.devices import check_num_gpus
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.experiments import (
     OPTIONS,
@@ -110,12 +108,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check_gpus(wanted: int) -> None:
-    available = torch.cuda.device_count()
-    if wanted > max(1, available):
-        raise UserError(f"--num-gpus {wanted}: {available} are available here.")
-
-
 def dry_run(plan: Plan, num_gpus: int) -> None:
     """Print what would be done, as lines for a shell."""
     for job in plan.jobs:
@@ -170,7 +162,7 @@ def main() -> int:
     table = TABLES[args.table]
     protocol = find_protocol(args.dataset or table.dataset, args.schedule)
     rows = choose_rows(table, args.rows)
-    check_gpus(args.num_gpus)
+    check_num_gpus(args.num_gpus)
     output = args.output or ROOT / protocol.name
     plan = make_plan(table, rows, protocol, args.seeds, output, args.overrides)
     plan.check_folders()

@@ -22,14 +22,14 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.plots import Panel, draw_curves
 from facenet_d2.experiments.runs import Run, differences, gains, group_runs
 from facenet_d2.experiments.tables import duration, table, with_spread
 from facenet_d2.files import write_whole
 
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-KEYS = [f"segm/{f}" for f in FIGURES] + [f"bbox/{f}" for f in FIGURES]
+KEYS = [f"{task}/{metric}" for task in ("segm", "bbox") for metric in METRICS]
 PANELS = (
     Panel("loss_category", "category loss"),
     Panel("loss_mask", "mask loss"),

@@ -15,10 +15,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..files import write_whole
+from ..paths import REPOSITORY
+from .devices import device_name
 
 logger = logging.getLogger(__name__)
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str | None:
@@ -35,18 +35,6 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + ("+changes" if status.strip() else "")
-
-
-def device_name(device: torch.device | str) -> str:
-    """The GPU's name, or the CPU's with the number of threads that PyTorch uses."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def set_aside_metrics(folder: str | Path) -> None:

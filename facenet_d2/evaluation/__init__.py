@@ -1,4 +1,4 @@
-from .coco import InstanceEvaluator
+from .coco import METRICS, InstanceEvaluator
 from .results import read_results
 
-__all__ = ["InstanceEvaluator", "read_results"]
+__all__ = ["METRICS", "InstanceEvaluator", "read_results"]

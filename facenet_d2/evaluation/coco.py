@@ -17,6 +17,9 @@ from .. import compat
 
 logger = logging.getLogger(__name__)
 
+# Metrics of a task ("segm" or "bbox") in the results, in the order of the paper's columns.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
 
 class InstanceEvaluator(COCOEvaluator):
     """Detectron2's ``COCOEvaluator`` for ``bbox`` and ``segm``, also where nothing is predicted.

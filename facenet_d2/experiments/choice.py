@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import UserError
-from .paper import CONFIGS, TABLES, Row, Table
+from ..paths import configs
+from .paper import TABLES, Row, Table
 
 DEFAULT_SCHEDULE = "R_101_36ep"
 # Of a protocol config, before the name of the schedule.
@@ -50,7 +51,7 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
         if not file.is_file():
             raise UserError(f"--dataset {dataset}: there is no such file.")
         return Protocol(file, file.stem)
-    folders = sorted({p.parent for p in CONFIGS.glob(f"*/{PREFIX}*.yaml")})
+    folders = sorted({p.parent for p in configs().glob(f"*/{PREFIX}*.yaml")})
     wanted = _plain(dataset.rstrip("/"))
     folder = next((f for f in folders if _plain(f.name) == wanted), None)
     if folder is None:
@@ -91,7 +92,7 @@ def choose_rows(table: Table, names: Sequence[str] | None) -> list[Row]:
     """
     if names is None:
         return list(table.rows)
-    models = {_plain(p.stem): p.stem for p in sorted((CONFIGS / "models").glob("*.yaml"))}
+    models = {_plain(p.stem): p.stem for p in sorted((configs() / "models").glob("*.yaml"))}
     missing = {_plain(r.name) for t in TABLES.values() for r in t.rows if r.model is None}
     chosen = {table.baseline: table.row(table.baseline)}
     for name in names:

@@ -6,10 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-# Of masks, in the order of the paper's columns; keys of Detectron2's results.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from ..paths import configs
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Row:
     @property
     def config(self) -> Path | None:
         """The config of the model, to be put on one that says data and schedule."""
-        return CONFIGS / "models" / f"{self.model}.yaml" if self.model else None
+        return configs() / "models" / f"{self.model}.yaml" if self.model else None
 
 
 @dataclass(frozen=True)

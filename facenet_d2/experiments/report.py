@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import read_config
-from ..files import write_whole
+from ..evaluation import METRICS
+from ..files import replaced, write_whole
+from ..paths import REPOSITORY, configs
 from .choice import DEFAULT_SCHEDULE, PREFIX
-from .paper import CONFIGS, METRICS, Row
+from .paper import Row
 from .plan import Job, Plan
 from .plots import Panel, draw_curves
 from .runs import Run, gains, mean_and_spread, read_stretches
@@ -53,10 +55,8 @@ class Report:
         write_whole(self.files["md"], self.markdown() + "\n")
         curves = {r.name: runs for r in self.rows if (runs := self._of(r.name))}
         if curves:
-            # matplotlib takes the format from the suffix.
-            beside = self.files["png"].with_name(f".{self.files['png'].name}.new.png")
-            draw_curves(curves, PANELS, beside)
-            beside.replace(self.files["png"])
+            with replaced(self.files["png"]) as temporary:
+                draw_curves(curves, PANELS, temporary)
 
     def markdown(self) -> str:
         """Figures, differences to the baseline, settings."""
@@ -179,7 +179,7 @@ class Report:
     def _own_data(self) -> str | None:
         """What it was trained on, if that is not the paper's data."""
         paper = read_config(
-            CONFIGS / self.table.dataset / f"{PREFIX}{DEFAULT_SCHEDULE}.yaml"
+            configs() / self.table.dataset / f"{PREFIX}{DEFAULT_SCHEDULE}.yaml"
         ).DATASETS
         ours = self.cfg.DATASETS
         same = (tuple(ours.TRAIN), tuple(ours.TEST)) == (tuple(paper.TRAIN), tuple(paper.TEST))
@@ -260,8 +260,7 @@ def _beside(ours: str, paper: str) -> str:
 
 def _shown(file: Path) -> Path:
     """A path without what differs from machine to machine, where it is of this project."""
-    project = CONFIGS.parent
-    return file.relative_to(project) if file.is_relative_to(project) else file
+    return file.relative_to(REPOSITORY) if file.is_relative_to(REPOSITORY) else file
 
 
 def _summary(values: Sequence[float]) -> Mapping[str, Any] | None:

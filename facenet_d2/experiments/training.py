@@ -20,10 +20,10 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..paths import train_net
 from .plan import Job
 from .runs import read_run
 
-TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
 # In seconds: between looks at a training; for one to end when it is told a second time.
 PERIOD, GRACE = 0.5, 10.0
 # In seconds, for a training that was left behind to save its checkpoint.
@@ -81,7 +81,7 @@ def command_of(job: Job, num_gpus: int, overrides: Sequence[str]) -> list[str]:
     """The command that trains a run, or goes on with it."""
     return [
         sys.executable,
-        str(TRAIN_NET),
+        str(train_net()),
         *("--config-file", str(job.config_file)),
         "--resume",
         *("--num-gpus", str(num_gpus)),

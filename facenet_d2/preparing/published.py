@@ -18,7 +18,7 @@ from ..checking.fault_kinds import Fault
 from ..checking.segmentations import check_run_lengths
 from ..data.images import size_problem
 from ..errors import UserError
-from ..files import write_whole
+from ..files import replaced, write_whole
 
 # A published set has a few bad annotations; a file with more is not that set, or is damaged.
 BAD_SHARE = 0.01
@@ -219,9 +219,5 @@ def provide_images(source: Path, target: Path, copy: bool) -> None:
     if not copy:
         target.symlink_to(source, target_is_directory=True)
         return
-    beside = target.with_name(f"{target.name}.new{os.getpid()}")
-    try:
-        shutil.copytree(source, beside)
-        beside.rename(target)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with replaced(target) as temporary:
+        shutil.copytree(source, temporary)

@@ -18,12 +18,14 @@ from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.engine import read_config, run_command
+from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments import choose_rows, find_protocol, make_plan
-from facenet_d2.experiments.paper import CONFIGS, METRICS, TABLES
+from facenet_d2.experiments.paper import TABLES
 from facenet_d2.experiments.plan import compose
 from facenet_d2.experiments.runs import flat
 from facenet_d2.experiments.training import cut_broken_line
 
+CONFIGS = REPOSITORY / "configs"
 MODELS = sorted(p.stem for p in (CONFIGS / "models").glob("*.yaml"))
 NAME = re.compile(r"(?P<model>.+?)_(?P<schedule>R_\d+_.+)")
 NAN, DASH = math.nan, "\N{EN DASH}"
