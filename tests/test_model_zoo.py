@@ -12,25 +12,27 @@ from detectron2.config import get_cfg
 from facenet_d2 import add_facenet_config
 from facenet_d2.engine import read_config
 from facenet_d2.engine.num_classes import resolve_num_classes
-from facenet_d2.experiments.plan import compose
+from facenet_d2.evaluation import METRICS
+from facenet_d2.experiments.plan import write_row_config
+from facenet_d2.experiments.runs import read_sessions
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
 RIVALS = sorted(p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json"))
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
-# What a run has for itself.
+# Keys that may differ between runs.
 OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
-# As the tables' columns are called.
+# Titles of the tables' columns.
 COLUMNS = {
     f"{'mask' if task == 'segm' else 'box'} {f}": f"{task}/{f}"
     for task in ("segm", "bbox")
-    for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    for f in METRICS
 }
 
 
 def tables(text):
-    """Each Markdown table as a list of {column: cell}."""
+    """Yield each Markdown table as a list of {column: cell}."""
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         header, _, *rows = (
             [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
@@ -39,7 +41,7 @@ def tables(text):
 
 
 def final(folder):
-    """The figures after the last iteration, read plainly."""
+    """Read the metrics after the last iteration plainly."""
     lines = [json.loads(line) for line in (folder / "metrics.json").open()]
     *_, last = (line for line in lines if "segm/AP" in line)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -58,7 +60,7 @@ def flat(config, prefix=""):
 
 
 def recorded_settings(folder):
-    """A run's config.yaml, with the names of necks that came with MODEL.BOTTOM_UP."""
+    """Read a run's config.yaml; necks get the names that they have since MODEL.BOTTOM_UP."""
     settings = flat(yaml.safe_load((folder / "config.yaml").read_text()))
     name = settings["MODEL.BACKBONE.NAME"]
     settings["MODEL.BACKBONE.NAME"] = name.replace("_resnet_", "_").replace(
@@ -77,21 +79,21 @@ def table_with(*columns):
 
 
 def check_record(folder, iterations):
-    stretches = json.loads((folder / "run.json").read_text())["stretches"]
-    assert sum(s["iterations"] for s in stretches) == iterations
-    # Of committed files alone.
-    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+    sessions = read_sessions(folder)
+    assert sum(s["iterations"] for s in sessions) == iterations
+    # The working tree was clean.
+    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in sessions)
 
 
 def check_cells(row, folder):
-    """Figures and time of a line, against the run's files."""
+    """Compare the metrics and the time of a line with the run's files."""
     figures = final(folder)
     for column, key in COLUMNS.items():
         assert row[column] == f"{figures[key]:.2f}"
-    record = json.loads((folder / "run.json").read_text())["stretches"]
+    sessions = read_sessions(folder)
     hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
-    assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
-    return record
+    assert abs(60 * hours + minutes - sum(s["seconds"] for s in sessions) / 60) <= 0.5
+    return sessions
 
 
 def test_there_are_three_seeds_of_both_models():
@@ -113,7 +115,7 @@ def test_every_run_is_of_a_committed_config(folder):
     assert {k: expected[k] for k in recorded if k not in OWN} == {
         k: v for k, v in recorded.items() if k not in OWN
     }
-    # Keys that came after the run.
+    # Keys that are newer than the run.
     assert all(expected[k] == defaults[k] for k in expected.keys() - recorded.keys())
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
@@ -122,8 +124,8 @@ def test_the_table_of_every_run():
     rows = table_with("seed", "device")
     assert len(rows) == len(RUNS)
     for row in rows:
-        record = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
-        assert {s["device"] for s in record} == {row["device"]}
+        sessions = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
+        assert {s["device"] for s in sessions} == {row["device"]}
 
 
 def test_the_table_of_classes():
@@ -204,7 +206,7 @@ def test_no_run_collapsed(folder):
 def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     models = REPOSITORY / "configs" / "models"
     protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
-    compose(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
+    write_row_config(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
     anchors = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
     assert " ".join(anchors) in ZOO
     cfg = read_config(tmp_path / "row.yaml", anchors)

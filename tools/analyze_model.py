@@ -44,7 +44,7 @@ from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import explained
 from facenet_d2.engine.devices import device_name
 from facenet_d2.engine.num_classes import num_classes_key
-from facenet_d2.experiments import compose
+from facenet_d2.experiments import write_row_config
 from facenet_d2.experiments.paper import TABLES, Row
 from facenet_d2.paths import configs
 
@@ -171,7 +171,7 @@ def table_2(args: argparse.Namespace) -> dict[str, Any]:
             rows.append(figures)
             if row.config is not None:
                 file = Path(folder, f"{row.model}.yaml")
-                compose(configs() / PROTOCOL, row.config, file)
+                write_row_config(configs() / PROTOCOL, row.config, file)
                 cfg = read(str(file), None)
                 analysis = count(cfg, tuple(args.input_size), args.instances)
                 figures.update(analysis.parts["all"], not_counted=analysis.not_counted)

@@ -1,4 +1,4 @@
-"""What a run was made with and how long it took: ``run.json`` beside its ``metrics.json``."""
+"""Record of versions, devices and times of a run: ``run.json`` next to its ``metrics.json``."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ def set_aside_metrics(folder: str | Path) -> None:
 
 
 class RecordRun(HookBase):
-    """Writes ``run.json``: versions, commit, and of each stretch of the run its device and time.
+    """Writes ``run.json``: versions, commit, device and time of each session of a run.
 
-    A resumed run adds a stretch. Iterations after the checkpoint it resumes from were lost, and do
-    not count; the time they took does.
+    A resumed run adds a session. Iterations after the checkpoint that it resumes from are lost and
+    not counted; their time is.
     """
 
     def __init__(self, folder: str | Path, device: str, *, period: int = 20) -> None:
@@ -77,13 +77,15 @@ class RecordRun(HookBase):
         self.period = period
 
     def before_train(self) -> None:
-        self.stretches = []
+        self.sessions = []
         if self.trainer.start_iter > 0 and self.file.is_file():
-            self.stretches = json.loads(self.file.read_text())["stretches"]
-            for stretch in self.stretches:
-                kept = max(0, self.trainer.start_iter - stretch["first_iteration"])
-                stretch["iterations"] = min(stretch["iterations"], kept)
-        self.stretches.append(
+            record = json.loads(self.file.read_text())
+            # Earlier versions wrote "stretches".
+            self.sessions = record["sessions"] if "sessions" in record else record["stretches"]
+            for session in self.sessions:
+                kept = max(0, self.trainer.start_iter - session["first_iteration"])
+                session["iterations"] = min(session["iterations"], kept)
+        self.sessions.append(
             {
                 "first_iteration": self.trainer.start_iter,
                 "iterations": 0,
@@ -99,7 +101,7 @@ class RecordRun(HookBase):
         self.write()
 
     def after_step(self) -> None:
-        self.stretches[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
+        self.sessions[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
         if (self.trainer.iter + 1) % self.period == 0:
             self.write()
 
@@ -108,6 +110,6 @@ class RecordRun(HookBase):
 
     def write(self) -> None:
         """Evaluations count as the run's time."""
-        self.stretches[-1]["seconds"] = round(time.monotonic() - self.start, 1)
-        record: dict[str, Any] = {"stretches": self.stretches}
+        self.sessions[-1]["seconds"] = round(time.monotonic() - self.start, 1)
+        record: dict[str, Any] = {"sessions": self.sessions}
         write_whole(self.file, json.dumps(record, indent=1) + "\n")

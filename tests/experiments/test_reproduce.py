@@ -1,4 +1,4 @@
-"""reproduce.py: what is put together, compared, refused and gone on with."""
+"""reproduce.py: configs of rows, tables, refused requests, interruption and resumption."""
 
 import fcntl
 import json
@@ -21,9 +21,9 @@ from facenet_d2.engine import read_config, run_command
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments import choose_rows, find_protocol, make_plan
 from facenet_d2.experiments.paper import TABLES
-from facenet_d2.experiments.plan import compose
-from facenet_d2.experiments.runs import flat
-from facenet_d2.experiments.training import cut_broken_line
+from facenet_d2.experiments.plan import Job, write_row_config
+from facenet_d2.experiments.runs import flatten
+from facenet_d2.experiments.training import remove_partial_line
 
 CONFIGS = REPOSITORY / "configs"
 MODELS = sorted(p.stem for p in (CONFIGS / "models").glob("*.yaml"))
@@ -49,9 +49,9 @@ def committed_rows():
 @pytest.mark.parametrize(("file", "protocol", "model"), committed_rows())
 def test_a_row_is_put_together_as_the_committed_config(file, protocol, model, tmp_path):
     assert model in MODELS
-    compose(protocol, CONFIGS / "models" / f"{model}.yaml", tmp_path / "row.yaml")
+    write_row_config(protocol, CONFIGS / "models" / f"{model}.yaml", tmp_path / "row.yaml")
     ours, theirs = (
-        dict(flat(yaml.safe_load(read_config(f).dump()))) for f in (tmp_path / "row.yaml", file)
+        dict(flatten(yaml.safe_load(read_config(f).dump()))) for f in (tmp_path / "row.yaml", file)
     )
     del ours["OUTPUT_DIR"], theirs["OUTPUT_DIR"]
     assert ours == theirs
@@ -73,11 +73,11 @@ def plan_of(number, protocol, output, *, rows=None, seeds=(1,), overrides=()):
     return make_plan(table, chosen, find_protocol(str(protocol)), seeds, output, overrides)
 
 
-def write_runs(plan, figures, *, commits=("a" * 40,)):
-    """Runs as training leaves them; AP of each row and seed, the other figures 1, 2, ... more."""
+def write_runs(plan, ap_of, *, commits=("a" * 40,)):
+    """Write runs with the AP of each row and seed; the other metrics are AP + 1, AP + 2, ..."""
     settings = {r.row.name: r.cfg for r in plan.rows}
     for number, job in enumerate(plan.jobs):
-        ap = figures[job.row.name][plan.jobs[0].seed - job.seed]
+        ap = ap_of[job.row.name][plan.jobs[0].seed - job.seed]
         job.folder.mkdir(parents=True)
         cfg = settings[job.row.name].clone()
         cfg.defrost()
@@ -90,11 +90,11 @@ def write_runs(plan, figures, *, commits=("a" * 40,)):
         ]
         lines = [json.dumps(e) + "\n" for e in events]
         (job.folder / "metrics.json").write_text("".join(lines))
-        stretch = {
+        session = {
             **{"first_iteration": 0, "iterations": 2, "seconds": 4000.0, "device": "a device"},
             **{"commit": commits[number % len(commits)], "python": "3.11.7", "torch": "2.11.0"},
         }
-        (job.folder / "run.json").write_text(json.dumps({"stretches": [stretch]}))
+        (job.folder / "run.json").write_text(json.dumps({"sessions": [session]}))
 
 
 def tables(text):
@@ -108,8 +108,8 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     output = tmp_path / "out"
     plan = plan_of(8, protocol, output, rows=["pafpn", "solo"], seeds=(3, 2, 1))
     # Written for seeds 3, 2, 1: means of FPN 12, PAFPN 15, SOLO 12.
-    figures = {"FPN": (10.0, 12.0, 14.0), "PAFPN": (14.0, 15.0, 16.0), "solo": (11.0, 12.0, 13.0)}
-    write_runs(plan, figures, commits=("a" * 40, "b" * 40))
+    ap_of = {"FPN": (10.0, 12.0, 14.0), "PAFPN": (14.0, 15.0, 16.0), "solo": (11.0, 12.0, 13.0)}
+    write_runs(plan, ap_of, commits=("a" * 40, "b" * 40))
     code, printed = run(
         monkeypatch,
         capsys,
@@ -135,7 +135,7 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert set(runs) == {"run of", "---", "FPN", "PAFPN", "solo"}
     data = f"scenes_{tmp_path.name}"
     assert f"**Trained on {data}, not on NWPU VHR-10" in text
-    assert f"**The runs are of 2 commits**: {'a' * 40}: FPN seed 3" in text
+    assert f"**The runs used 2 commits**: {'a' * 40}: FPN seed 3" in text
     assert "`'build_fpn_backbone'` → `'build_pafpn_backbone'`" in text
     assert "- `MODEL.META_ARCHITECTURE`: `'SOLOv2'` → `'SOLO'`" in text
     with Image.open(output / "table8.png") as picture:
@@ -216,25 +216,25 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         plan.check_folders()
     record.unlink()
     (record.parent / "metrics.json").touch()
-    with pytest.raises(UserError, match=r"no config\.yaml that says"):
+    with pytest.raises(UserError, match=r"no config\.yaml with its settings"):
         plan.check_folders()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dataset", "dota"), "there are HRSID, NWPU-VHR10, iSAID, synthetic"),
+        (("--dataset", "dota"), "choose one of HRSID, NWPU-VHR10, iSAID, synthetic"),
         (("--dataset", "none.yaml"), "there is no such file"),
         (("--dataset", "synthetic"), "choose one of: --schedule R_18_demo, R_18_overfit"),
         (("--schedule", "R_200_1ep"), "R_50_36ep"),
-        (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "leave it out"),
+        (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "omit it"),
         (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),
         (("--dataset", "{tiny}", "SEED", "3"), "use --seeds"),
         (("--dataset", "{tiny}", "OUTPUT_DIR", "here"), "use --output"),
         (("--dataset", "{tiny}", "--rows", "SEM", "SEED", "5"), "use --seeds"),
         (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
         (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
-        (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "one data set to evaluate on"),
+        (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "exactly one data set to evaluate on"),
         (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus 64"),
         (("--dataset", "HRSID"), "does not exist"),
     ],
@@ -299,15 +299,34 @@ def test_only_one_process_trains_into_a_folder(monkeypatch, capsys, protocol, tm
     assert not (output / "solov2").exists()
 
 
+def test_saved_iterations(tmp_path):
+    job = Job(TABLES[8].row("FPN"), 1, tmp_path)
+    assert job.saved_iterations(40) == 0
+    job.folder.mkdir(parents=True)
+    tag = job.folder / "last_checkpoint"
+    for number in (9, 19):
+        (job.folder / f"model_{number:07d}.pth").touch()
+    tag.write_text("model_0000009.pth")
+    assert job.saved_iterations(40) == 10
+    # Earlier versions tagged the best checkpoint.
+    tag.write_text("model_best.pth")
+    (job.folder / "model_best.pth").touch()
+    assert job.saved_iterations(40) == 20
+    (job.folder / "model_final.pth").touch()
+    assert job.saved_iterations(40) == 40
+    tag.write_text("model_final.pth")
+    assert job.saved_iterations(40) == 40
+
+
 def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
     file = tmp_path / "metrics.json"
     for content, kept in (('{"a": 1}\n{"a"', '{"a": 1}\n'), ('{"a"', ""), ("", "")):
         file.write_text(content)
-        cut_broken_line(file)
+        remove_partial_line(file)
         assert file.read_text() == kept
 
 
-def test_interrupted_and_gone_on_with(protocol, tmp_path):
+def test_interruption_and_resumption(protocol, tmp_path):
     """Ctrl-C in the second of two rows, in processes of their own."""
     output = tmp_path / "out"
     command = [
@@ -330,11 +349,11 @@ def test_interrupted_and_gone_on_with(protocol, tmp_path):
         tool.send_signal(signal.SIGINT)
         assert tool.wait(120) == 130
     text = (tmp_path / "printed.txt").read_text()
-    assert "interrupted; the same command goes on" in text
+    assert "interrupted; run the same command again to resume" in text
     assert "Traceback" not in text
     ours, *_ = tables((output / "table8.md").read_text())
     assert ours["FPN (baseline)"][0] == "1"
-    first = json.loads((log.parent / "run.json").read_text())["stretches"][0]["iterations"]
+    first = json.loads((log.parent / "run.json").read_text())["sessions"][0]["iterations"]
     assert 0 < first < 8
     stopped = f"stopped after {first} of 8 iterations"
     assert ours["PAFPN"][:2] == [stopped, f"{DASH} / 31.3"]
@@ -344,9 +363,9 @@ def test_interrupted_and_gone_on_with(protocol, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "[1/2] FPN, seed 1: finished already" in done.stdout
-    assert "[2/2] PAFPN, seed 1: goes on in" in done.stdout
+    assert "[2/2] PAFPN, seed 1: resumes in" in done.stdout
     assert (finished.read_bytes(), finished.stat().st_mtime_ns) == before
-    first, second = json.loads((log.parent / "run.json").read_text())["stretches"]
+    first, second = json.loads((log.parent / "run.json").read_text())["sessions"]
     assert first["iterations"] == second["first_iteration"] > 0
     assert first["iterations"] + second["iterations"] == 8
     ours, *_ = tables((output / "table8.md").read_text())
