@@ -1,7 +1,6 @@
-"""The most memory that is held at a time, of a GPU or of this process.
+"""Peak memory of a GPU or of this process.
 
-Beside the commands that use it, not in the package: benchmark.py measures other checkouts' packages
-too.
+This file is not part of the package, since benchmark.py can measure other versions of it.
 """
 
 from __future__ import annotations
@@ -13,17 +12,17 @@ import torch
 
 
 def reset_peak(device: torch.device) -> float | None:
-    """Let the peak begin anew.
+    """Start a new measurement of the peak.
 
     Returns:
-        what is held now, in MB; None where the system does not tell.
+        Memory in use now, in MB; None if the system does not report it.
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device) / 1e6
     try:
-        # Freed memory that the allocator keeps would hide what is taken of it.
+        # Reuse of freed memory that the allocator has kept would not be visible.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         return _status("VmRSS")
@@ -32,7 +31,7 @@ def reset_peak(device: torch.device) -> float | None:
 
 
 def peak(device: torch.device) -> float:
-    """The most that was held since :func:`reset_peak`, in MB, if that told what was held."""
+    """Return the peak since :func:`reset_peak`, in MB; only if that did not return None."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
     return _status("VmHWM")

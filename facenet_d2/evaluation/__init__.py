@@ -1,3 +1,5 @@
+"""Evaluation of predicted masks and boxes."""
+
 from .coco import METRICS, InstanceEvaluator
 from .results import read_results
 
