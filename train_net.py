@@ -30,10 +30,11 @@ from torch.multiprocessing import ProcessRaisedException
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
-from facenet_d2.engine.cli import explained, patient_with_processes
+from facenet_d2.engine.cli import forward_interrupt_to_workers, user_errors
 from facenet_d2.engine.devices import check_num_gpus
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.errors import user_message
 from facenet_d2.modeling import accelerate
 
 
@@ -43,40 +44,40 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print the evaluation's figures as one line of JSON last",
+        help="print the metrics of the evaluation as one line of JSON at the end",
     )
     args = parser.parse_args()
     if args.num_machines == 1 and args.dist_url == parser.get_default("dist_url"):
-        # Any free port: the default is one for all trainings of a user.
+        # Use any free port: the default is the same for all trainings of a user.
         args.dist_url = "auto"
     return args
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
-        raise UserError("--config-file is needed; configs/ has those of this project.")
+        raise UserError("--config-file is required; the configs of this project are in configs/.")
     check_num_gpus(args.num_gpus)
     if args.num_machines > 1 and torch.cuda.device_count() == 0:
-        raise UserError(f"--num-machines {args.num_machines}: this needs GPUs, and here are none.")
+        raise UserError(f"--num-machines is {args.num_machines}, but no GPU is available.")
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name a data set to evaluate on.")
     if args.eval_only and not cfg.MODEL.WEIGHTS and not resumes(args, cfg):
         raise UserError(
-            "--eval-only needs a trained model: add MODEL.WEIGHTS path/to/model.pth, or --resume "
-            f"for the last checkpoint in {cfg.OUTPUT_DIR}."
+            "--eval-only requires a trained model; add MODEL.WEIGHTS path/to/model.pth, or "
+            f"--resume to use the last checkpoint in {cfg.OUTPUT_DIR}."
         )
     check_writable(cfg.OUTPUT_DIR)
     return cfg
 
 
 def resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
-    """Whether there is a run in OUTPUT_DIR to go on with, and it is wanted."""
+    """Return whether a run in OUTPUT_DIR is resumed."""
     return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
 
 
 def without_nan(value: Any) -> Any:
-    """None in place of NaN, which JSON does not have."""
+    """Replace NaN, which JSON does not have, by None."""
     if isinstance(value, Mapping):
         return {k: without_nan(v) for k, v in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -85,7 +86,7 @@ def without_nan(value: Any) -> Any:
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     cfg = setup(args)
     if args.eval_only:
-        # Its log and config are not the training run's, which may lie in OUTPUT_DIR.
+        # OUTPUT_DIR may contain the log and config of the training.
         record = cfg.clone()
         record.defrost()
         record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -97,7 +98,7 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
         model = Trainer.build_model(cfg)
         checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
-        with explained("this model cannot be prepared for inference"):
+        with user_errors("the model cannot be prepared for inference"):
             accelerate(model.eval(), cfg)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
@@ -120,10 +121,10 @@ def run() -> None:
     args = parse_args()
     several = args.num_gpus > 1 or args.num_machines > 1
     if several:
-        # Once here too: an error in a child process would end in a trace of all of them.
+        # Check here first: errors in child processes are reported once per process.
         setup(args)
     try:
-        with patient_with_processes() if several else nullcontext():
+        with forward_interrupt_to_workers() if several else nullcontext():
             launch(
                 main,
                 args.num_gpus,
@@ -133,9 +134,9 @@ def run() -> None:
                 args=(args,),
             )
     except ProcessRaisedException as error:
-        # The child's error comes as text, with its trace; UserError cuts its sentence out of it.
+        # Errors of child processes arrive as text.
         if f"{UserError.__name__}: " in str(error):
-            raise UserError(str(error)) from error
+            raise UserError(user_message(error)) from error
         raise
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw a model's instances over images or videos.
+"""Draw predicted instances over images and videos.
 
   demo.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml \\
       --input harbour.jpg photos/ 'scenes/*.png' flight.mp4 --output overlays \\
@@ -19,24 +19,19 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.data import MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.config import score_threshold_key
 from facenet_d2.data.images import check_depth
-from facenet_d2.engine import load_config, run_command
-from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
-from facenet_d2.engine.cli import explained
+from facenet_d2.engine import Predictor, run_command
+from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
+from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced, write_whole
-from facenet_d2.modeling import accelerate, set_tf32
 from facenet_d2.visualization.overlay import draw_instances
 
 
@@ -44,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="the model's config")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="config of the model")
     parser.add_argument(
         "--input",
         required=True,
@@ -56,89 +51,74 @@ def parse_args() -> argparse.Namespace:
         "--output",
         default="output/demo",
         metavar="DIR",
-        help="folder for the overlays (%(default)s)",
+        help="output folder (default: %(default)s)",
     )
     parser.add_argument(
         "--confidence-threshold",
         type=float,
         default=0.3,
         metavar="SCORE",
-        help="least score of an instance to be drawn and saved (%(default)s)",
+        help="minimum score of drawn and saved instances (default: %(default)s)",
     )
     parser.add_argument(
-        "--save-json", metavar="FILE", help="save the instances as COCO results, with file names"
+        "--save-json",
+        metavar="FILE",
+        help="also save the instances as COCO results with file names",
     )
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="KEY VALUE",
-        help="config overrides, as in MODEL.WEIGHTS model.pth; must come last",
+        help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
     )
     return parser.parse_args()
 
 
 class Demo:
-    """A model, what it is to draw, and the results so far."""
+    """A model, drawing options, and the results so far."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        cfg = load_config(args.config_file, args.opts, need_data=False)
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError(
-                "no trained model: add --opts MODEL.WEIGHTS path/to/model.pth as last arguments."
-            )
+        self.predictor = Predictor(args.config_file, overrides=args.opts)
         self.threshold = args.confidence_threshold
-        self.threshold_key = score_threshold_key(cfg)
-        self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
-        known = MetadataCatalog.get(next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "none"))
-        if hasattr(known, "thing_colors"):
-            self.metadata.thing_colors = known.thing_colors
-        ids = known.get("thing_dataset_id_to_contiguous_id", {})
-        self.category_ids = {contiguous: given for given, contiguous in ids.items()}
-        without_weights = cfg.clone()
-        without_weights.defrost()
-        without_weights.MODEL.WEIGHTS = ""
-        with explained(f"the model of {args.config_file} cannot be built"):
-            self.predictor = DefaultPredictor(without_weights)
-        load_checkpoint(ModelCheckpointer(self.predictor.model), cfg, complete=True)
-        set_tf32(cfg.MODEL.TF32)
-        with explained("this model cannot be prepared for inference"):
-            accelerate(self.predictor.model, cfg)
+        self.threshold_key = score_threshold_key(self.predictor.cfg)
         self.results: list[dict] = []
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """One BGR image to its overlay in BGR and a line that says what was found."""
+        """Predict a BGR image; return its overlay, in BGR, and a line that reports the result."""
         start = time.perf_counter()
-        everything = self.predictor(image)["instances"].to("cpu")
+        everything = self.predictor(image)
         seconds = time.perf_counter() - start
         shown = everything[everything.scores >= self.threshold]
         self._keep(shown, name)
-        picture = draw_instances(np.ascontiguousarray(image[:, :, ::-1]), shown, self.metadata)
+        overlay = draw_instances(
+            np.ascontiguousarray(image[:, :, ::-1]), shown, self.predictor.metadata
+        )
         line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
         if len(shown) == 0:
             line += (
-                f" (the best score, {everything.scores.max():.2f}, is below --confidence-threshold "
+                f" (highest score {everything.scores.max():.2f}, below --confidence-threshold "
                 f"{self.threshold})"
                 if len(everything)
                 else f" (no score above {self.threshold_key})"
             )
-        return picture[:, :, ::-1], line
+        return overlay[:, :, ::-1], line
 
     def _keep(self, instances: Instances, name: str) -> None:
         self.images_seen += 1
         for result in instances_to_coco_json(instances, self.images_seen):
-            # Ids of the data set where they are known, else counted from 1 as COCO does.
+            # IDs of the data set if known, otherwise from 1.
             category = result["category_id"]
-            result["category_id"] = self.category_ids.get(category, category + 1)
+            result["category_id"] = self.predictor.category_ids.get(category, category + 1)
             self.results.append({"file_name": name, **result})
 
 
 def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
-    """Frames (BGR), frames a second, and how many there should be.
+    """Open a video; return its frames in BGR, frame rate, and stated number of frames.
 
     Raises:
-        UserError: where the file cannot be decoded.
+        UserError: If the file cannot be decoded.
     """
     video = cv2.VideoCapture(str(path))
     ok, first = video.read()
@@ -157,6 +137,11 @@ def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
 
 
 def run_video(demo: Demo, path: Path, out: Path) -> str:
+    """Process one video and return the line that reports the result.
+
+    Raises:
+        UserError: If it cannot be decoded or its overlay cannot be encoded.
+    """
     frames, fps, count = read_video(path)
     writer = None
     instances_before, start, done = len(demo.results), time.perf_counter(), 0
@@ -164,14 +149,13 @@ def run_video(demo: Demo, path: Path, out: Path) -> str:
         try:
             for frame in tqdm(frames, total=count or None, unit="frame", desc=path.name):
                 done += 1
-                picture, _ = demo.run_image(frame, f"{path}#{done}")
+                overlay, _ = demo.run_image(frame, f"{path}#{done}")
                 if writer is None:
-                    size = (picture.shape[1], picture.shape[0])
                     codec = cv2.VideoWriter_fourcc(*"mp4v")
-                    writer = cv2.VideoWriter(str(temporary), codec, fps, size)
+                    writer = cv2.VideoWriter(str(temporary), codec, fps, overlay.shape[1::-1])
                     if not writer.isOpened():
                         raise UserError(f"this OpenCV cannot write the video {out}.")
-                writer.write(np.ascontiguousarray(picture))
+                writer.write(np.ascontiguousarray(overlay))
         finally:
             if writer is not None:
                 writer.release()
@@ -182,10 +166,10 @@ def run_video(demo: Demo, path: Path, out: Path) -> str:
 
 
 def run_file(demo: Demo, path: Path, out: Path) -> str:
-    """Draw one file; returns the line about it.
+    """Process one file and return the line that reports the result.
 
     Raises:
-        UserError: where it cannot be read or its overlay cannot be written.
+        UserError: If it cannot be read or its overlay cannot be written.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return run_video(demo, path, out)
@@ -196,12 +180,12 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
         raise UserError(
             f"image {path} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    with explained(f"image {path} cannot be processed"):
-        picture, line = demo.run_image(image, str(path))
+    with user_errors(f"image {path} cannot be processed"):
+        overlay, line = demo.run_image(image, str(path))
     try:
         with replaced(out) as temporary:
-            if not cv2.imwrite(str(temporary), picture):
-                raise OSError(f"OpenCV cannot write {temporary}")
+            if not cv2.imwrite(str(temporary), overlay):
+                raise OSError("OpenCV cannot write it")
     except OSError as error:
         raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
     return line
@@ -216,9 +200,9 @@ def main() -> int:
     if args.save_json:
         check_writable(Path(args.save_json).parent)
         if Path(args.save_json).resolve() in {p.resolve() for p in inputs}:
-            raise UserError(f"--save-json {args.save_json} is one of the inputs; choose another.")
+            raise UserError(f"--save-json {args.save_json} is an input; choose another file.")
         if Path(args.save_json).is_dir():
-            raise UserError(f"--save-json {args.save_json} is a folder; give a file.")
+            raise UserError(f"--save-json {args.save_json} is a folder; name a file.")
     demo = Demo(args)
 
     failed = []

@@ -1,8 +1,8 @@
 """Conversion of published SOLOv2 checkpoints.
 
-Three code bases have published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1)
-and MMDetection itself. The networks differ only in the normalisation of the images and the place of
-the stride in the ResNet.
+Three code bases published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1) and
+MMDetection. The networks differ only in the normalisation of images and in the position of the
+stride in the ResNet.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Publisher:
 
     Attributes:
         name: name of the code base.
-        mark: prefix of parameter names that is unique to it.
+        mark: prefix of parameter names that identifies it.
         rules: patterns and replacements, applied in order to each name.
-        settings: config values that its ResNets require.
-        torchvision_resnet: whether its ResNets have torchvision's names; otherwise Detectron2's.
+        settings: values of config keys that its ResNets require.
+        torchvision_resnet: whether its ResNets have torchvision's names, not Detectron2's.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Publisher:
     torchvision_resnet: bool
 
 
-# Of Detectron2's own ImageNet weights.
+# For Detectron2's ImageNet weights.
 MSRA_SETTINGS = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
     "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
     "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
     "INPUT.FORMAT": "BGR",
 }
-# Of torchvision's.
+# For torchvision's.
 TORCHVISION_SETTINGS = {
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
@@ -65,9 +65,9 @@ def _in_tower(match: re.Match) -> str:
     return f"_tower.{conv}.{_AT[part]}"
 
 
-# MMDetection has normalisation beside the convolution; here it is a submodule of it.
+# In MMDetection normalisation is a sibling of the convolution; here it is its submodule.
 _PARTS = ((r"\.conv\.", "."), (r"\.gn\.", ".norm."), (r"\.conv_offset\.", ".conv_offset_mask."))
-# Its levels are numbered from 0, Detectron2's by their strides.
+# MMDetection numbers levels from 0, Detectron2 by the logarithm of their stride.
 _FPN = (
     (r"^neck\.lateral_convs\.(\d)\.", lambda m: f"backbone.fpn_lateral{int(m[1]) + 2}."),
     (r"^neck\.fpn_convs\.(\d)\.", lambda m: f"backbone.fpn_output{int(m[1]) + 2}."),
@@ -128,17 +128,19 @@ def publisher_of(names: Iterable[str]) -> Publisher:
     """Identify the code base of a checkpoint by its parameter names.
 
     Raises:
-        UserError: where it is none of the known ones.
+        UserError: If it is unknown.
     """
     for publisher in PUBLISHERS:
         if any(name.startswith(publisher.mark) for name in names):
             return publisher
     known = ", ".join(p.name for p in PUBLISHERS)
-    raise UserError(f"this is no SOLOv2 of {known}: its first parameters are {[*names][:3]}.")
+    raise UserError(
+        f"the checkpoint is not a SOLOv2 of {known}; its first parameters are {[*names][:3]}."
+    )
 
 
 def rename(state: Mapping[str, torch.Tensor], publisher: Publisher) -> dict[str, torch.Tensor]:
-    """A published SOLOv2's state in this project's names."""
+    """Rename the state of a published SOLOv2 to the names of this project."""
     renamed = {}
     resnet = {}
     for name, value in state.items():
@@ -158,9 +160,9 @@ class Conversion:
     """Result of matching a checkpoint to a model.
 
     Attributes:
-        state: parameters and buffers that the model takes.
-        left_out: reason for each one of the checkpoint that it does not take, by name.
-        at_random: names of the model's parameters that the checkpoint does not have.
+        state: parameters and buffers for the model.
+        left_out: reason for each parameter that is not used, by its name.
+        at_random: names of the model's parameters that are not in the checkpoint.
     """
 
     state: dict[str, torch.Tensor]
@@ -169,11 +171,11 @@ class Conversion:
 
 
 def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion:
-    """Keep the entries of a state whose name and shape are those of the model.
+    """Select the entries of a state whose name and shape match the model.
 
     Args:
-        state: state in this project's names.
-        model: target model; may be on the meta device.
+        state: state with the names of this project.
+        model: target model, possibly on the meta device.
     """
     shapes = {name: value.shape for name, value in model.state_dict().items()}
     kept, left_out = {}, {}
@@ -188,13 +190,13 @@ def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion
 
 
 class _Placeholder(SimpleNamespace):
-    """Stands for an object of a library that is not needed, such as MMEngine's log buffers."""
+    """Placeholder for objects that are not tensors, such as MMEngine's log buffers."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
 
     def __setstate__(self, state: Any) -> None:
-        """Drop what was pickled."""
+        """Ignore the pickled state."""
 
 
 _LOADED = {
@@ -212,10 +214,10 @@ _LOADED = {
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Loads tensors and containers; nothing else that a file names is imported or called."""
+    """Loads tensors and containers; does not import or call anything else named by the file."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # Exact names: pickle would follow the dots of any other to what lies behind a function.
+        # Exact names only, since pickle resolves dotted names to attributes.
         if (module, name) in _LOADED:
             return super().find_class(module, name)
         return _Placeholder
@@ -229,18 +231,18 @@ _pickle = SimpleNamespace(
 
 
 def read_state(file: str | Path) -> dict[str, torch.Tensor]:
-    """Read the parameters and buffers of a checkpoint without running code that it may contain.
+    """Read the parameters and buffers of a checkpoint without executing code in it.
 
     Args:
-        file: as ``torch.save`` writes it: a state, or a dict with one as ``model`` or
+        file: file written by ``torch.save``: a state, or a dict with a state under ``model`` or
             ``state_dict``.
 
     Raises:
-        UserError: where the file is missing or no such checkpoint.
+        UserError: If the file is missing or not such a checkpoint.
     """
     try:
         content = torch.load(file, map_location="cpu", pickle_module=_pickle, weights_only=False)
-    except Exception as error:  # whatever a damaged file makes pickle and torch raise
+    except Exception as error:  # Damaged files make torch raise errors of many types.
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{file} cannot be read as a PyTorch checkpoint ({type(error).__name__}: {reason})."
@@ -253,5 +255,5 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
         else {}
     )
     if not state:
-        raise UserError(f"{file} has no state of a model.")
+        raise UserError(f"{file} does not contain the state of a model.")
     return {name.removeprefix("module."): value for name, value in state.items()}

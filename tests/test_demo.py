@@ -172,7 +172,7 @@ def test_missing_and_broken_weights(tmp_path, trained, scenes, monkeypatch, capf
     for weights, message in (
         ("nowhere.pth", "nowhere.pth does not exist"),
         (tmp_path / "broken.pth", "broken.pth cannot be"),
-        ("", "no trained model"),
+        ("", "MODEL.WEIGHTS is empty"),
     ):
         model = (trained[0], weights)
         assert run(monkeypatch, model, "--input", image, "--output", tmp_path / "out") == 2

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from facenet_d2 import UserError
 from facenet_d2.analysis import Analysis, analyze
 from facenet_d2.engine import load_config, read_config, run_command
-from facenet_d2.engine.cli import explained
+from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.devices import device_name
 from facenet_d2.engine.num_classes import num_classes_key
 from facenet_d2.experiments import write_row_config
@@ -88,9 +88,9 @@ def read(config_file: str, num_classes: int | None) -> CfgNode:
 
 def count(cfg: CfgNode, size: tuple[int, int], instances: int) -> Analysis:
     torch.manual_seed(0)
-    with explained("this config's model cannot be built"):
+    with user_errors("this config's model cannot be built"):
         model = build_model(cfg).eval()
-    with explained("this model cannot be analysed"):
+    with user_errors("this model cannot be analysed"):
         return analyze(model, *size, instances=instances)
 
 
@@ -104,7 +104,7 @@ def measure_peak(analysis: Analysis, device: torch.device) -> float | None:
 def one_model(args: argparse.Namespace) -> dict[str, Any]:
     cfg = read(args.config_file, args.num_classes)
     analysis = count(cfg, tuple(args.input_size), args.instances)
-    with explained("this model cannot be run"):
+    with user_errors("this model cannot be run"):
         peak_mb = measure_peak(analysis, torch.device(cfg.MODEL.DEVICE))
     return {
         "config_file": args.config_file,

@@ -6,8 +6,8 @@
   train_net.py --config-file ... MODEL.WEIGHTS solov2_R_50_coco.pth
 
 Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are recognised by their parameter names.
-Parameters whose name and shape are those of the config's model are kept: with another number of
-classes all but the last convolution of the class branch, for FACENet the ResNet and the heads.
+Parameters whose name and shape match the config's model are kept: for another number of classes all
+but the last convolution of the class branch, for FACENet the ResNet and the heads.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def modules(names: list[str]) -> str:
-    """Parameters counted by the part of the model that they are in."""
+    """Count parameters by part of the model."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     return ", ".join(f"{part} ({number})" for part, number in counts.items())
 
@@ -62,8 +62,8 @@ def main() -> None:
     if missing:
         raise UserError(
             f"{args.checkpoint} lacks {len(missing)} parameters of the bottom-up network of "
-            f"{args.config_file}, {missing[0]} for instance: is MODEL.RESNETS.DEPTH that of the "
-            "checkpoint?"
+            f"{args.config_file}, for example {missing[0]}; set MODEL.RESNETS.DEPTH to the "
+            "checkpoint's."
         )
     buffer = io.BytesIO()
     torch.save({"model": conversion.state}, buffer)

@@ -4,8 +4,8 @@
   publish_weights.py output/nwpu_vhr10/facenet_lite0_384_36ep
 
 writes facenet_d2/model_zoo/weights/facenet_lite0_384_36ep.safetensors: the model after its last
-iteration, in float16, with what it was trained on and what it reached in the file's metadata. It is
-then loaded by MODEL.WEIGHTS zoo://facenet_lite0_384_36ep.
+iteration, in float16, with config and results in the file's metadata. It is loaded with
+MODEL.WEIGHTS zoo://facenet_lite0_384_36ep.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def main() -> None:
     run = read_run(args.run)
     checkpoint = args.run / "model_final.pth"
     if not checkpoint.is_file():
-        raise UserError(f"{checkpoint} does not exist; has the run been trained to its end?")
+        raise UserError(f"{checkpoint} does not exist; finish the run first.")
     state = {
         name: value.half().contiguous() if value.is_floating_point() else value
         for name, value in read_state(checkpoint).items()
     }
     too_large = [name for name, value in state.items() if not value.isfinite().all()]
     if too_large:
-        raise UserError(f"{checkpoint}: {too_large[0]} has values that float16 does not hold.")
+        raise UserError(f"{checkpoint}: {too_large[0]} has values outside the range of float16.")
     metadata = {
         "config": (args.run / "config.yaml").read_text(),
-        "mask AP": f"{run.figures['segm/AP']:.2f}",
+        "mask AP": f"{run.metrics()['segm/AP']:.2f}",
         "box AP": f"{run.figures['bbox/AP']:.2f}",
     }
     name = args.name or args.run.resolve().name
@@ -62,7 +62,7 @@ def main() -> None:
     write_whole(file, content)
     parameters = sum(v.numel() for v in state.values())
     print(f"{file}: {parameters / 1e6:.2f} M values, {len(content) / 1e6:.1f} MB")
-    print(f"loaded by MODEL.WEIGHTS {PREFIX}{name}")
+    print(f"loaded with MODEL.WEIGHTS {PREFIX}{name}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,15 @@ MAX_MAGNITUDE = 30
 
 
 class RandomQuarterTurn(T.Augmentation):
-    """Turn by 0, 90, 180 or 270 degrees, each as likely: an overhead image has no upright.
+    """Rotate by 0, 90, 180 or 270 degrees, with equal probability."""
 
-    Attributes:
-        sideways: whether the next image is turned by 90 or 270 degrees; None to draw that too.
-    """
-
-    sideways: bool | None = None
+    def __init__(self, sideways: bool | None = None) -> None:
+        """
+        Args:
+            sideways: True for 90 or 270 degrees only, False for 0 or 180, None for all four.
+        """
+        super().__init__()
+        self.sideways = sideways
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         turns = np.random.randint(4)

@@ -1,7 +1,8 @@
-"""From a dataset dict to what the model is given."""
+"""From a dataset dict to the model's input."""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import detectron2.data.transforms as T
@@ -9,87 +10,106 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
-from detectron2.data.detection_utils import annotations_to_instances, filter_empty_instances
+from detectron2.data.detection_utils import (
+    annotations_to_instances,
+    check_image_size,
+    filter_empty_instances,
+    read_image,
+    transform_proposals,
+)
 from detectron2.structures import BitMasks, PolygonMasks
 
-from ..config import QUARTER_MASK_MODELS
 from ..errors import UserError
 from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
 from .images import check_depth
 
-# In place of Detectron2's "bitmask" and "polygon": what this project's own models need.
-QUARTER = "quarter"
-
-
-class _Shared(list):
-    """A list that Detectron2's mapper need not copy, since nothing changes it."""
-
-    def __deepcopy__(self, memo: dict) -> _Shared:
-        return self
+# Value of INPUT.MASK_FORMAT in addition to Detectron2's "polygon" and "bitmask".
+STRIDE4 = "stride4"
 
 
 class SceneMapper(DatasetMapper):
-    """Detectron2's ``DatasetMapper``, also for images without objects; names bad ones.
+    """Detectron2's ``DatasetMapper``, with errors that name the image.
 
-    Its augmentations are those of :func:`~facenet_d2.data.augmentation.build_augmentations`. Boxes
-    are made anew, tight around what the augmentations leave of the masks in the image; an instance
-    of which they leave nothing is dropped.
+    Differences:
 
-    For this project's own meta-architectures the masks are given at stride 4, see
-    :func:`~facenet_d2.structures.rasterize.rasterize_instances`; for other models they are what
-    ``INPUT.MASK_FORMAT`` says.
+    - Its augmentations are those of :func:`~facenet_d2.data.augmentation.build_augmentations`.
+    - ``INPUT.MASK_FORMAT`` may be ``stride4``: masks are rasterised at stride 4, see
+      :func:`~facenet_d2.structures.rasterize.rasterize_instances`.
+    - Boxes are recomputed, tight around the part of the mask that the augmentations leave in the
+      image; instances without such a part are dropped.
+    - Images without instances have all ground-truth fields.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        without = cfg.clone()
-        without.defrost()
-        without.INPUT.RANDOM_FLIP = "none"  # Detectron2 refuses "both".
-        arguments = super().from_config(without, is_train)
+        without_flip = cfg.clone()
+        without_flip.defrost()
+        without_flip.INPUT.RANDOM_FLIP = "none"  # Detectron2 rejects "both".
+        arguments = super().from_config(without_flip, is_train)
         crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
-        if cfg.MODEL.META_ARCHITECTURE in QUARTER_MASK_MODELS:
-            arguments["instance_mask_format"] = QUARTER
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """
+        """Read and augment one image.
+
         Args:
-            dataset_dict: one image in Detectron2's format; with ``sideways``, whether a random
-                quarter turn shall lay it on its side.
+            dataset_dict: image in Detectron2's dataset format. An entry ``sideways``, a bool,
+                determines whether a random quarter turn swaps height and width.
 
         Returns:
-            ``image``, in training ``instances``, and what else the dict had.
+            The dict's other entries, ``image`` ``(C, H, W)`` and, in training, ``instances``.
 
         Raises:
-            UserError: where the image is missing, broken or of another size than annotated, or its
-                annotations have no masks.
+            UserError: If the image is missing, damaged or of another size than annotated, or an
+                annotation has no mask.
         """
-        for augmentation in self.augmentations.augs:
-            if isinstance(augmentation, RandomQuarterTurn):
-                augmentation.sideways = dataset_dict.get("sideways")
+        dataset_dict = dict(dataset_dict)
+        sideways = dataset_dict.pop("sideways", None)
+        image = self._read(dataset_dict)
+        sem_seg = None
+        if "sem_seg_file_name" in dataset_dict:
+            sem_seg = read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+        inputs = T.AugInput(image, sem_seg=sem_seg)
+        augmentations = [
+            RandomQuarterTurn(sideways) if isinstance(a, RandomQuarterTurn) else a
+            for a in self.augmentations.augs
+        ]
+        transforms = T.AugmentationList(augmentations)(inputs)
+        image = inputs.image
+        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        if inputs.sem_seg is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
+        if self.proposal_topk is not None:
+            transform_proposals(
+                dataset_dict, image.shape[:2], transforms, proposal_topk=self.proposal_topk
+            )
+        if not self.is_train:
+            dataset_dict.pop("annotations", None)
+        elif "annotations" in dataset_dict:
+            self._transform_annotations(dataset_dict, transforms, image.shape[:2])
+        return dataset_dict
+
+    def _read(self, dataset_dict: dict[str, Any]) -> np.ndarray:
+        file = dataset_dict["file_name"]
         try:
-            check_depth(dataset_dict["file_name"])
-            if self.instance_mask_format == QUARTER and "annotations" in dataset_dict:
-                annotations = _Shared(dataset_dict["annotations"])
-                dataset_dict = {**dataset_dict, "annotations": annotations}
-            return super().__call__(dataset_dict)
-        except Exception as error:
-            raise UserError(
-                f"image {dataset_dict.get('file_name')} cannot be used "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); mend it or take it out "
-                "of the annotations."
-            ) from error
+            check_depth(file)
+            image = read_image(file, format=self.image_format)
+            check_image_size(dataset_dict, image)
+        except Exception as error:  # Pillow's decoders raise errors of many types.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise _unusable(file, reason) from error
+        return image
 
     def _transform_annotations(
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
     ) -> None:
         annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
-        if self.use_instance_mask and any(not a.get("segmentation") for a in annotations):
-            raise ValueError("it has an annotation without a segmentation")
-        if self.instance_mask_format == QUARTER:
+        if self.use_instance_mask:
+            _check_segmentations(dataset_dict["file_name"], annotations)
+        if self.instance_mask_format == STRIDE4:
             annotated_size = (dataset_dict["height"], dataset_dict["width"])
             del dataset_dict["annotations"]
             dataset_dict["instances"] = rasterize_instances(
@@ -97,18 +117,21 @@ class SceneMapper(DatasetMapper):
             )
             return
         if annotations:
+            # Detectron2 changes annotations in place.
+            annotations = copy.deepcopy(annotations)
             for a in annotations:
                 if isinstance(a.get("segmentation"), list):
-                    # Detectron2 scales points in place, and so cuts whole ones to whole ones.
+                    # Its transforms write into the arrays, which truncates integers.
                     a["segmentation"] = [np.asarray(p, dtype=float) for p in a["segmentation"]]
+            dataset_dict["annotations"] = annotations
             super()._transform_annotations(dataset_dict, transforms, image_shape)
             if isinstance(dataset_dict["instances"].get_fields().get("gt_masks"), PolygonMasks):
-                # Polygons keep what lies outside of the image, and so do boxes made of them.
+                # Polygons, and the boxes made of them, can reach beyond the image.
                 instances = dataset_dict["instances"]
                 instances.gt_boxes.clip(image_shape)
                 dataset_dict["instances"] = filter_empty_instances(instances, by_mask=False)
             return
-        # Detectron2 leaves the masks out where there is nothing to have one.
+        # Detectron2 omits gt_masks if there are no annotations.
         del dataset_dict["annotations"]
         instances = annotations_to_instances([], image_shape)
         if self.use_instance_mask:
@@ -118,3 +141,19 @@ class SceneMapper(DatasetMapper):
                 else PolygonMasks([])
             )
         dataset_dict["instances"] = instances
+
+
+def _check_segmentations(file: str, annotations: list[dict[str, Any]]) -> None:
+    for annotation in annotations:
+        segmentation = annotation.get("segmentation")
+        if not segmentation:
+            raise _unusable(file, "it has an annotation without a segmentation")
+        if not isinstance(segmentation, (list, dict)):
+            kind = type(segmentation).__name__
+            raise _unusable(file, f"a segmentation is a {kind}, not polygons or an RLE")
+
+
+def _unusable(file: str, reason: str) -> UserError:
+    return UserError(
+        f"image {file} cannot be used ({reason}); fix it or remove it from the annotations."
+    )

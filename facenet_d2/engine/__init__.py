@@ -1,5 +1,15 @@
+"""Configs, training, checkpoints, and the frame of all commands."""
+
 from .cli import run_command
-from .setup import load_config, read_config
+from .predictor import Predictor
+from .setup import add_point_rend_config, load_config, read_config
 from .trainer import Trainer
 
-__all__ = ["Trainer", "load_config", "read_config", "run_command"]
+__all__ = [
+    "Predictor",
+    "Trainer",
+    "add_point_rend_config",
+    "load_config",
+    "read_config",
+    "run_command",
+]

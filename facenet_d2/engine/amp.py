@@ -15,14 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:
-    """Data type of ``SOLVER.AMP.DTYPE``; by default float16 on a GPU and bfloat16 on a CPU.
+    """Return the data type of ``SOLVER.AMP.DTYPE``; default: float16 on a GPU, bfloat16 on a CPU.
 
     Raises:
-        ValueError: for an unknown name, or float16 on a CPU.
+        ValueError: If the name is unknown, or float16 is set on a CPU.
     """
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("", *AUTOCAST):
-        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {[*AUTOCAST]}, or empty")
+        raise ValueError(f"SOLVER.AMP.DTYPE is {name!r}; it must be one of {[*AUTOCAST]} or empty")
     on_cpu = _on_cpu(cfg)
     if name == "fp16" and on_cpu:
         raise ValueError("SOLVER.AMP.DTYPE fp16 needs a GPU; on a CPU it must be bf16 or empty")
@@ -34,24 +34,24 @@ def _on_cpu(cfg: CfgNode) -> bool:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions, AVX-512 BF16 or AMX; else they are emulated."""
+    """Return whether this CPU has bfloat16 instructions (AVX-512 BF16 or AMX)."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, check, bool)() for check in checks)
 
 
 def training_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """Data type of mixed-precision training, or None for float32.
+    """Return the data type of mixed-precision training, or None for float32.
 
-    On a CPU that would emulate bfloat16, which is slower than float32, training is in float32, with
-    a warning.
+    On a CPU without bfloat16 instructions, where bfloat16 is slower than float32, a warning is
+    logged and float32 is used.
     """
     if not cfg.SOLVER.AMP.ENABLED:
         return None
     dtype = amp_dtype(cfg)
     if _on_cpu(cfg) and not cpu_has_bfloat16():
         logger.warning(
-            "SOLVER.AMP.ENABLED is True, but this CPU has no bfloat16 instructions (AVX-512 BF16, "
-            "AMX): training in float32."
+            "SOLVER.AMP.ENABLED is True, but this CPU has no bfloat16 instructions (AVX-512 BF16 "
+            "or AMX); training in float32."
         )
         return None
     return dtype
@@ -60,11 +60,11 @@ def training_dtype(cfg: CfgNode) -> torch.dtype | None:
 class BFloat16Trainer(SimpleTrainer):
     """``SimpleTrainer`` with the forward pass under bfloat16 autocast.
 
-    bfloat16 has the exponents of float32, so the loss needs no scaling.
+    bfloat16 has the exponent range of float32, so the loss is not scaled.
     """
 
     def run_step(self) -> None:
-        """One step: forward, backward, update."""
+        """Run one training step."""
         assert self.model.training, "the model was set to evaluation mode"
         start = time.perf_counter()
         data = next(self._data_loader_iter)

@@ -1,107 +1,112 @@
-"""Checkpoints: written whole or not at all, and loaded into the model they are of."""
+"""Saving and loading of checkpoints."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import UserError
+from ..files import replaced, write_whole
 from ..weights import PRETRAINED, bottom_up_parameters
+from .cli import VALUE_ERRORS
+
+BEST = "model_best"
+"""Name of the checkpoint with the best evaluation, from which no run is resumed."""
+
+
+class CheckpointError(ValueError):
+    """Raised if a checkpoint cannot be read, or is not one of the model."""
 
 
 class ModelCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer, which writes beside and renames, and refuses another model's file.
+    """Detectron2's checkpointer with atomic writes, which rejects checkpoints of other models.
 
-    A run that is killed, or whose disk is full, while it saves keeps the checkpoint of the same
-    name that was there.
+    If a run is killed while it saves, or the disk is full, the previous checkpoint and the tag in
+    ``last_checkpoint`` stay valid.
 
     Attributes:
-        complete: whether a file must have every parameter of the model; otherwise one is enough.
+        complete: whether a checkpoint must have every parameter of the model; otherwise one is
+            enough.
     """
 
     complete = False
 
     def _load_file(self, filename: str) -> Any:
-        """Also reads safetensors, as the model zoo's files are."""
-        if not filename.endswith(".safetensors"):
-            return super()._load_file(filename)
+        """Read a checkpoint; also safetensors, the format of the model zoo."""
+        try:
+            if not filename.endswith(".safetensors"):
+                return super()._load_file(filename)
+            state = load_file(filename)
+        except Exception as error:  # Damaged files make torch raise errors of many types.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            raise CheckpointError(reason) from error
         return {
             "model": {
                 name: value.float() if value.is_floating_point() else value
-                for name, value in load_file(filename).items()
+                for name, value in state.items()
             }
         }
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        if not isinstance(checkpoint.get("model"), dict):
+            raise CheckpointError('it has no state of a model under "model"')
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
-        everything = len(self.model.state_dict())
-        if wrong and (self.complete or len(wrong) == everything):
-            raise ValueError(
-                f"{len(wrong)} of the model's {everything} parameters are not in it, or of another "
+        total = len(self.model.state_dict())
+        if wrong and (self.complete or len(wrong) == total):
+            raise CheckpointError(
+                f"{len(wrong)} of the model's {total} parameters are missing or have another "
                 f"shape: {_some(wrong)}"
             )
-        # Weights of a bottom-up network must cover all of it: layers at random between pretrained
-        # ones are easily overlooked.
+        # Random layers between pretrained ones would go unnoticed.
         if str(checkpoint.get("__author__", "")).startswith(PRETRAINED):
-            left = bottom_up_parameters(wrong)
-            if left:
-                raise ValueError(
-                    f"{len(left)} parameters of the model's bottom-up network are not in it, or of "
-                    f"another shape: {_some(left)}"
+            missing = bottom_up_parameters(wrong)
+            if missing:
+                raise CheckpointError(
+                    f"{len(missing)} parameters of the model's bottom-up network are missing or "
+                    f"have another shape: {_some(missing)}"
                 )
-        # Some checkpoints of Detectron2's have these two, which come from the config.
+        # Detectron2's own checkpoints may contain these two, which the config sets.
         foreign = [k for k in result.unexpected_keys if k not in ("pixel_mean", "pixel_std")]
         if foreign and self.complete:
-            raise ValueError(
+            raise CheckpointError(
                 f"{len(foreign)} of its parameters are not the model's: {_some(foreign)}"
             )
         return result
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """
+        """Save model, optimizer and scheduler, and tag the checkpoint as the last one.
+
         Args:
-            name: of the checkpoint, without ``.pth``.
-            kwargs: saved with it.
+            name: file name without ``.pth``. ``model_best`` is not tagged.
+            kwargs: further entries of the checkpoint.
         """
         if not (self.save_dir and self.save_to_disk):
             return
-        beside = Path(self.save_dir) / f"{name}.new.pth"
-        previous = self.get_checkpoint_file() if self.has_checkpoint() else None
-        try:
-            super().save(beside.stem, **kwargs)
-            beside.replace(beside.with_name(f"{name}.pth"))
-            self.tag_last_checkpoint(f"{name}.pth")
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            if previous is not None:
-                self.tag_last_checkpoint(Path(previous).name)
-            raise
+        content = {
+            "model": self.model.state_dict(),
+            **{key: value.state_dict() for key, value in self.checkpointables.items()},
+            **kwargs,
+        }
+        file = Path(self.save_dir) / f"{name}.pth"
+        self.logger.info("Saving checkpoint to %s", file)
+        with replaced(file) as temporary:
+            torch.save(content, temporary)
+        if name != BEST:
+            self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record the checkpoint from which a run is resumed."""
+        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
 
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
-
-
-# What torch, pickle, iopath and Detectron2 raise for files that are missing, cut or something else.
-LOADING_ERRORS = (
-    AssertionError,
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    RuntimeError,
-    SafetensorError,
-    TypeError,
-    ValueError,
-    pickle.UnpicklingError,
-)
 
 
 def load_checkpoint(
@@ -111,30 +116,41 @@ def load_checkpoint(
     resume: bool = False,
     complete: bool = False,
 ) -> None:
-    """Load the last checkpoint of ``OUTPUT_DIR`` when resuming, else ``MODEL.WEIGHTS``.
+    """Load the last checkpoint of ``OUTPUT_DIR`` if resuming, otherwise ``MODEL.WEIGHTS``.
 
     Args:
-        checkpointer: of the model.
-        cfg: its config.
-        resume: continue the run in ``OUTPUT_DIR``.
-        complete: the weights must be those of the whole model, as when resuming; otherwise some of
-            it is enough, a backbone for example.
+        checkpointer: checkpointer of the model.
+        cfg: config of the model.
+        resume: whether to resume the run in ``OUTPUT_DIR``.
+        complete: whether the weights must contain the whole model, as they must when resuming;
+            otherwise a part is enough, for example a backbone.
 
     Raises:
-        UserError: where the weights cannot be fetched or read, or are not this model's.
+        UserError: If the weights cannot be downloaded or read, or are not the model's.
     """
     resuming = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
     checkpointer.complete = complete or resuming
     try:
+        if path:
+            _fetch(checkpointer, path)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-    except LOADING_ERRORS as error:
-        way_out = (
-            f"remove {cfg.OUTPUT_DIR}/last_checkpoint to start the run anew"
+    except VALUE_ERRORS as error:
+        remedy = (
+            f"remove {cfg.OUTPUT_DIR}/last_checkpoint to start the run from the beginning"
             if resuming
-            else "set MODEL.WEIGHTS to a checkpoint of this model, or '' to start from scratch"
+            else "set MODEL.WEIGHTS to a checkpoint of this model, or to '' to train from scratch"
         )
-        raise UserError(
-            f"weights {path} cannot be loaded ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}); {way_out}."
-        ) from error
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        raise UserError(f"weights {path} cannot be loaded ({reason}); {remedy}.") from error
+
+
+def _fetch(checkpointer: ModelCheckpointer, path: str) -> None:
+    """Download or convert weights named by a URL; iopath caches the result."""
+    try:
+        local = checkpointer.path_manager.get_local_path(path)
+    except Exception as error:  # Network, archive and package errors of many types.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CheckpointError(reason) from error
+    if not Path(local).is_file():
+        raise CheckpointError("the file does not exist")

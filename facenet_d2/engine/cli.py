@@ -1,4 +1,4 @@
-"""What all commands share: how they end."""
+"""Exit codes and error reporting of all commands."""
 
 from __future__ import annotations
 
@@ -14,35 +14,39 @@ from types import FrameType
 
 from torch.multiprocessing import ProcessExitedException
 
-from ..errors import UserError
+from ..errors import UserError, user_message
+
+TRACEBACK = "FACENET_D2_TRACEBACK"
+"""Environment variable; if it is set, errors are printed with their traceback."""
 
 
 def run_command(command: Callable[[], int | None]) -> int:
-    """Run a command and turn its end into an exit code.
+    """Run a command and return its exit code.
 
     Args:
-        command: does the work; gives an exit code, or None for 0.
+        command: function that does the work; returns an exit code, or None for 0.
 
     Returns:
-        the command's own code; 2 for a :class:`UserError` or an error of the operating system,
-        printed as one sentence; 130 for Ctrl-C.
+        The command's own code; 2 after a :class:`UserError` or an error of the operating system,
+        which are printed as one sentence; 130 after Ctrl-C. Any other exception is a bug and is
+        raised.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a dash of a table is no reason to fail after the work is done.
+        # A terminal that cannot display a character must not fail the command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return command() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
-        # The reader of a pipe, as `head`, has seen enough. Python would try to write the rest.
+        # The reader of a pipe, such as `head`, has closed it. Python would try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        # A full disk, a file that may not be read: the machine's state, not the program's.
-        print(f"error: {' '.join(str(error).split())[:500]}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        # An OSError is the state of the machine: a full disk, a file without permission.
+        if os.environ.get(TRACEBACK):
+            traceback.print_exc()
+        else:
+            print(f"error: {user_message(error)[:1000]}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -50,13 +54,11 @@ def run_command(command: Callable[[], int | None]) -> int:
 
 
 @contextmanager
-def patient_with_processes() -> Iterator[None]:
-    """Around the processes of a training, which stop by themselves on Ctrl-C.
-
-    On a second one they are ended.
+def forward_interrupt_to_workers() -> Iterator[None]:
+    """Let training processes stop gracefully on the first Ctrl-C; terminate them on the second.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C, when they have ended.
+        KeyboardInterrupt: After Ctrl-C, when the processes have ended.
     """
     requests = 0
 
@@ -71,7 +73,7 @@ def patient_with_processes() -> Iterator[None]:
     try:
         yield
     except ProcessExitedException as error:
-        # Ended here, or before they were ready to stop by themselves.
+        # Terminated above, or by Ctrl-C before they could handle it.
         if requests:
             raise KeyboardInterrupt from error
         raise
@@ -81,19 +83,39 @@ def patient_with_processes() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
+# Exceptions that PyTorch, Detectron2, fvcore and timm raise for invalid values.
+VALUE_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+)
+
+
 @contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn what goes wrong inside into one sentence, where only configured values drive the code.
+def user_errors(what: str) -> Iterator[None]:
+    """Raise errors of code that configured values drive as :class:`UserError`.
+
+    Only :data:`VALUE_ERRORS` are; an AttributeError or a TypeError, for example, is a bug and
+    passes unchanged.
+
+    Args:
+        what: first part of the message.
 
     Raises:
-        UserError: ``what``, and the error's own words.
+        UserError: With ``what`` and the message of the exception, which is its cause.
     """
     try:
         yield
-    except (UserError, OSError):
-        raise
-    except Exception as error:
-        # An assertion often has no words but its own line.
-        words = " ".join(map(str, error.args)) or traceback.extract_tb(error.__traceback__)[-1].line
-        words = " ".join((words or "").split())[:500]
-        raise UserError(f"{what}: {words} ({type(error).__name__}).") from error
+    except VALUE_ERRORS as error:
+        raise UserError(f"{what}: {_message(error)} ({type(error).__name__}).") from error
+
+
+def _message(error: Exception) -> str:
+    # An assertion often has no message but its source line.
+    words = " ".join(map(str, error.args))
+    if not words and error.__traceback__ is not None:
+        words = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    return " ".join(words.split())[:500]

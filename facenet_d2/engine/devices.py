@@ -31,4 +31,4 @@ def check_num_gpus(num_gpus: int) -> None:
     available = torch.cuda.device_count()
     if num_gpus > max(1, available):
         hint = "; omit the option to run on the CPU." if available == 0 else "."
-        raise UserError(f"--num-gpus {num_gpus}: this machine has {available} GPU(s){hint}")
+        raise UserError(f"--num-gpus is {num_gpus}, but {available} GPUs are available{hint}")

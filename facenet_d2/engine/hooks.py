@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableBestCheckpointer(BestCheckpointer):
-    """Detectron2's ``BestCheckpointer``, which does not forget the best figure on ``--resume``.
+    """Detectron2's ``BestCheckpointer``, which keeps the best metric on ``--resume``.
 
-    The figure is kept beside ``model_best.pth`` in ``model_best.json``, since the periodic
-    checkpoint is written before the evaluation and cannot know it.
+    The metric is saved in ``model_best.json``, since the periodic checkpoint is written before the
+    evaluation.
     """
 
     def __init__(self, eval_period: int, checkpointer: Checkpointer, val_metric: str) -> None:
@@ -46,9 +46,9 @@ class ResumableBestCheckpointer(BestCheckpointer):
 
 
 class StopOnInterrupt(HookBase):
-    """On Ctrl-C: finish the step, save a checkpoint, then stop. A second Ctrl-C stops at once.
+    """On Ctrl-C, finishes the step, saves a checkpoint and stops; on a second one, stops at once.
 
-    All processes of a training stop after the same step, whichever of them the signal reached.
+    All processes of a training stop after the same step, whichever of them receives the signal.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
@@ -69,7 +69,7 @@ class StopOnInterrupt(HookBase):
     def after_step(self) -> None:
         if any(comm.all_gather(self.requested)):
             self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-            # Saving is the main process's; no other ends before it has.
+            # Only the main process saves; the others wait for it.
             comm.synchronize()
             logger.warning("Interrupted; continue with --resume.")
             raise KeyboardInterrupt
@@ -80,10 +80,10 @@ class StopOnInterrupt(HookBase):
 
 
 class WarnOfEmptyMasks(HookBase):
-    """Warns when the Dice loss says that all predicted masks are empty.
+    """Warns if the Dice loss indicates that all predicted masks are empty.
 
-    An empty mask has a Dice loss of 1 and almost no gradient, so a model that too large first steps
-    have brought there does not recover.
+    An empty mask has a Dice loss of 1 and almost no gradient: a model that collapses in the first
+    steps does not recover.
     """
 
     NEAR_ONE = 0.985
@@ -93,7 +93,7 @@ class WarnOfEmptyMasks(HookBase):
         """
         Args:
             dice_weight: factor of the Dice loss, ``MODEL.SOLOV2.DICE_WEIGHT``.
-            warmup: number of warm-up steps; the first warning comes 300 steps after them.
+            warmup: number of warm-up steps; the first warning is possible 300 steps later.
         """
         self.dice_weight = dice_weight
         self.first = warmup + 300
@@ -106,10 +106,10 @@ class WarnOfEmptyMasks(HookBase):
         if loss < self.NEAR_ONE * self.dice_weight:
             return
         logger.warning(
-            "loss_mask has been %.2f in the last %d steps; with all masks empty it is %.2f. The "
-            "model does not learn masks. Restart with a smaller SOLVER.BASE_LR or "
-            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or a longer SOLVER.WARMUP_ITERS.",
-            loss,
+            "The median of loss_mask over the last %d steps is %.2f, and %.2f means that all masks "
+            "are empty. The model is not learning masks. Restart with a smaller SOLVER.BASE_LR or "
+            "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or more SOLVER.WARMUP_ITERS.",
             self.WINDOW,
+            loss,
             self.dice_weight,
         )

@@ -1,25 +1,58 @@
-"""The number of classes of a config's model, taken from its data."""
+"""Number of classes of a config's model."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 
-from ..config import CLASSES_NODES
 from ..data.datasets.coco import class_names
 from ..errors import UserError
 
 
-def resolve_num_classes(cfg: CfgNode) -> None:
-    """Take the number of classes from the first data set, or check it against every one.
+def model_node(cfg: CfgNode) -> str:
+    """Name of the node of ``cfg.MODEL`` with ``NUM_CLASSES`` and the score threshold.
 
-    ``MODEL.SOLOV2.NUM_CLASSES`` 0 takes it. For Detectron2's own meta-architectures
-    ``MODEL.ROI_HEADS.NUM_CLASSES`` is checked. ``DATASETS.CLASS_NAMES`` is set to the names.
-
-    Args:
-        cfg: changed in place.
+    A meta-architecture of this project names it in ``CONFIG_NODE``, which subclasses inherit.
 
     Raises:
-        UserError: where the numbers or the names differ, or there is no data set to ask.
+        UserError: If ``MODEL.META_ARCHITECTURE`` is not registered.
+    """
+    name = cfg.MODEL.META_ARCHITECTURE
+    if name not in META_ARCH_REGISTRY:
+        known = ", ".join(sorted(n for n, _ in META_ARCH_REGISTRY))
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {name!r} is not registered; registered are {known}."
+        )
+    meta_architecture = META_ARCH_REGISTRY.get(name)
+    node = getattr(meta_architecture, "CONFIG_NODE", None)
+    if node is not None:
+        return node
+    return "RETINANET" if issubclass(meta_architecture, RetinaNet) else "ROI_HEADS"
+
+
+def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
+    """Key with the model's number of classes, and the node that contains it."""
+    node = model_node(cfg)
+    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node]
+
+
+def score_threshold_key(cfg: CfgNode) -> str:
+    """Key with the minimum score of the model's predictions."""
+    return f"MODEL.{model_node(cfg)}.SCORE_THRESH_TEST"
+
+
+def resolve_num_classes(cfg: CfgNode) -> None:
+    """Set or check the number of classes by the config's data sets.
+
+    The model's ``NUM_CLASSES`` is set if it is 0 and must otherwise agree with every data set.
+    PointRend's ``MODEL.POINT_HEAD.NUM_CLASSES`` is set as well, and ``DATASETS.CLASS_NAMES``.
+
+    Args:
+        cfg: config; changed in place.
+
+    Raises:
+        UserError: If the data sets, the model and ``DATASETS.CLASS_NAMES`` disagree, or no data
+            set is named.
     """
     key, node = num_classes_key(cfg)
     datasets = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
@@ -29,7 +62,7 @@ def resolve_num_classes(cfg: CfgNode) -> None:
     trained = list(cfg.DATASETS.CLASS_NAMES)
     if trained and trained != names:
         raise UserError(
-            f"DATASETS.CLASS_NAMES, of the model, are {', '.join(trained)}, but dataset "
+            f"the model's DATASETS.CLASS_NAMES are {', '.join(trained)}, but dataset "
             f"{datasets[0]!r} has {', '.join(names)}. To train a new model on it, add "
             "DATASETS.CLASS_NAMES []."
         )
@@ -41,18 +74,11 @@ def resolve_num_classes(cfg: CfgNode) -> None:
             f"{', '.join(names)}. Set {key} {len(names)} (or 0, to take it from the data)."
         )
     if "POINT_HEAD" in cfg.MODEL:
-        # PointRend's, which must be the same.
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(names)
     for dataset in datasets[1:]:
         if class_names(dataset) != names:
             raise UserError(
-                f"datasets {datasets[0]!r} and {dataset!r} have other classes: {', '.join(names)} "
-                f"and {', '.join(class_names(dataset))}."
+                f"datasets {datasets[0]!r} and {dataset!r} have different classes: "
+                f"{', '.join(names)} and {', '.join(class_names(dataset))}."
             )
     cfg.DATASETS.CLASS_NAMES = names
-
-
-def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
-    """The key with the number of classes of the config's model, and the node it is in."""
-    node = CLASSES_NODES.get(cfg.MODEL.META_ARCHITECTURE, "ROI_HEADS")
-    return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node]

@@ -1,4 +1,4 @@
-"""The optimizer that a config describes: Detectron2's SGD or AdamW, and factors of its rates."""
+"""SGD and AdamW with learning rate multipliers."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
     Supports, in addition to Detectron2's keys,
 
-    - ``OPTIMIZER``: ``SGD`` or ``AdamW``, whose other arguments are PyTorch's defaults;
-    - ``BACKBONE_MULTIPLIER`` and ``OFFSET_MULTIPLIER``: factors of the learning rate of the
-      bottom-up network and of the offsets and modulation of deformable convolutions;
-    - ``CLIP_GRADIENTS.CLIP_TYPE full_model``: the norm of all gradients together is clipped.
-      Detectron2's own ``norm`` clips each parameter by itself, which changes the direction of the
-      step.
+    - ``OPTIMIZER``: ``SGD``, or ``AdamW`` with PyTorch's default betas;
+    - ``BACKBONE_MULTIPLIER`` and ``OFFSET_MULTIPLIER``: learning rate multipliers of the bottom-up
+      network and of the offsets and modulation of deformable convolutions;
+    - ``CLIP_GRADIENTS.CLIP_TYPE full_model`` for both optimizers: clips the norm of the whole
+      gradient. Detectron2's ``norm`` clips each parameter separately, which changes the direction
+      of the step.
 
     Raises:
-        ValueError: for an unknown ``OPTIMIZER`` or a negative factor.
+        ValueError: If ``OPTIMIZER`` is unknown or a multiplier is negative.
     """
     solver = cfg.SOLVER
     if solver.OPTIMIZER not in OPTIMIZERS:
@@ -67,7 +67,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def bottom_up_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters of the bottom-up network, which without a neck is the backbone."""
+    """Return the parameters of the bottom-up network; without a neck, of the backbone."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return []
@@ -75,7 +75,7 @@ def bottom_up_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that give offsets and modulation of the deformable convolutions."""
+    """Return the parameters that predict offsets and modulation of deformable convolutions."""
     return [
         parameter
         for module in model.modules()
@@ -87,12 +87,12 @@ def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
 def multiply_learning_rate(
     groups: Iterable[dict[str, Any]], parameters: Iterable[nn.Parameter], factor: float
 ) -> list[dict[str, Any]]:
-    """Split parameter groups, so that some parameters have another learning rate.
+    """Split parameter groups to multiply the learning rate of some parameters.
 
     Args:
         groups: parameter groups with ``lr``.
-        parameters: parameters whose learning rate is to be multiplied.
-        factor: the factor.
+        parameters: parameters whose learning rate is multiplied.
+        factor: multiplier.
     """
     chosen = {id(p) for p in parameters}
     split = []
@@ -108,11 +108,11 @@ def multiply_learning_rate(
 def clip_whole_gradient(
     optimizer: torch.optim.Optimizer, max_norm: float, norm_type: float
 ) -> None:
-    """Clip the norm of all gradients together before each step, and log it as ``gradient_norm``."""
+    """Clip the norm of the whole gradient before each step, and log it as ``gradient_norm``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def clip(*_: Any) -> None:
-        # A hook before the step sees gradients that AMP has already scaled back.
+        # Before the optimizer step, AMP has already unscaled the gradients.
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
         get_event_storage().put_scalar("gradient_norm", norm.item())
 

@@ -1,4 +1,4 @@
-"""Record of versions, devices and times of a run: ``run.json`` next to its ``metrics.json``."""
+"""Record of a run, ``run.json``: versions, commit, device and duration."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def commit() -> str | None:
-    """The commit of this project's files, with ``+changes`` where they differ; None outside git."""
+    """Return the commit of the checkout, with ``+changes`` if files differ; None outside git."""
     if not (REPOSITORY / ".git").exists():
-        # Installed somewhere: a repository around that is another project's.
+        # An installed package; a repository around it is another project's.
         return None
     git = ["git", "-C", str(REPOSITORY)]
     try:
@@ -38,12 +38,12 @@ def commit() -> str | None:
 
 
 def set_aside_metrics(folder: str | Path) -> None:
-    """Before a run that starts anew where one has been: Detectron2 would add to its metrics.json.
+    """Rename the ``metrics.json`` of an earlier run, to which Detectron2 would append.
 
-    Then the evaluation after that run's last iteration would make this one look finished.
+    Otherwise the earlier run's last evaluation would make the new run look finished.
 
     Args:
-        folder: of the run.
+        folder: output folder of the run.
     """
     metrics = Path(folder) / "metrics.json"
     if not metrics.is_file():
@@ -51,26 +51,26 @@ def set_aside_metrics(folder: str | Path) -> None:
     previous = metrics.with_name("metrics_previous.json")
     metrics.replace(previous)
     logger.warning(
-        "%s has an earlier run, which this one overwrites; without --resume it starts anew. The "
-        "earlier run's metrics are now in %s.",
+        "%s contains an earlier run, which is overwritten, since --resume was not given. Its "
+        "metrics are kept in %s.",
         folder,
         previous.name,
     )
 
 
 class RecordRun(HookBase):
-    """Writes ``run.json``: versions, commit, device and time of each session of a run.
+    """Writes ``run.json``: versions, commit, device and duration of each session of the run.
 
-    A resumed run adds a session. Iterations after the checkpoint that it resumes from are lost and
-    not counted; their time is.
+    Resuming a run adds a session. Iterations after the checkpoint that it resumes from are not
+    counted, but their time is.
     """
 
     def __init__(self, folder: str | Path, device: str, *, period: int = 20) -> None:
         """
         Args:
-            folder: of the run.
-            device: the model's.
-            period: iterations between records.
+            folder: output folder of the run.
+            device: device of the model.
+            period: number of iterations between writes.
         """
         self.file = Path(folder) / "run.json"
         self.device = device
@@ -109,7 +109,7 @@ class RecordRun(HookBase):
         self.write()
 
     def write(self) -> None:
-        """Evaluations count as the run's time."""
+        """Write the record; the duration includes evaluations."""
         self.sessions[-1]["seconds"] = round(time.monotonic() - self.start, 1)
         record: dict[str, Any] = {"sessions": self.sessions}
         write_whole(self.file, json.dumps(record, indent=1) + "\n")

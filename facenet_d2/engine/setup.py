@@ -1,4 +1,4 @@
-"""From a config file and command-line overrides to a checked, frozen config."""
+"""Reading, overriding and checking configs."""
 
 from __future__ import annotations
 
@@ -10,39 +10,52 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_facenet_config
+from ..config import add_facenet_config, rename_keys, rename_overrides
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..errors import UserError
 from .amp import amp_dtype
 from .num_classes import num_classes_key, resolve_num_classes
 
-SEM_BUILDERS = tuple(
-    f"build_{r}{n}_backbone" for r in ("", "resnet_") for n in ("face_fpn", "sem_fpn")
+# Raised by yacs for unknown keys and values of another type.
+CONFIG_ERRORS = (
+    AssertionError,
+    AttributeError,
+    KeyError,
+    RecursionError,
+    SyntaxError,
+    TypeError,
+    ValueError,
 )
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config and override it; neither data nor weights are looked at.
+    """Read a config file and override keys; data and weights are not checked.
 
     Args:
-        config_file: YAML, loaded without executing anything in it.
+        config_file: YAML file, loaded without executing code.
         overrides: KEY VALUE pairs, as on the command line.
 
     Raises:
-        UserError: for a missing or broken file or an unknown key.
+        UserError: If the file is missing or invalid, or a key is unknown.
     """
     cfg = get_cfg()
     add_facenet_config(cfg)
     config_file = Path(config_file)
     if not config_file.is_file():
-        raise UserError(f"config file {config_file} does not exist, or is no file.")
+        raise UserError(f"config file {config_file} does not exist or is not a file.")
     if not config_file.read_bytes().strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
         content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
         if "POINT_HEAD" in (content.get("MODEL") or {}):
-            _add_point_rend_config(cfg)
-        cfg.merge_from_file(str(config_file), allow_unsafe=False)
+            add_point_rend_config(cfg)
+        if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
+            raise UserError(
+                f"config file {config_file}: VERSION is {content['VERSION']}, but must be "
+                f"{cfg.VERSION}."
+            )
+        rename_keys(content)
+        cfg.merge_from_other_cfg(CfgNode(content))
     except UserError:
         raise
     except yaml.YAMLError as error:
@@ -53,19 +66,17 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(
             f"config file {config_file}: its _BASE_ {error.filename} does not exist."
         ) from error
-    except Exception as error:
+    except CONFIG_ERRORS as error:
         raise UserError(f"config file {config_file}: {_sentence(error)}") from error
     misplaced = [o for o in overrides if o.startswith("--")]
     if misplaced:
-        raise UserError(
-            f"{misplaced[0]} stands after the KEY VALUE overrides; options come before them."
-        )
+        raise UserError(f"{misplaced[0]} follows the KEY VALUE overrides; put options before them.")
     try:
-        cfg.merge_from_list(list(overrides))
-    except Exception as error:
+        cfg.merge_from_list(rename_overrides(overrides))
+    except CONFIG_ERRORS as error:
         raise UserError(
-            f"overrides {' '.join(overrides)!r}: {_sentence(error)} (KEY VALUE pairs, as in "
-            "SOLVER.BASE_LR 0.01)"
+            f"overrides {' '.join(overrides)!r}: {_sentence(error)} (use KEY VALUE pairs, for "
+            "example SOLVER.BASE_LR 0.01)"
         ) from error
     return cfg
 
@@ -77,23 +88,23 @@ def load_config(
     train: bool = False,
     need_data: bool = True,
 ) -> CfgNode:
-    """Read, override and check a config for a run; register the data sets it lists.
+    """Read, override and check a config, and register the data sets of ``DATASETS.COCO``.
 
     Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
 
     Args:
-        config_file: YAML, loaded without executing anything in it.
+        config_file: YAML file, loaded without executing code.
         overrides: KEY VALUE pairs, as on the command line.
-        train: check also what only training needs.
-        need_data: without it, the data is not looked at where the config already has the class
-            names, as the ``config.yaml`` of a training run has.
+        train: whether to check keys that only training uses.
+        need_data: whether the data sets must exist. Otherwise they are not read if the config has
+            the class names, as the ``config.yaml`` of a training run does.
 
     Returns:
-        the frozen config.
+        The frozen config.
 
     Raises:
-        UserError: for a missing or broken file, an unknown key, a wrong value, missing weights or
-            data.
+        UserError: If the file is missing or invalid, a key is unknown, a value is not allowed, or
+            weights or data are missing.
     """
     cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -109,61 +120,57 @@ def load_config(
     return cfg
 
 
-def _add_point_rend_config(cfg: CfgNode) -> None:
-    """Add the keys of Detectron2's project PointRend, and register its heads."""
+def add_point_rend_config(cfg: CfgNode) -> None:
+    """Add the keys of Detectron2's PointRend project and register its heads."""
     try:
         from detectron2.projects.point_rend import add_pointrend_config
     except ImportError as error:
         raise UserError(
-            "this config is for PointRend (MODEL.POINT_HEAD), but detectron2.projects.point_rend "
-            f"cannot be imported ({error}): install a Detectron2 that has its projects, as "
+            "this config uses PointRend (MODEL.POINT_HEAD), but detectron2.projects.point_rend "
+            f"cannot be imported ({error}); install a Detectron2 with its projects, as "
             "tools/install_detectron2.py does, or choose another config."
         ) from error
-    # Registers its mask head.
+    # Registers the mask head.
     from ..modeling.roi_heads import point_rend  # noqa: F401
 
     add_pointrend_config(cfg)
 
 
 def _sentence(error: Exception) -> str:
-    # KeyError's str() is the quoted key.
+    # str() of a KeyError quotes its message.
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(str(text).split()) or type(error).__name__
 
 
 def _check(cfg: CfgNode, *, train: bool) -> None:
-    if cfg.MODEL.SEM.ENABLED and cfg.MODEL.BACKBONE.NAME not in SEM_BUILDERS:
-        raise UserError(
-            f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} has no "
-            f"SEM; choose one of {', '.join(SEM_BUILDERS)}."
-        )
     if (
         "_resnet_" in cfg.MODEL.BACKBONE.NAME
         and cfg.MODEL.BOTTOM_UP.NAME != "build_resnet_backbone"
     ):
         raise UserError(
             f"MODEL.BACKBONE.NAME {cfg.MODEL.BACKBONE.NAME} always builds a ResNet, but "
-            f"MODEL.BOTTOM_UP.NAME is {cfg.MODEL.BOTTOM_UP.NAME}; name the neck alone: "
+            f"MODEL.BOTTOM_UP.NAME is {cfg.MODEL.BOTTOM_UP.NAME}; use "
             f"{cfg.MODEL.BACKBONE.NAME.replace('_resnet_', '_')}."
         )
     if not cfg.MODEL.MASK_ON:
         raise UserError(
-            "MODEL.MASK_ON is False, but here models are trained and evaluated on masks; set it "
-            "True."
+            "MODEL.MASK_ON is False, but this project trains and evaluates masks; set it to True."
         )
     if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
         raise UserError(
             f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}; it must be at least 1."
         )
     if cfg.SEED >= 2**32:
-        raise UserError(f"SEED is {cfg.SEED}; it must be below 2**32, or negative for any.")
+        raise UserError(
+            f"SEED is {cfg.SEED}; it must be below 2**32, or negative for a random seed."
+        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {_sentence(error)[:200]}.") from error
     check_weights(cfg.MODEL.WEIGHTS)
     if not cfg.OUTPUT_DIR:
-        raise UserError("OUTPUT_DIR is empty; name a folder.")
+        raise UserError("OUTPUT_DIR is empty; set it to a folder.")
     if not train:
         return
     if cfg.SOLVER.AMP.ENABLED:
@@ -177,18 +184,18 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
 
 
 def check_weights(weights: str) -> None:
-    """Raise a :class:`UserError` where ``MODEL.WEIGHTS`` names a local file that does not exist."""
+    """Raise a :class:`UserError` if ``MODEL.WEIGHTS`` names a local file that does not exist."""
     if weights and "://" not in weights and not Path(weights).expanduser().is_file():
         raise UserError(
-            f"MODEL.WEIGHTS {weights} does not exist; give a checkpoint, or '' for none."
+            f"MODEL.WEIGHTS {weights} does not exist; set it to a checkpoint, or to '' for none."
         )
 
 
 def check_writable(folder: str | Path) -> Path:
-    """Make a folder, and see that files can be made in it.
+    """Create a folder and check that it is writable.
 
     Raises:
-        UserError: where they cannot.
+        UserError: If it is not.
     """
     folder = Path(folder)
     try:
@@ -198,6 +205,6 @@ def check_writable(folder: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise UserError(
-            f"output folder {folder} cannot be written ({error.strerror}); choose another."
+            f"output folder {folder} is not writable ({error.strerror}); choose another."
         ) from error
     return folder

@@ -16,22 +16,22 @@ from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-from ..config import GRID_MODELS
 from ..data import SceneMapper, TrainLoader, build_train_loader
 from ..errors import UserError
 from ..evaluation import InstanceEvaluator
 from ..modeling import set_tf32
+from ..modeling.grids import GridModel
 from ..modeling.layers.cpu_training import use_fast_backward
 from .amp import BFloat16Trainer, training_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
-from .cli import explained
+from .cli import user_errors
 from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
 from .optimizer import build_optimizer
 from .run_record import RecordRun
 
 
 class _OneSentenceForUserErrors(logging.Filter):
-    """Detectron2's training loop logs every exception with its trace; a UserError needs none."""
+    """Drops the traceback that Detectron2's training loop logs for errors reported by commands."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (
@@ -44,21 +44,21 @@ logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserE
 
 
 class Trainer(DefaultTrainer):
-    """Trains what a config describes; evaluates with COCO metrics and keeps the best checkpoint."""
+    """Trains the model of a config, evaluates COCO metrics, and keeps the best checkpoint."""
 
     def __init__(self, cfg: CfgNode) -> None:
         """
         Args:
-            cfg: as :func:`load_config` gives it.
+            cfg: config from :func:`load_config`.
 
         Raises:
-            UserError: where model, optimizer, schedule, data or hooks cannot be made of it.
+            UserError: If model, optimizer, schedule, data or hooks cannot be built from it.
         """
-        with explained("training cannot be set up from this config"):
+        with user_errors("training cannot be set up from this config"):
             dtype = training_dtype(cfg)
             stock = cfg.clone()
             stock.defrost()
-            # Detectron2's AMPTrainer is for float16 on GPUs.
+            # Detectron2's AMPTrainer supports float16 on GPUs only.
             stock.SOLVER.AMP.ENABLED = dtype == torch.float16
             super().__init__(stock)
             self.cfg = cfg
@@ -70,9 +70,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """As Detectron2; :class:`UserError` where the config describes no model."""
+        """Build the model; raises a :class:`UserError` if a value of the config is not allowed."""
         set_tf32(cfg.MODEL.TF32)
-        with explained("this config's model cannot be built"):
+        with user_errors("the model of this config cannot be built"):
             model = super().build_model(cfg)
         if cfg.SOLVER.CHANNELS_LAST:
             model.to(memory_format=torch.channels_last)
@@ -102,7 +102,7 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_hooks(self) -> list[HookBase | None]:
-        # The last step of Detectron2's set-up: from here on the checkpointer is handed around.
+        # Detectron2 passes the checkpointer on from here.
         self.checkpointer = ModelCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
@@ -118,12 +118,12 @@ class Trainer(DefaultTrainer):
                 own.append(
                     ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
                 )
-            if self.cfg.MODEL.META_ARCHITECTURE in GRID_MODELS:
+            if isinstance(_unwrapped(self._trainer.model), GridModel):
                 solver = self.cfg.SOLVER
                 own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT, solver.WARMUP_ITERS))
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
         own.append(StopOnInterrupt(self.checkpointer))
-        # Before the writers, which come last so that they write what the others measured.
+        # Writers come last, to write the metrics of all other hooks.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
         return [h for h in hooks if h not in writers] + own + writers
 
@@ -134,14 +134,14 @@ class Trainer(DefaultTrainer):
         self.train_loader.start_iter = self.start_iter
 
     def run_step(self) -> None:
-        # What a model draws at random, as R-CNNs their samples, follows from seed, iteration and
-        # process alone: a resumed run draws what it would have drawn.
+        # Seeded per iteration and process, so that random sampling, as in R-CNNs, is the same in a
+        # resumed run.
         seeds = (self.train_loader.seed, self.iter, comm.get_rank())
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
         super().run_step()
 
     def train(self) -> Any:
-        """As Detectron2; :class:`UserError` where the loss is no longer finite."""
+        """Train; raises a :class:`UserError` if the loss becomes infinite or NaN."""
         try:
             return super().train()
         except FloatingPointError as error:
@@ -152,8 +152,8 @@ class Trainer(DefaultTrainer):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        # Detectron2 0.6 leaves the optimizer (momentum) and the gradient scaler out of checkpoints;
-        # its newer main keeps them under this key.
+        # Detectron2 0.6 does not save the optimizer (momentum) and the gradient scaler; its main
+        # saves them under this key.
         return {
             **super().state_dict(),
             "_trainer": self._trainer.state_dict(),
@@ -164,3 +164,8 @@ class Trainer(DefaultTrainer):
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
         self.train_loader.seed = state_dict["data_seed"]
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the model inside DistributedDataParallel."""
+    return getattr(model, "module", model)

@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode
 
 from ..engine import Trainer, load_config, read_config
-from ..engine.cli import explained
+from ..engine.cli import user_errors
 from ..engine.num_classes import num_classes_key
 from ..errors import UserError
 from ..files import write_whole
@@ -202,7 +202,7 @@ def make_plan(
 def _naming(row: Row) -> Iterator[None]:
     """Name the row in error messages."""
     try:
-        with explained("its config cannot be used"):
+        with user_errors("its config cannot be used"):
             yield
     except UserError as error:
         raise UserError(f"row {row.name}: {error}") from error

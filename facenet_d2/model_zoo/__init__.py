@@ -1,7 +1,7 @@
-"""Trained models in the package, loaded by ``MODEL.WEIGHTS zoo://NAME``.
+"""Trained models of this package, loaded with ``MODEL.WEIGHTS zoo://NAME``.
 
-NAME is that of the config that the model was trained with. The files are safetensors in float16,
-written by ``tools/publish_weights.py``. MODEL_ZOO.md lists their results and licences.
+NAME is the name of the config that the model was trained with. The files are safetensors in
+float16, written by ``tools/publish_weights.py``. MODEL_ZOO.md lists their results and licences.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 def names() -> list[str]:
-    """Names of the available models."""
+    """Return the names of the available models."""
     return sorted(file.stem for file in WEIGHTS.glob("*.safetensors"))
 
 

@@ -235,7 +235,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
         (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
         (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "exactly one data set to evaluate on"),
-        (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus 64"),
+        (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus is 64"),
         (("--dataset", "HRSID"), "does not exist"),
     ],
 )

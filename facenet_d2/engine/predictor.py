@@ -1,0 +1,81 @@
+"""A trained model that predicts single images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.data.catalog import Metadata
+from detectron2.engine import DefaultPredictor
+from detectron2.structures import Instances
+
+from ..errors import UserError
+from ..modeling import accelerate, set_tf32
+from .checkpointer import ModelCheckpointer, load_checkpoint
+from .cli import user_errors
+from .setup import load_config
+
+
+class Predictor:
+    """Detectron2's ``DefaultPredictor`` with checked config and weights and the ``TEST`` switches.
+
+    Attributes:
+        cfg: frozen config.
+        model: model in evaluation mode.
+        metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
+        category_ids: category IDs of the data set by class index; empty if the data set is not
+            present.
+    """
+
+    def __init__(
+        self,
+        config_file: str | Path,
+        weights: str | Path | None = None,
+        overrides: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            config_file: config of the model, for example the ``config.yaml`` of a training run. The
+                data set need not be present.
+            weights: checkpoint or name of pretrained weights; by default ``MODEL.WEIGHTS``.
+            overrides: KEY VALUE pairs, as on the command line.
+
+        Raises:
+            UserError: If the config is invalid, or the weights are missing or not of this model.
+        """
+        if weights is not None:
+            overrides = [*overrides, "MODEL.WEIGHTS", str(weights)]
+        self.cfg = cfg = load_config(config_file, overrides, need_data=False)
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("MODEL.WEIGHTS is empty; set it to the checkpoint of a trained model.")
+        self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
+        known = MetadataCatalog.get(next(iter((*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN)), "none"))
+        if hasattr(known, "thing_colors"):
+            self.metadata.thing_colors = known.thing_colors
+        ids = known.get("thing_dataset_id_to_contiguous_id", {})
+        self.category_ids = {contiguous: given for given, contiguous in ids.items()}
+        # Weights are loaded below, where missing parameters are an error.
+        without_weights = cfg.clone()
+        without_weights.defrost()
+        without_weights.MODEL.WEIGHTS = ""
+        with user_errors(f"the model of {config_file} cannot be built"):
+            self._predictor = DefaultPredictor(without_weights)
+        self.model = self._predictor.model
+        load_checkpoint(ModelCheckpointer(self.model), cfg, complete=True)
+        set_tf32(cfg.MODEL.TF32)
+        with user_errors("the model cannot be prepared for inference"):
+            accelerate(self.model, cfg)
+
+    def __call__(self, image: np.ndarray) -> Instances:
+        """Predict one image.
+
+        Args:
+            image: ``(H, W, 3)`` uint8, BGR.
+
+        Returns:
+            ``pred_masks`` ``(N, H, W)`` bool, ``pred_boxes``, ``pred_classes`` and ``scores``, on
+            the CPU, by decreasing score.
+        """
+        return self._predictor(image)["instances"].to("cpu")
