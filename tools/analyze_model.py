@@ -35,11 +35,10 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from peak_memory import peak, reset_peak
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.analysis import Analysis, analyze
+from facenet_d2.analysis import Analysis, Meter, analyze
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.devices import device_name
@@ -94,18 +93,13 @@ def count(cfg: CfgNode, size: tuple[int, int], instances: int) -> Analysis:
         return analyze(model, *size, instances=instances)
 
 
-def measure_peak(analysis: Analysis, device: torch.device) -> float | None:
-    """MB that one inference holds at most beyond what was held before it."""
-    before = reset_peak(device)
-    analysis.run()
-    return None if before is None else peak(device) - before
-
-
 def one_model(args: argparse.Namespace) -> dict[str, Any]:
     cfg = read(args.config_file, args.num_classes)
     analysis = count(cfg, tuple(args.input_size), args.instances)
     with user_errors("this model cannot be run"):
-        peak_mb = measure_peak(analysis, torch.device(cfg.MODEL.DEVICE))
+        meter = Meter(cfg.MODEL.DEVICE)
+        with meter.phase("inference"):
+            analysis.run()
     return {
         "config_file": args.config_file,
         "num_classes": num_classes_key(cfg)[1].NUM_CLASSES,
@@ -113,7 +107,7 @@ def one_model(args: argparse.Namespace) -> dict[str, Any]:
         "padded_size": analysis.input_size,
         "inference": analysis.what,
         "parts": analysis.parts,
-        "peak_memory_mb": peak_mb,
+        "peak_memory_mb": meter.peaks.get("inference"),
         "device": device_name(cfg.MODEL.DEVICE),
         "operators": {
             "counted": analysis.counted,

@@ -53,7 +53,7 @@ def main() -> None:
     metadata = {
         "config": (args.run / "config.yaml").read_text(),
         "mask AP": f"{run.metrics()['segm/AP']:.2f}",
-        "box AP": f"{run.figures['bbox/AP']:.2f}",
+        "box AP": f"{run.metrics()['bbox/AP']:.2f}",
     }
     name = args.name or args.run.resolve().name
     args.output.mkdir(parents=True, exist_ok=True)
