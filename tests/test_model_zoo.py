@@ -1,4 +1,4 @@
-"""MODEL_ZOO.md and the README say what the metrics.json files under docs/model_zoo say."""
+"""MODEL_ZOO.md and the README agree with the metrics.json files in docs/model_zoo."""
 
 import json
 import re
@@ -19,7 +19,9 @@ from facenet_d2.experiments.runs import read_sessions
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
-RIVALS = sorted(p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json"))
+OTHER_MODELS = sorted(
+    p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json")
+)
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
 # Keys that may differ between runs.
 OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
@@ -87,9 +89,9 @@ def check_record(folder, iterations):
 
 def check_cells(row, folder):
     """Compare the metrics and the time of a line with the run's files."""
-    figures = final(folder)
+    metrics = final(folder)
     for column, key in COLUMNS.items():
-        assert row[column] == f"{figures[key]:.2f}"
+        assert row[column] == f"{metrics[key]:.2f}"
     sessions = read_sessions(folder)
     hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
     assert abs(60 * hours + minutes - sum(s["seconds"] for s in sessions) / 60) <= 0.5
@@ -132,10 +134,10 @@ def test_the_table_of_classes():
     rows = table_with("seed", "storage tank")
     assert len(rows) == len(RUNS)
     for row in rows:
-        figures = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
+        metrics = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
         assert len(row) == 10
         for column, cell in row.items():
-            assert cell == f"{figures['segm/AP-' + column.replace(' ', '_')]:.2f}"
+            assert cell == f"{metrics['segm/AP-' + column.replace(' ', '_')]:.2f}"
 
 
 def test_the_table_of_means_and_gains():
@@ -177,7 +179,7 @@ def test_the_table_of_best_masks():
 @pytest.mark.parametrize(
     "text", [ZOO, (REPOSITORY / "README.md").read_text()], ids=["zoo", "readme"]
 )
-def test_what_is_set_beside_the_paper(text):
+def test_the_comparison_with_the_paper(text):
     (rows,) = (t for t in tables(text) if {"model", "AP75"} <= t[0].keys())
     cells = {row["model"]: row for row in rows}
     keys = {"mask AP": "segm/AP", "AP50": "segm/AP50", "AP75": "segm/AP75", "box AP": "bbox/AP"}
@@ -186,11 +188,11 @@ def test_what_is_set_beside_the_paper(text):
             values = of(row, key)
             assert cells[model][column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
     # Table 3 of the paper.
-    for model, figures in (
+    for model, metrics in (
         ("SOLOv2 (paper)", ["32.9", "56.4", "31.8"]),
         ("FACENet (paper)", ["45.8", "74.8", "44.4"]),
     ):
-        assert [cells[model][k] for k in ("mask AP", "AP50", "AP75")] == figures
+        assert [cells[model][k] for k in ("mask AP", "AP50", "AP75")] == metrics
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
@@ -202,8 +204,8 @@ def test_no_run_collapsed(folder):
     assert final(folder)["segm/AP50"] > 1
 
 
-@pytest.mark.parametrize("folder", RIVALS, ids=lambda f: f.parent.name)
-def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
+@pytest.mark.parametrize("folder", OTHER_MODELS, ids=lambda f: f.parent.name)
+def test_every_other_model_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     models = REPOSITORY / "configs" / "models"
     protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
     write_row_config(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
@@ -217,11 +219,11 @@ def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
-def test_the_table_of_rivals():
+def test_the_table_of_other_models():
     rows = table_with("model file", "mask AP")
-    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in RIVALS}
+    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in OTHER_MODELS}
     for row in rows:
-        (folder,) = (f for f in RIVALS if f.parent.name == row["model file"].strip("`"))
+        (folder,) = (f for f in OTHER_MODELS if f.parent.name == row["model file"].strip("`"))
         check_cells(row, folder)
 
 

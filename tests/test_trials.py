@@ -1,4 +1,4 @@
-"""docs/TRIALS.md says what the metrics.json files under docs/model_zoo/trials say."""
+"""docs/TRIALS.md agrees with the metrics.json files in docs/model_zoo/trials."""
 
 import json
 import re

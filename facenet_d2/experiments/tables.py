@@ -18,7 +18,7 @@ def markdown_table(
 
     Args:
         header: titles of the columns.
-        rows: cells of each row, as many as there are titles.
+        rows: cells of each row.
         padded: pad the cells so that the columns line up in a terminal.
     """
     align = ["---"] + ["---:"] * (len(header) - 1)

@@ -32,7 +32,7 @@ NAN, DASH = math.nan, "\N{EN DASH}"
 
 
 def committed_rows():
-    """(config, protocol, model) of each committed config that is a protocol with a model on it."""
+    """Yield (config, protocol, model) of each committed config that merges the latter two."""
     for file in sorted(CONFIGS.glob("*/**/*.yaml")):
         match = NAME.fullmatch(file.stem)
         folder = CONFIGS / file.relative_to(CONFIGS).parts[0]
@@ -98,7 +98,7 @@ def write_runs(plan, ap_of, *, commits=("a" * 40,)):
 
 
 def tables(text):
-    """Each Markdown table as {first cell: the others}."""
+    """Yield each Markdown table as {first cell: the other cells}."""
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         rows = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines()]
         yield {row[0]: row[1:] for row in rows}
@@ -138,8 +138,8 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert f"**The runs used 2 commits**: {'a' * 40}: FPN seed 3" in text
     assert "`'build_fpn_backbone'` → `'build_pafpn_backbone'`" in text
     assert "- `MODEL.META_ARCHITECTURE`: `'SOLOv2'` → `'SOLO'`" in text
-    with Image.open(output / "table8.png") as picture:
-        assert picture.width > 1000
+    with Image.open(output / "table8.png") as image:
+        assert image.width > 1000
 
     result = json.loads(printed.out.splitlines()[-1])
     assert result["comparable_with_paper"] is False
@@ -150,7 +150,7 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert (solo["paper"], solo["ours"]["APl"]) == (None, None)
 
 
-def test_rows_without_a_model_have_the_papers_figures(monkeypatch, capsys, protocol, tmp_path):
+def test_rows_without_a_model_have_the_papers_metrics(monkeypatch, capsys, protocol, tmp_path):
     output = tmp_path / "out"
     plan = plan_of(3, protocol, output)
     write_runs(plan, {r.name: (20.0,) for r in TABLES[3].rows})
@@ -190,7 +190,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
     assert "choose another --output, or remove" in printed.err
     assert not (output / "table8.md").exists()
 
-    # Of the second row, before the first is trained; an unfinished run too.
+    # An unfinished run of the second row is found before the first row is trained.
     record = output / "pafpn" / "seed1" / "config.yaml"
     whole = record.read_text()
     settings = yaml.safe_load(whole)
@@ -204,7 +204,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
     assert "MODEL.FPN.NORM '' there, 'GN' now" in printed.err
     assert not any((output / "solov2" / "seed1").iterdir())
 
-    # Another place or device is no other setting; a key that came later has its default.
+    # Output folder and device do not matter, and a newer key has its default.
     settings = yaml.safe_load(whole)
     settings["OUTPUT_DIR"], settings["MODEL"]["DEVICE"] = "elsewhere", "cuda"
     del settings["MODEL"]["SEM"]["RESIDUAL"]
@@ -267,7 +267,7 @@ def test_a_dry_run_prints_commands(monkeypatch, capsys, protocol, tmp_path):
     write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,)})
     (output / "pafpn" / "seed1" / "metrics.json").unlink()
     options = ("--table", 8, "--dataset", protocol, "--output", output, "--dry-run")
-    # An override after an option of several values is no row.
+    # An override after an option with several values is not a row.
     code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "SOLVER.MAX_ITER", "2")
     assert code == 0, printed.err
     finished, what, command = printed.out.splitlines()
@@ -377,7 +377,7 @@ def test_a_row_that_fails_does_not_stop_the_others(monkeypatch, capsys, protocol
     output = tmp_path / "out"
     plan = plan_of(8, protocol, output, rows=["pafpn", "bifpn"])
     write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,), "BiFPN": (12.0,)})
-    # What torch cannot load.
+    # A checkpoint that torch cannot load.
     failing = output / "pafpn" / "seed1"
     (failing / "metrics.json").unlink()
     (failing / "model_0000000.pth").write_text("no checkpoint")

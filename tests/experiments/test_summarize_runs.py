@@ -84,8 +84,8 @@ def test_means_spreads_gains_and_every_run(monkeypatch, capsys, runs):
     assert "- `MODEL.SEM`: `None` → `True`" in printed.out
 
 
-def test_folders_of_no_seed_are_rows_and_what_is_no_number_a_dash(monkeypatch, capsys, tmp_path):
-    """As train_net.py's OUTPUT_DIRs lie beside one another, of data without large objects."""
+def test_folders_without_seed_are_rows_and_nan_is_a_dash(monkeypatch, capsys, tmp_path):
+    """Sibling OUTPUT_DIRs of train_net.py, on data without large objects."""
     folders = [tmp_path / "output" / name for name in ("solov2_R_18", "facenet_R_18")]
     for folder, ap in zip(folders, (10.0, math.nan), strict=True):
         write_run(folder, seed=1, ap=ap, SEM=folder == folders[1])
@@ -157,8 +157,8 @@ def test_a_file_is_updated_between_its_marks_alone(monkeypatch, capsys, runs, tm
 def test_curves_are_drawn(monkeypatch, capsys, runs, tmp_path):
     file = tmp_path / "curves.png"
     assert run(monkeypatch, capsys, *runs, "--plot", file)[0] == 0
-    with Image.open(file) as picture:
-        assert picture.width > 1000
+    with Image.open(file) as image:
+        assert image.width > 1000
     assert read_run(runs[0]).curve("loss_mask") == ([9, 19], [2.5, 1.5])
 
 
@@ -174,7 +174,7 @@ def test_runs_of_a_row_differ_in_their_seed_alone(monkeypatch, capsys, runs, tmp
     assert "two of its runs have the same seed" in printed.err
 
 
-def test_an_unfinished_run_has_no_figures(monkeypatch, capsys, tmp_path):
+def test_an_unfinished_run_is_refused(monkeypatch, capsys, tmp_path):
     write_run(tmp_path / "row" / "seed1", seed=1, ap=1.0, last=15)
     code, printed = run(monkeypatch, capsys, tmp_path / "row" / "seed1")
     assert code == 2
