@@ -131,10 +131,11 @@ def test_several_test_sets_have_tables_of_their_own(monkeypatch, capsys, tmp_pat
 
 
 def test_runs_recorded_by_earlier_versions_can_be_read(tmp_path):
-    write_run(tmp_path, seed=1, ap=1.0)
-    record = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({"stretches": record["sessions"]}))
-    run = read_run(tmp_path)
+    folder = tmp_path / "seed1"
+    write_run(folder, seed=1, ap=1.0)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({"stretches": record["sessions"]}))
+    run = read_run(folder)
     assert (run.devices, run.seconds) == (["GPU of a test"], 3725.0)
 
 
