@@ -113,9 +113,9 @@ def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):
     args = ("--input", image, "--output", tmp_path, "--confidence-threshold", "0.999")
     assert run(monkeypatch, trained, *args) == 0
     assert "below --confidence-threshold 0.999" in capsys.readouterr().out
-    opts = ("MODEL.SOLOV2.SCORE_THRESHOLD", "0.999")
+    opts = ("MODEL.SOLOV2.SCORE_THRESH_TEST", "0.999")
     assert run(monkeypatch, trained, *args, opts=opts) == 0
-    assert "no score above MODEL.SOLOV2.SCORE_THRESHOLD" in capsys.readouterr().out
+    assert "no score above MODEL.SOLOV2.SCORE_THRESH_TEST" in capsys.readouterr().out
 
 
 def test_video(tmp_path, trained, scenes, monkeypatch, capsys):

@@ -23,7 +23,7 @@ def run(monkeypatch, main, *arguments):
 def test_publish_and_load_by_name(tmp_path, scenes, monkeypatch, capsys):
     config = write_tiny_config(tmp_path, scenes)
     overrides = []
-    for key in ("SCORE_THRESHOLD", "UPDATE_THRESHOLD", "MASK_THRESHOLD"):
+    for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):
         overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
     command = ["train_net.py", "--config-file", config, "--json"]
     assert run(monkeypatch, train_net.run, *command, *overrides) == 0

@@ -68,7 +68,7 @@ class InstanceEvaluator(COCOEvaluator):
         if coco_eval is None:
             logger.warning(
                 "The model predicted no instance in any image: no score reached the threshold "
-                "(MODEL.SOLOV2.SCORE_THRESHOLD for SOLO and SOLOv2). This is usual in the first "
+                "(MODEL.SOLOV2.SCORE_THRESH_TEST for SOLO and SOLOv2). This is usual in the first "
                 "hundreds of iterations. Later, compare the objects' sizes in the network's input "
                 "with MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS, or with the anchors' sizes."
             )

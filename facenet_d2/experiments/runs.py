@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from detectron2.config import get_cfg
 
-from ..config import add_facenet_config
+from ..config import add_facenet_config, rename_keys
 from ..errors import UserError
 from ..files import read_json
 
@@ -125,6 +125,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             raise ValueError("its config.yaml is truncated or not a config")
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
+    rename_keys(recorded)
     # The defaults of keys that are newer than the run keep the behaviour it had.
     defaults = get_cfg()
     add_facenet_config(defaults)

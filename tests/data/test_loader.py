@@ -3,6 +3,7 @@
 import itertools
 from collections import Counter
 
+import detectron2.data.transforms as T
 import numpy as np
 import pytest
 import torch
@@ -105,16 +106,13 @@ def test_the_mapper_names_a_broken_image(tiny_config, tmp_path):
 
 
 @pytest.mark.parametrize("crop", ["True", "False"])
-@pytest.mark.parametrize("mask_format", ["bitmask", "polygon", "quarter"])
+@pytest.mark.parametrize("mask_format", ["bitmask", "polygon", "stride4"])
 def test_an_image_without_objects_has_no_masks_but_the_field(
     tiny_config, scenes, mask_format, crop
 ):
     cfg = load_config(tiny_config, ["INPUT.CROP.ENABLED", crop]).clone()
     cfg.defrost()
-    if mask_format != "quarter":
-        # SOLOv2 has its own; the others are for Detectron2's models.
-        cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
-        cfg.INPUT.MASK_FORMAT = mask_format
+    cfg.INPUT.MASK_FORMAT = mask_format
     record = {
         "file_name": str(scenes / "images" / "00000.png"),
         "height": 128,
@@ -122,8 +120,31 @@ def test_an_image_without_objects_has_no_masks_but_the_field(
         "annotations": [],
     }
     instances = SceneMapper(cfg, is_train=True)(record)["instances"]
-    masks = instances.gt_stride4_masks if mask_format == "quarter" else instances.gt_masks
+    masks = instances.gt_stride4_masks if mask_format == "stride4" else instances.gt_masks
     assert len(instances) == len(masks) == len(instances.gt_boxes) == 0
+
+
+def test_an_error_of_an_augmentation_is_not_the_images(tiny_config, scenes):
+    class Broken(T.Augmentation):
+        def get_transform(self, image):
+            raise ValueError("a bug")
+
+    mapper = SceneMapper(load_config(tiny_config), is_train=True)
+    mapper.augmentations.augs.append(Broken())
+    file = str(scenes / "images" / "00000.png")
+    with pytest.raises(ValueError, match="a bug"):
+        mapper({"file_name": file, "height": 128, "width": 128, "annotations": []})
+
+
+@pytest.mark.parametrize("segmentation", ["text", 7])
+def test_segmentations_of_another_type_are_named(tiny_config, scenes, segmentation):
+    mapper = SceneMapper(load_config(tiny_config), is_train=True)
+    file = str(scenes / "images" / "00000.png")
+    annotation = {"bbox": [1, 1, 9, 9], "bbox_mode": 1, "category_id": 0}
+    annotation["segmentation"] = segmentation
+    record = {"file_name": file, "height": 128, "width": 128, "annotations": [annotation]}
+    with pytest.raises(UserError, match=r"00000\.png.*not polygons or an RLE"):
+        mapper(record)
 
 
 def test_annotations_without_masks_are_named(tiny_config, scenes):

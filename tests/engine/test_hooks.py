@@ -24,7 +24,7 @@ def warnings(losses, caplog, start=0):
 def test_collapsed(caplog):
     found = warnings([2.6] * 50 + [2.999] * 400, caplog)
     assert len(found) == 2
-    assert "loss_mask has been 3.00 in the last 100 steps" in found[0]
+    assert "loss_mask over the last 100 steps is 3.00" in found[0]
     assert "SOLVER.BASE_LR" in found[0]
 
 

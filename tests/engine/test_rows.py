@@ -80,7 +80,7 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
     config = write_tiny_config(tmp_path, scenes, base=str(ROWS[model]))
     overrides = ["SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "10"]
     # After one step scores are about their prior: low thresholds, so that something is found.
-    for key in ("SCORE_THRESHOLD", "UPDATE_THRESHOLD", "MASK_THRESHOLD"):
+    for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):
         overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
     if model == "point_rend":
         # The slow part: two subdivisions in place of five.

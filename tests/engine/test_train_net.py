@@ -223,7 +223,7 @@ def test_wrong_config_files_give_one_sentence(tmp_path, monkeypatch, capfd):
     assert "nowhere.yaml does not exist" in error_of(
         monkeypatch, capfd, "--config-file", "nowhere.yaml"
     )
-    assert "--config-file is needed" in error_of(monkeypatch, capfd)
+    assert "--config-file is required" in error_of(monkeypatch, capfd)
     file = tmp_path / "config.yaml"
     for content, message in (
         ("MODEL: [", "not plain YAML"),
@@ -238,7 +238,7 @@ def test_wrong_config_files_give_one_sentence(tmp_path, monkeypatch, capfd):
 def test_an_output_folder_that_cannot_be_written(tiny_config, tmp_path, monkeypatch, capfd):
     (tmp_path / "file").write_text("")
     args = ("--config-file", tiny_config, "OUTPUT_DIR", tmp_path / "file" / "out")
-    assert "cannot be written" in error_of(monkeypatch, capfd, *args)
+    assert "is not writable" in error_of(monkeypatch, capfd, *args)
 
 
 def test_evaluation_needs_a_model(tiny_config, monkeypatch, capfd):
@@ -248,12 +248,12 @@ def test_evaluation_needs_a_model(tiny_config, monkeypatch, capfd):
 
 def test_more_gpus_than_there_are(tiny_config, monkeypatch, capfd):
     args = ("--config-file", tiny_config, "--num-gpus", "99")
-    assert "--num-gpus 99" in error_of(monkeypatch, capfd, *args)
+    assert "--num-gpus is 99" in error_of(monkeypatch, capfd, *args)
 
 
 def test_options_after_overrides(tiny_config, monkeypatch, capfd):
     args = ("--config-file", tiny_config, "SEED", "1", "--resume")
-    assert "--resume stands after" in error_of(monkeypatch, capfd, *args)
+    assert "--resume follows the KEY VALUE" in error_of(monkeypatch, capfd, *args)
 
 
 def test_a_broken_checkpoint(tiny_config, tmp_path, monkeypatch, capfd):
@@ -276,7 +276,7 @@ def test_a_broken_image_among_good_ones_is_named(tmp_path, scenes, monkeypatch, 
     args = ("SOLVER.MAX_ITER", "6", "DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", workers)
     message = error_of(monkeypatch, capfd, "--config-file", config, *args)
     assert "00003.png cannot be used" in message
-    assert "mend it or take it out" in message
+    assert "fix it or remove it" in message
 
 
 def test_trains_on_images_without_objects(tmp_path, scenes, monkeypatch):
@@ -304,10 +304,10 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, scenes, monkeypatch,
     wider = ("MODEL.SOLOV2.CONV_CHANNELS", "64")
     given = ("MODEL.WEIGHTS", tmp_path / "output" / "model_final.pth", *wider)
     message = error_of(monkeypatch, capfd, "--config-file", config, "--eval-only", *given)
-    assert "of another shape: instance_head." in message
+    assert "have another shape: instance_head." in message
     assert (tmp_path / "output" / "config.yaml").read_text() == before
     message = error_of(monkeypatch, capfd, "--config-file", config, "--resume", *wider)
-    assert "of another shape" in message
+    assert "have another shape" in message
     # All of this model's parameters, and others.
     whole = weights(tmp_path / "output")
     whole["model"]["backbone.extra.weight"] = torch.zeros(1)
@@ -327,7 +327,10 @@ def test_evaluation_needs_data(tiny_config, monkeypatch, capfd):
 
 def test_the_error_of_a_child_process_is_its_sentence(tiny_config, monkeypatch, capfd):
     def launch(*args, **kwargs):
-        text = "Process 1 ...\nTraceback ...\nfacenet_d2.errors.UserError: image a.png is bad."
+        text = (
+            "Process 1 ...\nTraceback (most recent call last):\n"
+            "facenet_d2.errors.UserError: image a.png is bad."
+        )
         raise torch.multiprocessing.ProcessRaisedException(text, 1, 99)
 
     monkeypatch.setattr(train_net, "launch", launch)

@@ -135,8 +135,16 @@ def test_runs_recorded_by_earlier_versions_can_be_read(tmp_path):
     write_run(folder, seed=1, ap=1.0)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps({"stretches": record["sessions"]}))
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["MODEL"] = {"META_ARCHITECTURE": "SOLOv2", "SOLOV2": {"SCORE_THRESHOLD": 0.25}}
+    config["INPUT"] = {"MASK_FORMAT": "bitmask"}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     run = read_run(folder)
     assert (run.devices, run.seconds) == (["GPU of a test"], 3725.0)
+    assert run.settings["MODEL.SOLOV2.SCORE_THRESH_TEST"] == 0.25
+    assert "MODEL.SOLOV2.SCORE_THRESHOLD" not in run.settings
+    # Models decided it themselves.
+    assert run.settings["INPUT.MASK_FORMAT"] == "stride4"
 
 
 def test_a_file_is_updated_between_its_marks_alone(monkeypatch, capsys, runs, tmp_path):

@@ -196,7 +196,7 @@ def settle(cfg):
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     solo = cfg.MODEL.SOLOV2
     solo.NUM_GRIDS = list(GRIDS)
-    solo.SCORE_THRESHOLD = 0.75
+    solo.SCORE_THRESH_TEST = 0.75
     solo.MIN_MASK_AREAS = [8] * 5
     cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [0.0] * 3, [1.0] * 3
     return cfg

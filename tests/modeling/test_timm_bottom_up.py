@@ -182,7 +182,7 @@ def test_a_step_and_an_evaluation(name, neck, tmp_path, scenes, monkeypatch, cap
         *("MODEL.BOTTOM_UP.NAME", "build_timm_backbone", "MODEL.TIMM.NAME", name),
         *("SOLVER.MAX_ITER", "1"),
     ]
-    for key in ("SCORE_THRESHOLD", "UPDATE_THRESHOLD", "MASK_THRESHOLD"):
+    for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):
         overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
     arguments = ["train_net.py", "--config-file", str(config), "--json", *overrides]
     monkeypatch.setattr(sys, "argv", arguments)

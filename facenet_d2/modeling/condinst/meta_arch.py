@@ -44,6 +44,8 @@ class CondInst(InstanceModel, FCOS):
     Masks are made at stride 8 and enlarged to stride 4, where the loss compares them.
     """
 
+    CONFIG_NODE = "CONDINST"
+
     @configurable
     def __init__(
         self,
@@ -76,13 +78,15 @@ class CondInst(InstanceModel, FCOS):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         inst = cfg.MODEL.CONDINST
         check_num_classes("MODEL.CONDINST.NUM_CLASSES", inst.NUM_CLASSES)
-        for key in ("PRIOR_PROB", "MASK_THRESHOLD"):
+        for key in ("PRIOR_PROB", "MASK_THRESH_TEST"):
             check_probability(f"MODEL.CONDINST.{key}", inst[key])
         counts = ["NUM_CONVS", "MASK_CHANNELS", "DYNAMIC_CONVS", "DYNAMIC_CHANNELS", "MAX_MASKS"]
-        check_at_least(1, "MODEL.CONDINST", inst, [*counts, "TOP_K"])
-        check_at_least(0, "MODEL.CONDINST", inst, ["MASK_NUM_CONVS", "FOCAL_GAMMA"])
+        check_at_least(1, "MODEL.CONDINST", inst, [*counts, "TOPK_CANDIDATES_TEST"])
+        check_at_least(0, "MODEL.CONDINST", inst, ["NUM_MASK_CONVS", "FOCAL_LOSS_GAMMA"])
         check_at_least(0.5, "MODEL.CONDINST", inst, ["CENTER_SAMPLING_RADIUS"])
-        check_share("MODEL.CONDINST", inst, ["FOCAL_ALPHA", "SCORE_THRESHOLD", "NMS_THRESHOLD"])
+        check_share(
+            "MODEL.CONDINST", inst, ["FOCAL_LOSS_ALPHA", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"]
+        )
         for norm, channels in (("NORM", "CONV_CHANNELS"), ("MASK_NORM", "MASK_CONV_CHANNELS")):
             check_norm(
                 f"MODEL.CONDINST.{norm}", inst[norm], f"MODEL.CONDINST.{channels}", inst[channels]
@@ -114,21 +118,21 @@ class CondInst(InstanceModel, FCOS):
                 levels[0].channels,
                 num_levels=len(inst.MASK_IN_FEATURES),
                 conv_channels=inst.MASK_CONV_CHANNELS,
-                num_convs=inst.MASK_NUM_CONVS,
+                num_convs=inst.NUM_MASK_CONVS,
                 out_channels=inst.MASK_CHANNELS,
                 norm=inst.MASK_NORM,
             ),
             "mask_head": mask_head,
             "mask_in_features": inst.MASK_IN_FEATURES,
             "max_masks": inst.MAX_MASKS,
-            "mask_threshold": inst.MASK_THRESHOLD,
+            "mask_threshold": inst.MASK_THRESH_TEST,
             "num_classes": inst.NUM_CLASSES,
             "center_sampling_radius": inst.CENTER_SAMPLING_RADIUS,
-            "focal_loss_alpha": inst.FOCAL_ALPHA,
-            "focal_loss_gamma": inst.FOCAL_GAMMA,
-            "test_score_thresh": inst.SCORE_THRESHOLD,
-            "test_topk_candidates": inst.TOP_K,
-            "test_nms_thresh": inst.NMS_THRESHOLD,
+            "focal_loss_alpha": inst.FOCAL_LOSS_ALPHA,
+            "focal_loss_gamma": inst.FOCAL_LOSS_GAMMA,
+            "test_score_thresh": inst.SCORE_THRESH_TEST,
+            "test_topk_candidates": inst.TOPK_CANDIDATES_TEST,
+            "test_nms_thresh": inst.NMS_THRESH_TEST,
             "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

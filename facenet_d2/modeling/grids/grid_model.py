@@ -28,6 +28,8 @@ class GridModel(InstanceModel):
     a loss on its other outputs, :meth:`mask_loss`, and makes masks of them, :meth:`mask_logits`.
     """
 
+    CONFIG_NODE = "SOLOV2"
+
     def __init__(
         self,
         *,
@@ -102,7 +104,7 @@ class GridModel(InstanceModel):
         check_num_classes("MODEL.SOLOV2.NUM_CLASSES", solo.NUM_CLASSES)
         check_kernel(solo.NMS_KERNEL)
         check_probability("MODEL.SOLOV2.PRIOR_PROB", solo.PRIOR_PROB)
-        check_probability("MODEL.SOLOV2.MASK_THRESHOLD", solo.MASK_THRESHOLD)
+        check_probability("MODEL.SOLOV2.MASK_THRESH_TEST", solo.MASK_THRESH_TEST)
         if any(len(r) != 2 for r in solo.SCALE_RANGES):
             raise ValueError(
                 f"MODEL.SOLOV2.SCALE_RANGES is {solo.SCALE_RANGES}; it must be pairs of a "
@@ -123,17 +125,17 @@ class GridModel(InstanceModel):
             ),
             "min_mask_areas": solo.MIN_MASK_AREAS,
             "settings": InferenceSettings(
-                score_threshold=solo.SCORE_THRESHOLD,
-                mask_threshold=solo.MASK_THRESHOLD,
-                max_candidates=solo.MAX_CANDIDATES,
-                nms_pre=solo.NMS_PRE,
+                score_threshold=solo.SCORE_THRESH_TEST,
+                mask_threshold=solo.MASK_THRESH_TEST,
+                max_candidates=solo.TOPK_CANDIDATES_TEST,
+                nms_pre=solo.PRE_NMS_TOPK_TEST,
                 nms_kernel=solo.NMS_KERNEL,
                 nms_sigma=solo.NMS_SIGMA,
-                update_threshold=solo.UPDATE_THRESHOLD,
+                update_threshold=solo.NMS_SCORE_THRESH_TEST,
                 max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
             ),
-            "focal_alpha": solo.FOCAL_ALPHA,
-            "focal_gamma": solo.FOCAL_GAMMA,
+            "focal_alpha": solo.FOCAL_LOSS_ALPHA,
+            "focal_gamma": solo.FOCAL_LOSS_GAMMA,
             "dice_weight": solo.DICE_WEIGHT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

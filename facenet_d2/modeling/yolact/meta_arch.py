@@ -39,6 +39,8 @@ from .matching import best_anchors
 class YOLACT(InstanceModel):
     """Prototype masks of the image, combined by the coefficients of each box that is found."""
 
+    CONFIG_NODE = "YOLACT"
+
     @configurable
     def __init__(
         self,
@@ -121,14 +123,17 @@ class YOLACT(InstanceModel):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         yolact = cfg.MODEL.YOLACT
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
-        check_probability("MODEL.YOLACT.MASK_THRESHOLD", yolact.MASK_THRESHOLD)
+        check_probability("MODEL.YOLACT.MASK_THRESH_TEST", yolact.MASK_THRESH_TEST)
         check_scale("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
         check_at_least(
-            1, "MODEL.YOLACT", yolact, ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "TOP_K"]
+            1,
+            "MODEL.YOLACT",
+            yolact,
+            ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "PRE_NMS_TOPK_TEST"],
         )
         weights = ["NEGATIVE_RATIO", "BOX_WEIGHT", "MASK_WEIGHT", "SEMANTIC_WEIGHT"]
         check_at_least(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
-        check_share("MODEL.YOLACT", yolact, ["SCORE_THRESHOLD", "NMS_THRESHOLD"])
+        check_share("MODEL.YOLACT", yolact, ["SCORE_THRESH_TEST", "NMS_THRESH_TEST"])
         for key, count in (("ANCHOR_RATIOS", None), ("BBOX_REG_WEIGHTS", 4)):
             numbers = yolact[key]
             if not numbers or len(numbers) != (count or len(numbers)) or not min(numbers) > 0:
@@ -182,10 +187,10 @@ class YOLACT(InstanceModel):
             "mask_weight": yolact.MASK_WEIGHT,
             "semantic_weight": yolact.SEMANTIC_WEIGHT,
             "max_masks": yolact.MAX_MASKS,
-            "score_threshold": yolact.SCORE_THRESHOLD,
-            "nms_threshold": yolact.NMS_THRESHOLD,
-            "top_k": yolact.TOP_K,
-            "mask_threshold": yolact.MASK_THRESHOLD,
+            "score_threshold": yolact.SCORE_THRESH_TEST,
+            "nms_threshold": yolact.NMS_THRESH_TEST,
+            "top_k": yolact.PRE_NMS_TOPK_TEST,
+            "mask_threshold": yolact.MASK_THRESH_TEST,
             "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,

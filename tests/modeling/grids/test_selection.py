@@ -233,8 +233,8 @@ def test_cap_on_candidates_takes_the_best():
 
 @pytest.fixture
 def model(model_cfg):
-    model_cfg.MODEL.SOLOV2.SCORE_THRESHOLD = 0.009
-    model_cfg.MODEL.SOLOV2.UPDATE_THRESHOLD = 0.0
+    model_cfg.MODEL.SOLOV2.SCORE_THRESH_TEST = 0.009
+    model_cfg.MODEL.SOLOV2.NMS_SCORE_THRESH_TEST = 0.0
     return build_model(model_cfg).eval()
 
 

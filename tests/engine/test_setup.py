@@ -1,0 +1,130 @@
+"""Configs of earlier versions, and meta-architectures of users."""
+
+import json
+
+import pytest
+import yaml
+from conftest import write_tiny_config
+from detectron2.config import get_cfg
+from detectron2.data import get_detection_dataset_dicts
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils.events import EventStorage
+
+from facenet_d2 import UserError, add_facenet_config
+from facenet_d2.config import RENAMED_KEYS
+from facenet_d2.data import SceneMapper
+from facenet_d2.engine import Predictor, load_config, read_config
+from facenet_d2.engine.num_classes import num_classes_key, score_threshold_key
+from facenet_d2.modeling import SOLOv2
+
+
+def value_of(cfg, key: str):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def test_renamed_keys_exist():
+    cfg = get_cfg()
+    add_facenet_config(cfg)
+    for old, new in RENAMED_KEYS.items():
+        value_of(cfg, new)
+        with pytest.raises(KeyError):
+            value_of(cfg, old)
+
+
+def test_configs_with_keys_of_version_0_1(tiny_config, tmp_path):
+    """A run's config.yaml, written with the old names, gives the same config."""
+    cfg = load_config(tiny_config, ["MODEL.SOLOV2.SCORE_THRESH_TEST", "0.25"])
+    content = yaml.safe_load(cfg.dump())
+    for old, new in RENAMED_KEYS.items():
+        *path, name = old.split(".")
+        node = content
+        for part in path:
+            node = node[part]
+        node[name] = node.pop(new.rpartition(".")[2])
+    file = tmp_path / "recorded.yaml"
+    file.write_text(yaml.safe_dump(content))
+    assert "SCORE_THRESHOLD" in file.read_text()
+    assert yaml.safe_load(load_config(file).dump()) == yaml.safe_load(cfg.dump())
+    overridden = load_config(file, ["MODEL.SOLOV2.SCORE_THRESHOLD", "0.4"])
+    assert overridden.MODEL.SOLOV2.SCORE_THRESH_TEST == 0.4
+
+
+def test_another_version_of_detectron2s_configs(tmp_path):
+    file = tmp_path / "old.yaml"
+    file.write_text("VERSION: 1\n")
+    with pytest.raises(UserError, match="VERSION is 1, but must be 2"):
+        read_config(file)
+
+
+def test_a_base_that_is_itself(tmp_path):
+    file = tmp_path / "loop.yaml"
+    file.write_text('_BASE_: "loop.yaml"\n')
+    with pytest.raises(UserError, match=r"loop\.yaml"):
+        read_config(file)
+
+
+def test_an_unknown_meta_architecture(tiny_config):
+    with pytest.raises(UserError, match=r"META_ARCHITECTURE 'Unknown' is not registered.*SOLOv2"):
+        load_config(tiny_config, ["MODEL.META_ARCHITECTURE", "Unknown"])
+
+
+@pytest.fixture
+def own_architecture():
+    class Own(SOLOv2):
+        pass
+
+    META_ARCH_REGISTRY.register(Own)
+    yield "Own"
+    del META_ARCH_REGISTRY._obj_map["Own"]
+
+
+def test_a_subclass_under_its_own_name(tiny_config, own_architecture):
+    """It has SOLOv2's keys and masks, and trains."""
+    cfg = load_config(tiny_config, ["MODEL.META_ARCHITECTURE", own_architecture], train=True)
+    assert num_classes_key(cfg)[0] == "MODEL.SOLOV2.NUM_CLASSES"
+    assert score_threshold_key(cfg) == "MODEL.SOLOV2.SCORE_THRESH_TEST"
+    assert cfg.MODEL.SOLOV2.NUM_CLASSES == 5
+    record = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)[0]
+    sample = SceneMapper(cfg, is_train=True)(record)
+    assert sample["instances"].has("gt_stride4_masks")
+    with EventStorage():
+        losses = build_model(cfg).train()([sample])
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_an_unknown_attribute_is_a_bug_and_not_a_bad_config(tiny_config, monkeypatch):
+    from facenet_d2.engine import Trainer
+
+    monkeypatch.setattr(SOLOv2, "from_config", classmethod(lambda cls, cfg: cfg.NOT_WRITTEN_YET))
+    with pytest.raises(AttributeError, match="NOT_WRITTEN_YET"):
+        Trainer.build_model(load_config(tiny_config))
+
+
+def test_predictor(tmp_path, scenes):
+    import torch
+    from detectron2.data.detection_utils import read_image
+    from detectron2.engine import DefaultPredictor
+
+    config = write_tiny_config(tmp_path, scenes)
+    with pytest.raises(UserError, match=r"MODEL\.WEIGHTS is empty"):
+        Predictor(config)
+    cfg = load_config(config)
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
+    weights = tmp_path / "model.pth"
+    torch.save({"model": model.state_dict()}, weights)
+    predictor = Predictor(config, weights)
+    names = [c["name"] for c in json.loads((scenes / "annotations.json").read_text())["categories"]]
+    assert predictor.metadata.thing_classes == names
+    image = read_image(str(scenes / "images" / "00000.png"), format="BGR")
+    instances = predictor(image)
+    given = cfg.clone()
+    given.defrost()
+    given.MODEL.WEIGHTS = str(weights)
+    expected = DefaultPredictor(given)(image)["instances"]
+    assert len(instances) == len(expected) > 0
+    assert instances.scores.equal(expected.scores)
+    assert instances.pred_masks.equal(expected.pred_masks)
