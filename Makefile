@@ -1,9 +1,10 @@
-# make demo    train FACENet on synthetic scenes, evaluate it, draw its predictions (CPU, minutes)
+# make demo    train FACENet on synthetic scenes, evaluate it and draw its predictions (CPU, minutes)
 # make test    run the tests
 # make lint    check style
-# make clean   remove what the others made
+# make clean   remove everything that these commands created
 #
-# Each makes .venv first when it is missing. PYTHON chooses the interpreter, 3.11 or 3.12.
+# demo, test and lint create .venv first if it is missing or older than the files it is made from.
+# PYTHON selects the interpreter, for example: make PYTHON=python3.12 test
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip --disable-pip-version-check
@@ -13,11 +14,11 @@ DEMO_OUTPUT = output/facenet_lite0_demo
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
-.venv/ready: setup.py constraints.txt tools/install_detectron2.py
+.venv/ready: pyproject.toml setup.py constraints.txt tools/install_detectron2.py
 	$(PYTHON) tools/check_python.py
 	$(PYTHON) -m venv --clear .venv
 	$(PIP) install --quiet --constraint constraints.txt pip setuptools wheel
-	@echo "Installing PyTorch; this is the long part (about a minute on a fast line) ..."
+	@echo "Installing PyTorch (about a minute on a fast connection) ..."
 	$(PIP) install --quiet --constraint constraints.txt torch torchvision
 	.venv/bin/python tools/install_detectron2.py --constraint constraints.txt
 	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
@@ -38,5 +39,5 @@ lint: .venv/ready
 	.venv/bin/ruff format --check .
 
 clean:
-	rm -rf .venv output datasets/synthetic_aerial_v* build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv output datasets/synthetic_aerial_v* build *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,11 +3,11 @@
 Importing this package registers the models and the data sets with Detectron2.
 """
 
-from . import compat  # isort: skip  (must come before anything of Detectron2)
+from . import compat  # isort: skip  (before any import of Detectron2)
 from . import data, model_zoo, modeling, weights
 from .config import add_facenet_config
 from .errors import UserError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["UserError", "add_facenet_config", "compat", "data", "model_zoo", "modeling", "weights"]

@@ -1,7 +1,7 @@
-"""Makes Detectron2 0.6 work with today's libraries. Imported before anything of Detectron2.
+"""Patches that let Detectron2 0.6 run with current libraries; import this before Detectron2.
 
-Every piece acts only where it is needed, so that the project also runs on upstream's newest main
-and on a Detectron2 with its compiled operators.
+Each patch is applied only if it is needed: newer versions of Detectron2 and versions with compiled
+operators are left alone.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ COMPILED_MODULE = "detectron2._C"
 
 
 class _MissingOperators(types.ModuleType):
-    """Stands in for ``detectron2._C``: importable, and says what is missing when it is used."""
+    """Importable substitute for ``detectron2._C`` whose operators raise an error when called."""
 
     def __init__(self) -> None:
-        super().__init__(COMPILED_MODULE, "Stand-in for Detectron2's compiled operators.")
+        super().__init__(COMPILED_MODULE, "Substitute for Detectron2's compiled operators.")
         self.__spec__ = importlib.machinery.ModuleSpec(COMPILED_MODULE, loader=None)
 
-    # The three below are what `detectron2.utils.collect_env` asks of every `_C`.
+    # `detectron2.utils.collect_env` calls the following three functions.
     @staticmethod
     def get_compiler_version() -> str:
         return "not built (facenet_d2 stand-in)"
@@ -46,10 +46,9 @@ class _MissingOperators(types.ModuleType):
 
         def missing(*args: Any, **kwargs: Any) -> None:
             raise RuntimeError(
-                f"{COMPILED_MODULE}.{name} was called, but this Detectron2 was installed without "
-                "its compiled operators. FACENet does not need them; for rotated boxes or "
-                "Detectron2's own deformable convolutions install Detectron2 by its own "
-                "instructions: "
+                f"{COMPILED_MODULE}.{name} was called, but Detectron2 was installed without its "
+                "compiled operators. FACENet does not need them. For rotated boxes or Detectron2's "
+                "own deformable convolutions, install Detectron2 by its own instructions: "
                 "https://detectron2.readthedocs.io/en/latest/tutorials/install.html"
             )
 
@@ -57,20 +56,20 @@ class _MissingOperators(types.ModuleType):
 
 
 def _provide_removed_names() -> None:
-    # Pillow 10 removed Image.LINEAR, the default argument of a transform in Detectron2 0.6.
-    # Can go when 0.6 is no longer supported.
+    # Pillow 10 removed Image.LINEAR, a default argument in Detectron2 0.6.
+    # Remove this when 0.6 is no longer supported.
     if not hasattr(Image, "LINEAR"):
         Image.LINEAR = Image.BILINEAR  # type: ignore[attr-defined]
-    # NumPy 1.24 removed these aliases; Detectron2 0.6 uses them in data loading, masks and
-    # visualisation (NumPy 2 has `np.bool` again). Can go when 0.6 is no longer supported.
+    # NumPy 1.24 removed these aliases (NumPy 2 has `np.bool` again); Detectron2 0.6 uses them in
+    # data loading, masks and visualisation. Remove this when 0.6 is no longer supported.
     for name, builtin in (("bool", bool), ("int", int), ("float", float)):
         if name not in np.__dict__:
             setattr(np, name, builtin)
 
 
 def _provide_pkg_resources() -> None:
-    # setuptools 81 removed pkg_resources, which Detectron2 0.6 (its model_zoo)
-    # uses for one function. Can go when 0.6 is no longer supported.
+    # setuptools 81 removed pkg_resources; Detectron2 0.6 uses one of its functions, in model_zoo.
+    # Remove this when 0.6 is no longer supported.
     if importlib.util.find_spec("pkg_resources") is not None:
         return
 
@@ -80,25 +79,26 @@ def _provide_pkg_resources() -> None:
             raise ModuleNotFoundError(f"No module named {package!r}")
         return str(Path(spec.origin).parent / resource)
 
-    module = types.ModuleType("pkg_resources", "Stand-in with the one function Detectron2 uses.")
+    module = types.ModuleType(
+        "pkg_resources", "Substitute with the one function that Detectron2 uses."
+    )
     module.__spec__ = importlib.machinery.ModuleSpec("pkg_resources", loader=None)
     module.resource_filename = resource_filename  # type: ignore[attr-defined]
     sys.modules["pkg_resources"] = module
 
 
 def _provide_compiled_module() -> None:
-    # Detectron2 0.6 imports `detectron2._C` unconditionally; newer ones guard most, not all, of
-    # its uses. Can go when a pure-Python Detectron2 is published.
+    # Detectron2 0.6 imports `detectron2._C` unconditionally; newer versions guard most of its uses,
+    # but not all. Remove this when a pure-Python Detectron2 is published.
     if importlib.util.find_spec(COMPILED_MODULE) is not None:
         return
     import detectron2
 
-    stand_in = _MissingOperators()
-    sys.modules[COMPILED_MODULE] = stand_in
-    detectron2._C = stand_in
+    substitute = _MissingOperators()
+    sys.modules[COMPILED_MODULE] = substitute
+    detectron2._C = substitute
 
-    # The evaluator's fast path is written in C++: give it pycocotools' implementation, which
-    # computes the same figures.
+    # The evaluator's fast implementation is compiled; pycocotools computes the same metrics.
     import detectron2.evaluation.coco_evaluation as coco_evaluation
     from pycocotools.cocoeval import COCOeval
 
@@ -110,10 +110,10 @@ def compiled_operators_available() -> bool:
     return not isinstance(sys.modules.get(COMPILED_MODULE), _MissingOperators)
 
 
-# Vertical flips go through PyTorch, which warns of images that Pillow has made read-only; fvcore
+# fvcore flips vertically with PyTorch, which warns about Pillow's read-only arrays, although fvcore
 # does not write to them.
 warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-# Detectron2 0.6's anchors call it without its argument `indexing`. Can go with 0.6.
+# Detectron2 0.6 calls meshgrid without `indexing`. Remove this when 0.6 is no longer supported.
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
 
 _provide_removed_names()

@@ -1,4 +1,4 @@
-"""Scenes in iSAID's published layout, for tests and for measuring.
+"""Scenes in iSAID's published layout, for tests and benchmarks.
 
 python tests/isaid_scene.py --size 12000 --instances 3000 --output FOLDER
 """
@@ -17,38 +17,38 @@ from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS
 
 
 def draw(height: int, width: int, instances: int, seed: int):
-    """A noisy scene, its instance colours and its class colours, each (H, W, 3) uint8 RGB."""
+    """Draw a noisy scene, its ID image and its class image, each (H, W, 3) uint8 RGB."""
     rng = np.random.default_rng(seed)
     tile = rng.integers(60, 140, (512, 512, 3), dtype=np.uint8)
     repeats = (-(-height // 512), -(-width // 512), 1)
     image = np.tile(tile, repeats)[:height, :width].copy()
     ids, classes = np.zeros_like(image), np.zeros_like(image)
-    # Distinct colours, the first ones as small as one step from black.
+    # Distinct colours; the first ones differ from black in the lowest bit of a channel.
     codes = np.concatenate([[1, 256, 65536], rng.permutation(np.arange(2, 1 << 24, 997))])
     for i in range(instances):
         code = int(codes[i])
         instance_color = (code >> 16, code >> 8 & 255, code & 255)
         class_color = ANNOTATION_COLORS[rng.integers(len(ANNOTATION_COLORS))]
         center = rng.uniform(0, (width, height))
-        # Long ones cross several patches; the smallest are a few pixels.
+        # Long objects cross several patches; the smallest have a few pixels.
         sides = rng.uniform(3, 60, 2) if i % 10 else rng.uniform((300, 40), (1500, 200))
         angle = rng.uniform(0, 180)
         corners = cv2.boxPoints((tuple(center), tuple(sides), angle)).round().astype(np.int32)
         paint = tuple(int(v) for v in rng.integers(150, 255, 3))
-        for picture, color in ((ids, instance_color), (classes, class_color), (image, paint)):
-            cv2.fillPoly(picture, [corners], color)
+        for canvas, color in ((ids, instance_color), (classes, class_color), (image, paint)):
+            cv2.fillPoly(canvas, [corners], color)
     return image, ids, classes
 
 
 def write(folder: Path, name: str, image, ids, classes) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for suffix, picture in (
+    for suffix, pixels in (
         ("", image),
         ("_instance_id_RGB", ids),
         ("_instance_color_RGB", classes),
     ):
-        if picture is not None:
-            assert cv2.imwrite(str(folder / f"{name}{suffix}.png"), picture[..., ::-1])
+        if pixels is not None:
+            assert cv2.imwrite(str(folder / f"{name}{suffix}.png"), pixels[..., ::-1])
 
 
 if __name__ == "__main__":

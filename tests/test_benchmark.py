@@ -65,8 +65,8 @@ def test_dense_scene(model_cfg):
     """Discs where they should be, of the radius they should have, with copies to be suppressed."""
     model = build_model(model_cfg).eval()
     predictions = dense_predictions(model, (384, 384), 36, 9, 2, radius=30.0)
-    assert ((predictions[0].sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
-    results = model.inference(*predictions, [(384, 384)] * 2, [(384, 384)] * 2)
+    assert ((predictions.logits.sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
+    results = model.inference(predictions, [(384, 384)] * 2, [(384, 384)] * 2)
     for instances in results:
         best = instances[:9]
         boxes = best.pred_boxes.tensor

@@ -1,11 +1,11 @@
-"""The package without Detectron2's compiled operators."""
+"""The package without Detectron2's compiled operators, and what its import registers."""
 
 import subprocess
 import sys
 import textwrap
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 from facenet_d2 import compat
 
@@ -20,7 +20,7 @@ def run_python(code):
 
 
 def test_works_with_the_compiled_module_absent():
-    """Whatever is installed here: hide ``detectron2._C``, import everything, run an operator."""
+    """Hide ``detectron2._C`` if it is installed, import the package and call an operator."""
     done = run_python(
         """
         import importlib.abc, sys
@@ -36,7 +36,7 @@ def test_works_with_the_compiled_module_absent():
         importlib.util.find_spec = lambda n, p=None: None if n == hidden else find_spec(n, p)
         sys.meta_path.insert(0, Hide())
         import facenet_d2, facenet_d2.engine, facenet_d2.data, facenet_d2.evaluation
-        import facenet_d2.inference, detectron2.utils.collect_env
+        import facenet_d2.visualization, detectron2.utils.collect_env
         assert not facenet_d2.compat.compiled_operators_available()
         import detectron2.evaluation.coco_evaluation as e
         from pycocotools.cocoeval import COCOeval

@@ -95,7 +95,7 @@ def test_images_that_would_lose_their_contents_are_refused(tmp_path, trained, mo
     images = [tmp_path / n for n in ("deep.png", "float.tif", "colours.png", "colours.tif")]
     args = ("--input", *images, "--output", tmp_path / "out")
     assert run(monkeypatch, trained, *args) == 1
-    assert capsys.readouterr().err.count("are not 8 bits a channel") == 4
+    assert capsys.readouterr().err.count("8 bits per channel") == 4
 
 
 def test_one_image_that_cannot_be_processed_does_not_stop_the_others(
@@ -141,7 +141,7 @@ def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
         (("--input", "nowhere/*.png"), "no such file, folder or match"),
         (("--input", "{empty}"), "no images"),
         (("--input", "{image}", "--output", "{file}/out"), "cannot be written"),
-        (("--input", "{image}", "--output", "{images}"), "over an input"),
+        (("--input", "{image}", "--output", "{images}"), "overwrite an input"),
         (("--input", "{image}", "--save-json", "{file}/r.json"), "cannot be written"),
         (("--input", "{image}", "--save-json", "{empty}"), "is a folder"),
         (("--input", "{image}", "--save-json", "{image}"), "one of the inputs"),

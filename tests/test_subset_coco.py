@@ -29,6 +29,16 @@ def test_keeps_images_with_their_annotations(scenes, tmp_path, monkeypatch):
     assert chosen[0] == chosen[1]
 
 
+def test_a_set_without_annotations_stays_without(scenes, tmp_path, monkeypatch):
+    content = json.loads((scenes / "annotations.json").read_text())
+    del content["annotations"]
+    (tmp_path / "test.json").write_text(json.dumps(content))
+    args = ("--json", tmp_path / "test.json", "--num-images", 2, "--output", tmp_path / "few.json")
+    assert run(monkeypatch, *args) == 0
+    few = json.loads((tmp_path / "few.json").read_text())
+    assert few == {**content, "images": content["images"][:2]}
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -183,12 +183,12 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
         (
             [result(BOXES["a"], 3, segmentation={"size": [5, 5], "counts": "0"})],
             [],
-            "result 0: its run lengths are for [5, 5], not [100, 200]",
+            "result 0: its RLE has the size [5, 5], not [100, 200]",
         ),
         (
             [result(BOXES["a"], 3, segmentation={"size": [100, 200], "counts": "PPPP"})],
             [],
-            "result 0: its run lengths are broken",
+            "result 0: its RLE is broken",
         ),
         ([{**PERFECT[0], "file_name": "other.png"}], [], "no image other.png"),
         (PERFECT, ["--output", "{}", "--image", "no.png"], "--image no.png"),

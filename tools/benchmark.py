@@ -69,7 +69,7 @@ def infer(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
         with meter.phase("network"):
             model.predict(images.tensor)
         with meter.phase("post-processing"):
-            results = model.inference(*dense, images.image_sizes, sizes)
+            results = model.inference(dense, images.image_sizes, sizes)
 
     meter.repeat(step, warmup=args.warmup, iterations=args.iterations)
     share = meter.median("network") / sum(map(meter.median, meter.seconds))
@@ -130,11 +130,11 @@ def train(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
         with meter.phase("network forward"), autocast():
             outputs = model.predict(images.tensor)
         # Detached outputs separate the backward pass of the losses from that of the network.
-        leaves = [o.detach().requires_grad_() for o in outputs]
+        leaves = outputs._make(o.detach().requires_grad_() for o in outputs)
         with meter.phase("targets and losses"):
             with autocast():
                 instances = [x["instances"].to(meter.device) for x in batch]
-                losses = model.losses(*leaves, instances)
+                losses = model.losses(leaves, instances)
             scaler.scale(sum(losses.values())).backward()
         with meter.phase("network backward"):
             torch.autograd.backward(outputs, [leaf.grad for leaf in leaves])

@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Say what is wrong with a COCO data set, and whether SOLOv2's grids suit its objects.
+"""Report the faults of a COCO data set, and whether SOLOv2's grids suit its objects.
 
   check_dataset.py --annotations train.json --images images/ --html report.html
   check_dataset.py --dataset nwpu_vhr10_train
   check_dataset.py --annotations train.json --images images/ --fix train_fixed.json
 
-Images are decoded, masks drawn. The grids and the input's size are those of --config-file, or the
-published ones at 800 pixels: they decide which objects can be found, and how good masks can be that
-are made at a quarter of the input. --fix writes a copy with everything mended or left out that is
-at fault, and beside it a list of what it changed; the original stays as it is.
+Every image is decoded and every mask is drawn. The grids and the input size are those of
+--config-file, by default the published ones at 800 pixels: they decide which objects can be found,
+and limit the quality of masks, which are predicted at a quarter of the input's resolution. Grids
+that lose notably fewer objects are suggested. --fix writes a copy in which every fault is repaired,
+or its entry removed, and a list of the changes next to it; the original is not modified.
 
-The exit code is 1 where there are faults.
+The exit code is 1 if there are faults.
 """
 
 from __future__ import annotations
@@ -25,45 +26,49 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
 from facenet_d2.checking import (
-    KINDS,
-    NOTES,
-    Examination,
+    FAULT_KINDS,
+    NOTE_KINDS,
+    DatasetReport,
+    GridSettings,
     GridStudy,
-    Setting,
-    describe,
-    examine,
-    sizes_by_class,
-    study,
-    suggest,
-    write_page,
+    check_dataset,
+    count_sizes,
+    study_grids,
+    suggest_grids,
+    write_html_report,
 )
 from facenet_d2.engine import read_config, run_command
-from facenet_d2.engine.dataset_options import add_source_options, locate_source
+from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.parallel import default_workers
 from facenet_d2.paths import configs
 
-EXAMPLES = 3
-CHANGES = ".changes.txt"
+NUM_EXAMPLES = 3
+CHANGES_SUFFIX = ".changes.txt"
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_source_options(parser)
+    add_dataset_options(parser)
     parser.add_argument(
         "--config-file",
         default=configs() / "Base-SOLOv2.yaml",
-        help="whose grids and input size to check",
+        help="config with the grids and the input size",
     )
-    parser.add_argument("--input-size", type=int, help="another longest side of the input")
-    parser.add_argument("--html", type=Path, help="write the report as a page, with pictures")
+    parser.add_argument(
+        "--input-size", type=int, help="longest side of the input, in place of the config's"
+    )
+    parser.add_argument("--html", type=Path, help="write the report as a page with images")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write a cleaned copy")
     parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="processes (%(default)s)"
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="number of processes (default: %(default)s)",
     )
     args = parser.parse_args()
     if args.workers < 1 or (args.input_size is not None and args.input_size < 32):
@@ -71,37 +76,40 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def share(number: int, of: int) -> str:
-    return f"{number} ({number / of:.1%})" if of else "0"
+def format_share(number: int, total: int) -> str:
+    return f"{number} ({number / total:.1%})" if total else "0"
 
 
-def grid_sentences(setting: Setting, now: GridStudy, better: Setting, then: GridStudy) -> list[str]:
-    """What the grids do to the objects, and what would be better."""
+def grid_sentences(
+    settings: GridSettings, now: GridStudy, suggested: GridSettings, then: GridStudy
+) -> list[str]:
+    """Describe what the grids do to the objects, and which grids would lose fewer."""
     n = now.num_objects
     levels = ", ".join(str(number) for number in now.per_level)
     sentences = [
-        f"Input {setting.shortest} to {setting.longest} pixels; objects on each level, finest "
+        f"Input of {settings.shortest} to {settings.longest} pixels; objects on each level, finest "
         f"first: {levels}.",
-        f"No positive cell (size in no scale range): {share(now.no_cell, n)}.",
-        f"No cell of their own (all are given to later objects): {share(now.no_own_cell, n)}; "
-        f"sharing some cell: {share(now.sharing, n)}.",
-        "Dropped when found (mask under MIN_MASK_AREAS on each of their levels): "
-        f"{share(now.too_small, n)}.",
-        f"Lost in all: {share(now.lost, n)}.",
+        f"Without a positive cell (size in no scale range): {format_share(now.no_cell, n)}.",
+        "Without a cell of their own (all are assigned to later objects): "
+        f"{format_share(now.no_own_cell, n)}; sharing a cell: {format_share(now.sharing, n)}.",
+        "Dropped in inference (mask not above MIN_MASK_AREAS on any of their levels): "
+        f"{format_share(now.too_small, n)}.",
+        f"Lost in total: {format_share(now.lost, n)}.",
     ]
-    if better == setting:
-        return [*sentences, "No setting that was tried loses notably fewer."]
+    if suggested == settings:
+        return [*sentences, "None of the other grids that were tried loses notably fewer."]
     return [
         *sentences,
-        f"Suggested, with {share(then.lost, n)} lost: {describe(better)}",
+        f"Suggested, with {format_share(then.lost, n)} lost: {suggested.overrides()}",
     ]
 
 
-def best_masks(found: Examination) -> dict[str, dict[str, float]]:
-    """Of all objects and of each class, how good masks are that equal their training targets."""
-    rows = {"all": found.best_ious}
-    for number, name in found.categories:
-        rows[name] = found.best_ious[found.measures[:, 0] == number]
+def best_masks(report: DatasetReport) -> dict[str, dict[str, float]]:
+    """Return statistics of the best possible IoU, for all objects and for each class."""
+    objects = report.objects
+    rows = {"all": objects.best_ious}
+    for number, name in report.categories:
+        rows[name] = objects.best_ious[objects.category_ids == number]
     return {
         name: {
             "objects": len(ious),
@@ -114,106 +122,117 @@ def best_masks(found: Examination) -> dict[str, dict[str, float]]:
     }
 
 
-def mask_sentences(found: Examination) -> list[str]:
-    """What the resolution of the masks does to the objects."""
-    rows = best_masks(found)
+def mask_sentences(report: DatasetReport) -> list[str]:
+    """Describe how the resolution of the masks limits their quality."""
+    rows = best_masks(report)
     if not rows:
         return []
     row = rows.pop("all")
     n = row["objects"]
-    worst = sorted(rows, key=lambda name: rows[name]["mean_iou"])[:EXAMPLES]
+    worst = sorted(rows, key=lambda name: rows[name]["mean_iou"])[:NUM_EXAMPLES]
     listed = ", ".join(f"{name} {rows[name]['mean_iou']:.2f}" for name in worst)
     return [
-        "Training targets are masks at a quarter of the input. Learned to the last pixel, and "
-        f"enlarged, they have a mean IoU of {row['mean_iou']:.2f} with the annotations; lowest: "
+        "Training targets are masks at a quarter of the input's resolution. If predicted perfectly "
+        f"and enlarged, their mean IoU with the annotations is {row['mean_iou']:.2f}; lowest: "
         f"{listed}.",
-        f"So much is under 0.5, not right for AP50: {share(row['under_50'], n)}; under 0.75, not "
-        f"right for AP75: {share(row['under_75'], n)}.",
+        f"With an IoU under 0.5, which AP50 counts as wrong: {format_share(row['under_50'], n)}; "
+        f"under 0.75, which AP75 counts as wrong: {format_share(row['under_75'], n)}.",
     ]
 
 
-def print_report(found: Examination, sentences: list[str]) -> None:
+def print_report(report: DatasetReport, sentences: list[str]) -> None:
     print(f"{'class':24}{'small':>8}{'medium':>8}{'large':>8}{'all':>8}")
-    rows = sizes_by_class(found)
+    rows = count_sizes(report)
     totals = [sum(row[i] for row in rows) for i in (1, 2, 3)]
     for name, *numbers in [*rows, ("objects", *totals)]:
         print(f"{name:24}" + "".join(f"{n:8}" for n in (*numbers, sum(numbers))))
-    print(f"{'usable images':24}{'':24}{len(found.sizes):8}\n")
+    print(f"{'usable images':24}{'':24}{len(report.cleaned['images']):8}\n")
     print("Grids, scale ranges and masks")
     for sentence in sentences:
         print(f"  {sentence}")
-    for title, entries, kinds in (("faults", found.faults, KINDS), ("notes", found.notes, NOTES)):
+    for title, entries, kinds in (
+        ("faults", report.faults, FAULT_KINDS),
+        ("notes", report.notes, NOTE_KINDS),
+    ):
         print(f"\n{len(entries)} {title}")
         for kind, number in Counter(e.kind for e in entries).most_common():
             print(f"  {number:6} {kind}: {kinds[kind]}")
             own = [e for e in entries if e.kind == kind]
-            for entry in own[:EXAMPLES]:
+            for entry in own[:NUM_EXAMPLES]:
                 print(f"         {entry.where}: {entry.message}")
-            if len(own) > EXAMPLES:
-                print(f"         and {len(own) - EXAMPLES} more")
+            if len(own) > NUM_EXAMPLES:
+                print(f"         and {len(own) - NUM_EXAMPLES} more")
 
 
-def write_fixed(path: Path, source: Path, found: Examination) -> int:
-    """The cleaned copy, and what was changed in it beside it; returns how much was."""
-    changes = [f for f in (*found.faults, *found.notes) if f.fix]
-    left = [f for f in found.faults if not f.fix]
+def write_fixed(path: Path, source: Path, report: DatasetReport) -> int:
+    """Write the cleaned copy and, next to it, the list of changes; return their number."""
+    changes = [f for f in (*report.faults, *report.notes) if f.fix]
+    left = [f for f in report.faults if not f.fix]
     lines = [f"{f.where}: {f.message}: {f.fix}" for f in changes]
-    lines += [f"{f.where}: {f.message}: left as it is" for f in left]
-    write_whole(path, json.dumps(found.cleaned))
+    lines += [f"{f.where}: {f.message}: not changed" for f in left]
+    write_whole(path, json.dumps(report.cleaned))
     header = f"{len(changes)} changes to {source}"
-    write_whole(path.with_suffix(CHANGES), "\n".join([header, *lines]) + "\n")
+    write_whole(path.with_suffix(CHANGES_SUFFIX), "\n".join([header, *lines]) + "\n")
     return len(changes)
 
 
-def main() -> int:
-    args = parse_args()
-    annotations, images = locate_source(args)
-    written = {"--html": args.html, "--fix": args.fix}
+def check_outputs(args: argparse.Namespace, annotations: Path) -> None:
+    """Refuse output files that cannot be written or would overwrite another file."""
+    outputs = {"--html": args.html, "--fix": args.fix}
     if args.fix:
-        written["the list of changes beside --fix"] = args.fix.with_suffix(CHANGES)
+        outputs["the list of changes next to --fix"] = args.fix.with_suffix(CHANGES_SUFFIX)
     taken = {annotations.resolve(): "the file to be checked"}
-    for option, path in written.items():
+    for option, path in outputs.items():
         if path is None:
             continue
         if path.is_dir():
             raise UserError(f"{option}: {path} is a folder; name a file.")
         if path.resolve() in taken:
-            raise UserError(f"{option}: {path} is {taken[path.resolve()]}, too; choose another.")
+            raise UserError(f"{option}: {path} is also {taken[path.resolve()]}; choose another.")
         taken[path.resolve()] = option
         check_writable(path.parent)
-    setting = Setting.from_config(read_config(args.config_file), args.input_size)
-    found = examine(annotations, images, workers=args.workers, setting=setting)
-    objects = (found.sizes, found.image_of, found.measures)
-    now = study(*objects, setting)
-    better, then = suggest(*objects, setting)
-    sentences = [*grid_sentences(setting, now, better, then), *mask_sentences(found)]
+
+
+def main() -> int:
+    args = parse_args()
+    annotations, images = find_dataset(args)
+    check_outputs(args, annotations)
+    settings = GridSettings.from_config(read_config(args.config_file), args.input_size)
+    report = check_dataset(annotations, images, workers=args.workers, settings=settings)
+    now = study_grids(report.objects, settings)
+    suggested, then = suggest_grids(report.objects, settings)
+    sentences = [*grid_sentences(settings, now, suggested, then), *mask_sentences(report)]
     if args.json:
-        report = {
+        content = {
             "annotations": str(annotations),
-            "images": len(found.sizes),
-            "objects": len(found.measures),
+            "images": len(report.cleaned["images"]),
+            "objects": len(report.objects),
             "classes": {
                 name: dict(zip(("small", "medium", "large"), sizes, strict=True))
-                for name, *sizes in sizes_by_class(found)
+                for name, *sizes in count_sizes(report)
             },
-            "grids": {"now": asdict(now), "suggested": asdict(then), "setting": describe(better)},
-            "best_masks": best_masks(found),
-            "counts": found.counts(),
-            "faults": [asdict(f) for f in found.faults],
-            "notes": [asdict(f) for f in found.notes],
+            "grids": {
+                "now": asdict(now),
+                "suggested": asdict(then),
+                "setting": suggested.overrides(),
+            },
+            "best_masks": best_masks(report),
+            "counts": report.fault_counts(),
+            "faults": [asdict(f) for f in report.faults],
+            "notes": [asdict(f) for f in report.notes],
         }
-        print(json.dumps(report))
+        print(json.dumps(content))
     else:
-        print_report(found, sentences)
-    made = sys.stderr if args.json else sys.stdout
+        print_report(report, sentences)
+    stream = sys.stderr if args.json else sys.stdout
     if args.html:
-        write_page(args.html, f"Data set {annotations}", found, images, setting, sentences)
-        print(f"\nPage: {args.html.resolve()}", file=made)
+        write_html_report(args.html, f"Data set {annotations}", report, images, settings, sentences)
+        print(f"\nPage: {args.html.resolve()}", file=stream)
     if args.fix:
-        number = write_fixed(args.fix, annotations, found)
-        listed = args.fix.with_suffix(CHANGES)
-        print(f"\nCleaned copy: {args.fix} ({number} changes, listed in {listed})", file=made)
-    return 1 if found.faults else 0
+        number = write_fixed(args.fix, annotations, report)
+        listed = args.fix.with_suffix(CHANGES_SUFFIX)
+        print(f"\nCleaned copy: {args.fix} ({number} changes, listed in {listed})", file=stream)
+    return 1 if report.faults else 0
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Install Detectron2 0.6 as pure Python, from a source archive pinned by its hash.
 
-Detectron2 is not in the Python package index under its own name. The archive
-``pb1-detectron2==0.6`` there holds the Python files of upstream's tag v0.6, unchanged, but not
-the C++ sources, so ``pip install`` of it fails. This script downloads the archive, refuses it
-unless its SHA-256 is the one below, builds a wheel named ``detectron2`` without the compiled
-operators, and installs that. It does nothing when a Detectron2 is already installed.
+The Python package index does not have Detectron2 under its own name. Its archive
+``pb1-detectron2==0.6`` contains the unchanged Python files of the tag v0.6, but not the C++
+sources, so that ``pip install`` fails on it. This script downloads the archive, verifies its
+SHA-256, builds a wheel named ``detectron2`` without the compiled operators, and installs it. It
+does nothing if Detectron2 is already installed.
 
-FACENet needs none of the compiled operators. Where you want them (rotated boxes, the fast COCO
+FACENet does not use the compiled operators. If you want them (rotated boxes, the fast COCO
 evaluation), install Detectron2 by its own instructions instead:
 https://detectron2.readthedocs.io/en/latest/tutorials/install.html
 
-Run it with the Python it is to install into, after torch.
+Install torch first, and run this script with the Python interpreter to install into.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from pathlib import Path
 
 ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
-# `black` is pinned to a release that needs an old click, `future` serves the removed Caffe2 export;
-# nothing in the package imports either at run time.
+# Detectron2 imports neither at run time: `black` is pinned to a version that needs an old click,
+# and `future` served the removed Caffe2 export.
 UNNEEDED_REQUIREMENTS = ("black", "future")
 
-# Runs the archive's own setup.py, with what cannot be built here taken out of its arguments.
+# Runs the archive's setup.py without the extensions and the requirements above.
 BUILD_WHEEL = f"""
 import runpy, sys
 from pathlib import Path
@@ -67,7 +67,18 @@ def pip(*args: str) -> None:
 
 
 def build_wheel(out_dir: Path, work_dir: Path) -> Path:
-    """Download, verify and build; returns the path of the wheel in ``out_dir``."""
+    """Download and verify the archive and build a wheel from it.
+
+    Args:
+        out_dir: folder for the wheel.
+        work_dir: temporary folder for the archive and its files.
+
+    Returns:
+        path of the wheel.
+
+    Raises:
+        subprocess.CalledProcessError: if the download, the verification or the build fails.
+    """
     requirements = work_dir / "detectron2.txt"
     requirements.write_text(f"{ARCHIVE} --hash=sha256:{SHA256}\n")
     pip(
@@ -94,10 +105,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--constraint", metavar="FILE", help="pip constraints for Detectron2's own requirements"
+        "--constraint", metavar="FILE", help="pip constraints file for Detectron2's requirements"
     )
     parser.add_argument(
-        "--wheel-dir", metavar="DIR", type=Path, help="only build the wheel, into this folder"
+        "--wheel-dir", metavar="DIR", type=Path, help="only build the wheel, in this folder"
     )
     args = parser.parse_args()
 
@@ -105,7 +116,10 @@ def main() -> int:
         print("Detectron2 is already installed; nothing to do.")
         return 0
     if importlib.util.find_spec("torch") is None:
-        print("error: install torch first; Detectron2's setup.py imports it.", file=sys.stderr)
+        print(
+            "error: torch is not installed; install it first, Detectron2's setup.py needs it.",
+            file=sys.stderr,
+        )
         return 1
     try:
         with tempfile.TemporaryDirectory() as tmp:
@@ -117,7 +131,11 @@ def main() -> int:
             constraint = ["--constraint", args.constraint] if args.constraint else []
             pip("install", "--quiet", *constraint, str(wheel))
     except subprocess.CalledProcessError as e:
-        print(f"error: installing Detectron2 failed (exit code {e.returncode}).", file=sys.stderr)
+        print(
+            "error: Detectron2 was not installed: the command above failed with exit code "
+            f"{e.returncode}.",
+            file=sys.stderr,
+        )
         return 1
     print("Installed Detectron2 0.6 (pure Python).")
     return 0

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Prepare HRSID, ships in SAR images, for training: check it and bring it where it is looked for.
+"""Prepare HRSID, ships in SAR images, for training.
 
   prepare_hrsid.py --images HRSID_JPG/JPEGImages --annotations HRSID_JPG/annotations
 
-makes $DETECTRON2_DATASETS/hrsid/ with train.json, test.json and images/. The split is the
-publisher's (3,642 and 1,962 images), in train2017.json and test2017.json. Ids, boxes and areas are
-made anew from the masks. For the layout with an image of instance ids beside each image, see
-prepare_isaid.py.
+checks the data set and creates $DETECTRON2_DATASETS/hrsid/ with train.json, test.json and images/.
+The split is the publisher's (3,642 and 1,962 images), from train2017.json and test2017.json. Ids
+are renumbered; boxes and areas are recomputed from the masks. For the version of HRSID with an ID
+map for each image, see prepare_isaid.py.
 """
 
 from __future__ import annotations
@@ -39,16 +39,19 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of the JPEG images")
     parser.add_argument(
-        "--annotations", type=Path, required=True, help="folder of train2017.json, test2017.json"
+        "--annotations",
+        type=Path,
+        required=True,
+        help="folder of train2017.json and test2017.json",
     )
     parser.add_argument(
         "--output",
         type=Path,
         default=datasets_root() / "hrsid",
-        help="folder of the prepared set (%(default)s)",
+        help="folder of the prepared data set (default: %(default)s)",
     )
     parser.add_argument(
-        "--copy", action="store_true", help="copy the images; by default images/ is a link to them"
+        "--copy", action="store_true", help="copy the images instead of linking them"
     )
     return parser.parse_args()
 
@@ -66,8 +69,8 @@ def main() -> None:
     both = sorted(files["train"] & files["test"])
     if both:
         raise UserError(
-            f"--annotations {args.annotations}: {len(both)} images are in both splits, the first "
-            f"is {both[0]}."
+            f"--annotations {args.annotations}: {len(both)} images are in both splits, such "
+            f"as {both[0]}."
         )
     check_target(args.images, args.output / "images")
     cleaned = {s: clean_annotations(content, CLASSES) for s, content in contents.items()}
@@ -86,7 +89,7 @@ def main() -> None:
     for split, published in PUBLISHED_IMAGES.items():
         if numbers[split] != published:
             print(
-                f"Note: the published {split} split has {published} images, this one "
+                f"Note: the published {split} split has {published} images, but this one has "
                 f"{numbers[split]}.",
                 file=sys.stderr,
             )

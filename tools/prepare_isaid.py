@@ -3,24 +3,24 @@
 
   prepare_isaid.py --source iSAID
 
-reads the published layout
+reads the published layout, in which images are DOTA's and masks are iSAID's,
 
   iSAID/train/images/P0002.png  P0002_instance_id_RGB.png  P0002_instance_color_RGB.png ...
-  iSAID/val/images/...          the same
-  iSAID/test/images/P0006.png   images only: the masks are withheld
+  iSAID/val/images/...          same files
+  iSAID/test/images/P0006.png   images only, since the masks are withheld
 
-(images are DOTA's, masks iSAID's) and makes $DETECTRON2_DATASETS/isaid/ with train.json, val.json,
-test.json and the patches in train/, val/ and test/. Patches, their names and what stays whole are
-as the publisher cuts: 800x800 with 200 pixels of overlap, the last of a row moved back to the
-scene's border, scenes of at most 800 pixels in width or height left as they are.
+and creates $DETECTRON2_DATASETS/isaid/ with train.json, val.json, test.json and the patches in
+train/, val/ and test/. Patches and their names are those of the publisher's tools: 800x800 pixels
+with an overlap of 200; the last patch of a row is moved back to the scene's border; scenes of at
+most 800 pixels in width or height are not cut.
 
-Where --source holds patches already cut, with the publisher's annotations of them,
-SPLIT/instancesonly_filtered_SPLIT.json, beside SPLIT/images/, these are checked and used. A folder
-that itself holds images with NAME_instance_id_RGB.png beside them is one split; --classes hrsid
-reads HRSID so.
+If --source contains patches that the publisher's tools have cut, with annotations in
+SPLIT/instancesonly_filtered_SPLIT.json next to SPLIT/images/, these are checked and used. A folder
+that itself contains images, each with a NAME_instance_id_RGB.png, is a single split; this is how
+--classes hrsid reads HRSID.
 
-An interrupted run goes on where it stopped. Memory: about 15 bytes a pixel of the largest scene,
-for each worker.
+An interrupted run can be repeated and skips the finished scenes. It needs about 15 bytes of memory
+per pixel of the largest scene for each worker.
 """
 
 from __future__ import annotations
@@ -39,7 +39,13 @@ from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.parallel import default_workers, parallel_map
 from facenet_d2.preparing.color_maps import CLASS_SUFFIX, ID_SUFFIX
-from facenet_d2.preparing.patches import CutJob, CutSettings, assemble, cut_scene, finished_record
+from facenet_d2.preparing.patches import (
+    CutJob,
+    CutSettings,
+    cut_scene,
+    finished_record,
+    merge_records,
+)
 from facenet_d2.preparing.published import (
     check_images,
     check_target,
@@ -51,31 +57,45 @@ from facenet_d2.preparing.published import (
 )
 
 DATASETS = {"isaid": isaid, "hrsid": hrsid}
-# The publisher's own tools leave these scenes out.
-LEFT_OUT = ("P1527", "P1530")
-RECORDS = ".scenes"
+# Scenes that the publisher's tools leave out.
+EXCLUDED_SCENES = ("P1527", "P1530")
+RECORDS_FOLDER = ".scenes"
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, required=True, help="the published folder")
     parser.add_argument(
-        "--splits", nargs="+", help="train, val, test: those to prepare (all that are there)"
+        "--source", type=Path, required=True, help="folder of the published data set"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder of the prepared set, by default as said"
+        "--splits", nargs="+", help="splits to prepare (default: all of train, val and test)"
     )
     parser.add_argument(
-        "--classes", choices=DATASETS, default="isaid", help="and their colours (%(default)s)"
+        "--output",
+        type=Path,
+        help="folder of the prepared data set (default: $DETECTRON2_DATASETS/CLASSES)",
     )
-    parser.add_argument("--patch-size", type=int, default=800, help="in pixels (%(default)s)")
-    parser.add_argument("--overlap", type=int, default=200, help="in pixels (%(default)s)")
+    parser.add_argument(
+        "--classes",
+        choices=DATASETS,
+        default="isaid",
+        help="data set whose classes and colours to use (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--patch-size",
+        type=int,
+        default=800,
+        help="side of a patch in pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--overlap", type=int, default=200, help="overlap in pixels (default: %(default)s)"
+    )
     parser.add_argument(
         "--cut-narrow",
         action="store_true",
-        help="also cut scenes that are narrower, but longer, than a patch",
+        help="also cut scenes that exceed a patch in one direction only",
     )
     parser.add_argument(
         "--drop-empty", action="store_true", help="leave out patches without instances"
@@ -84,13 +104,18 @@ def parse_args() -> argparse.Namespace:
         "--min-area",
         type=int,
         default=1,
-        help="leave out of a patch what shows fewer pixels of an instance there (%(default)s)",
+        help="minimum number of pixels of an instance in a patch (default: %(default)s)",
     )
     parser.add_argument(
-        "--copy", action="store_true", help="copy patches already cut; by default they are linked"
+        "--copy",
+        action="store_true",
+        help="copy patches that are already cut instead of linking them",
     )
     parser.add_argument(
-        "--workers", type=int, default=default_workers(), help="processes (%(default)s)"
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="number of processes (default: %(default)s)",
     )
     args = parser.parse_args()
     if not 0 <= args.overlap < args.patch_size:
@@ -102,30 +127,31 @@ def parse_args() -> argparse.Namespace:
 
 
 def find_splits(source: Path, wanted: list[str] | None) -> dict[str, Path]:
-    """The folder of images of each split."""
+    """Return the image folder of each split."""
     if not source.is_dir():
         raise UserError(f"--source {source} is not a folder.")
     wanted = list(dict.fromkeys(wanted or ()))
     if any(source.glob(f"*{ID_SUFFIX}")):
         if wanted and len(wanted) > 1:
             raise UserError(
-                f"--source {source} is a single split, since it holds images; name one in --splits."
+                f"--source {source} contains images and is a single split; name one in --splits."
             )
         return {wanted[0] if wanted else "train": source}
     splits = {s: source / s / "images" for s in wanted or isaid.SPLITS}
-    there = {s: folder for s, folder in splits.items() if folder.is_dir()}
-    if wanted and len(there) < len(wanted):
-        missing = next(folder for s, folder in splits.items() if s not in there)
+    found = {s: folder for s, folder in splits.items() if folder.is_dir()}
+    if wanted and len(found) < len(wanted):
+        missing = next(folder for s, folder in splits.items() if s not in found)
         raise UserError(f"--splits: {missing} is not a folder.")
-    if not there:
+    if not found:
         raise UserError(
-            f"--source {source} has none of train/images, val/images and test/images, and no "
-            f"*{ID_SUFFIX} either."
+            f"--source {source} contains neither train/images, val/images or test/images, nor "
+            f"*{ID_SUFFIX}."
         )
-    return there
+    return found
 
 
 def find_jobs(split: str, images: Path, args: argparse.Namespace) -> list[CutJob]:
+    """Return a job for each scene of a split, checking that images and masks are complete."""
     settings = CutSettings(
         patch_size=args.patch_size,
         overlap=args.overlap,
@@ -139,25 +165,25 @@ def find_jobs(split: str, images: Path, args: argparse.Namespace) -> list[CutJob
     if not scenes:
         raise UserError(f"{images} has no images (*.png).")
     owners = {n.removesuffix(ID_SUFFIX) + ".png" for n in names if n.endswith(ID_SUFFIX)}
-    alone = sorted(owners - names)
-    if alone:
+    missing = sorted(owners - names)
+    if missing:
         raise UserError(
-            f"{len(alone)} scenes have masks but no image, the first is {images / alone[0]}; "
-            "DOTA's images, as PNG, and iSAID's masks are downloaded apart, into the same folder."
+            f"{len(missing)} scenes have masks but no image, such as {images / missing[0]}; "
+            "download DOTA's images, as PNG, and iSAID's masks into the same folder."
         )
     jobs = []
     for name in scenes:
         stem = name.removesuffix(".png")
-        if args.classes == "isaid" and stem in LEFT_OUT:
+        if args.classes == "isaid" and stem in EXCLUDED_SCENES:
             continue
         masks = [stem + suffix for suffix in (ID_SUFFIX, CLASS_SUFFIX)]
-        there = [mask in names for mask in masks]
-        if split == "test" and not any(there):
+        exist = [mask in names for mask in masks]
+        if split == "test" and not any(exist):
             masks = [None, None]
-        elif not all(there):
+        elif not all(exist):
             raise UserError(
-                f"{images / name} has no {masks[there.index(False)]} beside it; the masks are "
-                "downloaded apart from the images, into the same folder."
+                f"{images / name} has no {masks[exist.index(False)]}; download the images and the "
+                "masks into the same folder."
             )
         files = [images / mask if mask else None for mask in masks]
         jobs.append(
@@ -166,7 +192,7 @@ def find_jobs(split: str, images: Path, args: argparse.Namespace) -> list[CutJob
                 id_file=files[0],
                 class_file=files[1],
                 folder=args.output / split,
-                record=args.output / RECORDS / split / f"{stem}.json",
+                record=args.output / RECORDS_FOLDER / split / f"{stem}.json",
                 settings=settings,
             )
         )
@@ -174,17 +200,17 @@ def find_jobs(split: str, images: Path, args: argparse.Namespace) -> list[CutJob
 
 
 def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Counter, int]:
-    """Instances of each class, and the number of patches."""
+    """Cut the scenes of a split; return the number of instances per class, and of patches."""
     jobs = find_jobs(split, images, args)
     for folder in (jobs[0].folder, jobs[0].record.parent):
         if folder.is_symlink() or folder.resolve() == images.resolve():
-            raise UserError(f"{folder} are not patches of this tool's; choose another --output.")
+            raise UserError(f"{folder} was not created by this tool; choose another --output.")
         check_writable(folder)
     for leftover in jobs[0].record.parent.glob(".*"):
-        leftover.unlink()  # Of a run that was killed while it wrote.
+        leftover.unlink()  # Temporary files of a run that was killed.
     todo = [job for job in jobs if finished_record(job) is None]
     if len(todo) < len(jobs):
-        print(f"{split}: {len(jobs) - len(todo)} of {len(jobs)} scenes are done already.")
+        print(f"{split}: {len(jobs) - len(todo)} of {len(jobs)} scenes are already finished.")
     for job in todo:
         job.record.unlink(missing_ok=True)
     for _ in parallel_map(
@@ -194,8 +220,8 @@ def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Count
     records = [(job.image.stem, finished_record(job)) for job in jobs]
     changed = [scene for scene, record in records if record is None]
     if changed:
-        raise UserError(f"{images / changed[0]}.png changed while it was read; run this again.")
-    patches, annotations = assemble(records, split)
+        raise UserError(f"{images / changed[0]}.png changed while it was read; repeat the command.")
+    patches, annotations = merge_records(records, split)
     annotated = all(record["annotated"] for _, record in records)
     classes = DATASETS[args.classes].CLASSES
     counts = write_split(
@@ -205,31 +231,39 @@ def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Count
         classes,
         args.classes,
     )
-    for key, what in (
-        ("without_class", "have no class in the picture of classes and are left out"),
-        ("mixed", "have pixels of several classes, or of none; the most frequent is taken"),
+    for key, remark in (
+        ("without_class", "have no class in the class image and are left out"),
+        ("mixed", "have pixels of several classes, or of none; the most frequent class is used"),
     ):
         number = sum(record[key] for _, record in records)
         if number:
-            print(f"{split}: {number} instances {what}.", file=sys.stderr)
+            print(f"{split}: {number} instances {remark}.", file=sys.stderr)
     return counts, len(patches)
 
 
 def use_patches(
     split: str, images: Path, json_file: Path, args: argparse.Namespace
 ) -> tuple[Counter, int]:
-    """The same, for patches that the publisher's tools have cut."""
+    """Use patches cut by the publisher's tools; return the same as :func:`cut_split`."""
     content = read_coco(json_file, f"the {split} annotations")
     classes = DATASETS[args.classes].CLASSES
     check_target(images, args.output / split, "--source")
+    annotated = "annotations" in content
     annotations = clean_annotations(content, classes)
     check_images(content["images"], images)
-    kept = {a["image_id"] for a in annotations}
-    images_kept = [i for i in content["images"] if i["id"] in kept or not args.drop_empty]
+    nonempty = {a["image_id"] for a in annotations}
+    keep_all = not (args.drop_empty and annotated)
+    images_kept = [i for i in content["images"] if keep_all or i["id"] in nonempty]
     patches = image_entries(images_kept, split)
     check_writable(args.output)
     provide_images(images, args.output / split, args.copy)
-    counts = write_split(args.output / f"{split}.json", patches, annotations, classes, args.classes)
+    counts = write_split(
+        args.output / f"{split}.json",
+        patches,
+        annotations if annotated else None,
+        classes,
+        args.classes,
+    )
     return counts, len(patches)
 
 

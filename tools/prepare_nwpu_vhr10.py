@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Prepare NWPU VHR-10 for training: check it, and split it 7:3 as the paper does.
+"""Prepare NWPU VHR-10 for training, with the paper's split of 7:3.
 
   prepare_nwpu_vhr10.py --images "NWPU VHR-10 dataset/positive image set" \\
       --annotations annotations.json [--backgrounds "NWPU VHR-10 dataset/negative image set"]
 
-makes $DETECTRON2_DATASETS/nwpu_vhr10/ with train.json, test.json and images/ (and backgrounds/).
-The annotations are the instance masks in COCO format, which are published apart from the images:
-https://github.com/chaozhong2010/VHR-10_dataset_coco. Ids, boxes and areas are made anew from the
-masks. The 150 background images hold no object; they are split 7:3 as well, and training uses them
-with DATALOADER.FILTER_EMPTY_ANNOTATIONS False.
+checks the data set and creates $DETECTRON2_DATASETS/nwpu_vhr10/ with train.json, test.json and
+images/ (and backgrounds/). The annotations are instance masks in COCO format, which are published
+separately: https://github.com/chaozhong2010/VHR-10_dataset_coco. Ids are renumbered; boxes and
+areas are recomputed from the masks. The 150 background images contain no objects. They are split
+7:3 as well, and are used in training with DATALOADER.FILTER_EMPTY_ANNOTATIONS False.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-from PIL import Image
-
 from facenet_d2 import UserError
 from facenet_d2.data.coco_json import read_coco
 from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
+from facenet_d2.data.images import image_size
 from facenet_d2.engine import run_command
 from facenet_d2.engine.inputs import find_inputs
 from facenet_d2.engine.setup import check_writable
@@ -40,12 +39,12 @@ from facenet_d2.preparing.published import (
 )
 
 TRAIN_SHARE = 0.7
-# The first seed that leaves between 23 and 37 percent of every class for the test; others leave as
-# little as a tenth of the rarer classes.
+# The first seed whose test split contains between 23 % and 37 % of each class. Other seeds leave as
+# little as a tenth of the rarer classes in it.
 SPLIT_SEED = 9
-WHERE_MASKS_ARE = (
-    "The data set's own ground truth, a text file an image, has boxes only; the instance masks in "
-    "COCO format are published apart, as annotations.json in "
+MASKS_HINT = (
+    "The text files of the original data set contain boxes only; instance masks in COCO format are "
+    "published separately, as annotations.json in "
     "https://github.com/chaozhong2010/VHR-10_dataset_coco."
 )
 
@@ -55,29 +54,31 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=Path, required=True, help="folder of the positive images")
-    parser.add_argument("--annotations", type=Path, required=True, help="instance masks, COCO JSON")
+    parser.add_argument("--annotations", type=Path, required=True, help="COCO JSON of the masks")
     parser.add_argument("--backgrounds", type=Path, help="folder of the negative images")
     parser.add_argument(
         "--output",
         type=Path,
         default=datasets_root() / "nwpu_vhr10",
-        help="folder of the prepared set (%(default)s)",
+        help="folder of the prepared data set (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=SPLIT_SEED, help="of the split (%(default)s)")
     parser.add_argument(
-        "--copy", action="store_true", help="copy the images; by default images/ is a link to them"
+        "--seed", type=int, default=SPLIT_SEED, help="seed of the split (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--copy", action="store_true", help="copy the images instead of linking them"
     )
     return parser.parse_args()
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
     if path.is_dir() or path.suffix.lower() == ".txt":
-        raise UserError(f"--annotations {path} is not a COCO JSON file. {WHERE_MASKS_ARE}")
-    return read_coco(path, "--annotations", WHERE_MASKS_ARE)
+        raise UserError(f"--annotations {path} is not a COCO JSON file. {MASKS_HINT}")
+    return read_coco(path, "--annotations", MASKS_HINT)
 
 
 def split_images(images: list[dict[str, Any]], seed: int) -> dict[str, list[dict[str, Any]]]:
-    """7:3 at random; a function of the file names and the seed alone."""
+    """Split images 7:3 at random, as a function of the file names and the seed only."""
     images = sorted(images, key=lambda image: image["file_name"])
     random.Random(seed).shuffle(images)
     cut = round(TRAIN_SHARE * len(images))
@@ -88,11 +89,11 @@ def split_images(images: list[dict[str, Any]], seed: int) -> dict[str, list[dict
 
 
 def background_images(folder: Path, first_id: int) -> list[dict[str, Any]]:
+    """Return entries of the images in a folder, with ids from ``first_id``."""
     images = []
     for number, file in enumerate(find_inputs([str(folder)], "--backgrounds"), start=first_id):
         try:
-            with Image.open(file) as picture:
-                width, height = picture.size
+            height, width = image_size(file)
         except OSError as error:
             raise UserError(f"--backgrounds: {file} cannot be read ({error}).") from error
         images.append({"id": number, "file_name": file.name, "height": height, "width": width})
@@ -106,8 +107,8 @@ def main() -> None:
     content = read_annotations(args.annotations)
     if len(content["images"]) < 2:
         raise UserError(
-            f"--annotations {args.annotations} has {len(content['images'])} images; a split into "
-            "two needs more."
+            f"--annotations {args.annotations} has {len(content['images'])} images; a split needs "
+            "at least two."
         )
     sources = {"images": (args.images, content["images"])}
     check_target(args.images, args.output / "images")

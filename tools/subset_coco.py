@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Cut a few images out of a COCO JSON, for a quick run or an overfitting check.
+"""Select a few images of a COCO JSON, for a quick run or an overfitting test.
 
   subset_coco.py --json datasets/nwpu_vhr10/train.json --num-images 8 --output train8.json
   train_net.py ... DATASETS.COCO "[['few', 'train8.json', 'datasets/nwpu_vhr10/images']]" \\
@@ -26,15 +26,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--json", type=Path, required=True, help="COCO annotations")
-    parser.add_argument("--output", type=Path, required=True, help="COCO annotations of the subset")
-    parser.add_argument("--num-images", type=int, required=True, help="how many to keep")
-    parser.add_argument("--seed", type=int, help="choose at random; without it the first ones")
+    parser.add_argument("--json", type=Path, required=True, help="COCO JSON file")
+    parser.add_argument("--output", type=Path, required=True, help="COCO JSON file of the subset")
+    parser.add_argument("--num-images", type=int, required=True, help="number of images")
+    parser.add_argument(
+        "--seed", type=int, help="select at random with this seed (default: the first images)"
+    )
     args = parser.parse_args()
     if args.output.resolve() == args.json.resolve():
-        raise UserError(f"--output {args.output} is the file to be cut; choose another.")
+        raise UserError(f"--output {args.output} is the same file as --json; choose another.")
     content = read_coco(args.json, "--json")
-    images, annotations = content["images"], content.get("annotations", [])
+    images = content["images"]
     if not 1 <= args.num_images <= len(images):
         raise UserError(
             f"--num-images {args.num_images}: {args.json} has {len(images)} images; choose from "
@@ -44,10 +46,15 @@ def main() -> None:
         images = random.Random(args.seed).sample(images, args.num_images)
     images = images[: args.num_images]
     ids = {image["id"] for image in images}
-    kept = [a for a in annotations if a["image_id"] in ids]
+    subset = {**content, "images": images}
+    # A set whose annotations are withheld has no such list, and an evaluation would report an AP
+    # for an empty one.
+    if "annotations" in content:
+        subset["annotations"] = [a for a in content["annotations"] if a["image_id"] in ids]
     check_writable(args.output.parent)
-    write_whole(args.output, json.dumps({**content, "images": images, "annotations": kept}))
-    print(f"{len(images)} images, {len(kept)} instances in {args.output}")
+    write_whole(args.output, json.dumps(subset))
+    number = len(subset.get("annotations", ()))
+    print(f"{len(images)} images, {number} instances in {args.output}")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Draw training images as the model gets them: augmented, with their masks, boxes and classes.
+"""Draw training images with their masks, boxes and classes, as the model receives them.
 
   visualize_data.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --output looked_at
 
-The images come from the training loader itself, in its order, with the config's augmentations and
-seed: what is wrong in a picture is wrong in training. --opts changes the config as for
-train_net.py, as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
+The images come from the training loader, in its order, with the augmentations and the seed of the
+config. --opts overrides keys of the config, as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
 """
 
 from __future__ import annotations
@@ -35,17 +34,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="as for train_net.py")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the pictures")
-    parser.add_argument("--num-images", type=int, default=16, help="how many (%(default)s)")
+    parser.add_argument("--config-file", required=True, help="config of the training")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the drawn images")
     parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides, last"
+        "--num-images", type=int, default=16, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides; must come last"
     )
     return parser.parse_args()
 
 
-def full_size(instances: Instances) -> np.ndarray:
-    """The masks as ``(N, H, W)``; SOLOv2's, which are a quarter of that, with their pixels seen."""
+def repeat_to_full_size(instances: Instances) -> np.ndarray:
+    """Return the masks as ``(N, H, W)``; the pixels of stride-4 masks are repeated."""
     height, width = instances.image_size
     if instances.has("gt_stride4_masks"):
         masks = instances.gt_stride4_masks.numpy().repeat(MASK_STRIDE, 1).repeat(MASK_STRIDE, 2)
@@ -57,29 +58,29 @@ def main() -> None:
     args = parse_args()
     if args.num_images < 1:
         raise UserError(f"--num-images is {args.num_images}; it must be at least 1.")
-    # In this process: a mistake in an augmentation is then easier to see.
+    # Without workers, an error in an augmentation is easier to debug.
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     check_writable(args.output)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
     samples = itertools.chain.from_iterable(build_train_loader(cfg))
-    instances_drawn, empty = 0, 0
+    num_instances, num_empty = 0, 0
     for number in tqdm(range(args.num_images), desc="Drawing", unit="image"):
         sample = next(samples)
         instances = sample["instances"]
         image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
-        picture = draw_masks(
+        overlay = draw_masks(
             np.ascontiguousarray(image).astype(np.uint8),
-            full_size(instances),
+            repeat_to_full_size(instances),
             instances.gt_classes.tolist(),
             metadata,
             boxes=instances.gt_boxes.tensor.numpy(),
         )
         name = f"{number:04d}_{Path(sample['file_name']).stem}.png"
-        Image.fromarray(picture).save(args.output / name)
-        instances_drawn += len(instances)
-        empty += len(instances) == 0
+        Image.fromarray(overlay).save(args.output / name)
+        num_instances += len(instances)
+        num_empty += len(instances) == 0
     print(
-        f"{args.num_images} images with {instances_drawn} instances ({empty} images without any) "
+        f"{args.num_images} images with {num_instances} instances ({num_empty} images without any) "
         f"in {args.output.resolve()}"
     )
 

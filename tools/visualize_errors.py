@@ -40,10 +40,9 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.checking import Fault, check_run_lengths
-from facenet_d2.data.coco_json import read_coco
+from facenet_d2.data.coco_json import compress_rle, read_coco
 from facenet_d2.engine import run_command
-from facenet_d2.engine.dataset_options import add_source_options, locate_source
+from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.evaluation import read_results
 from facenet_d2.evaluation.mask_errors import (
@@ -84,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add_source_options(parser)
+    add_dataset_options(parser)
     parser.add_argument(
         "--results", type=Path, nargs="+", required=True, metavar="FILE", help="COCO results"
     )
@@ -158,12 +157,10 @@ def group_by_image(
                 f"{sorted(coco.cats)}."
             )
         image = coco.imgs[image_id]
-        faults: list[Fault] = []
-        mask = check_run_lengths(
-            result["segmentation"], image["height"], image["width"], where, faults
-        )
-        if mask is None:
-            raise UserError(f"{where}: {faults[0].message}.")
+        try:
+            mask = compress_rle(result["segmentation"], image["height"], image["width"])
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
         groups[image_id].append({**result, "segmentation": mask})
     return groups
 
@@ -260,7 +257,7 @@ def print_counts(name: str, counts: dict[str, Counter]) -> None:
 
 def main() -> None:
     args = parse_args()
-    annotations, folder = locate_source(args)
+    annotations, folder = find_dataset(args)
     if args.output:
         check_writable(args.output)
     coco = COCO()

@@ -8,6 +8,7 @@ import torch
 
 from ..errors import UserError
 from ..modeling import SOLOv2
+from ..modeling.solov2 import SOLOv2Predictions
 
 
 def dense_predictions(
@@ -18,7 +19,7 @@ def dense_predictions(
     batch_size: int,
     *,
     radius: float = 32.0,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> SOLOv2Predictions:
     """Make predictions of a scene of equal, evenly spread discs.
 
     The kernels and four channels of the mask features make mask logits ``s (r^2 - |p - c|^2)``.
@@ -30,9 +31,6 @@ def dense_predictions(
         kept: number of discs. Further candidates repeat them with lower scores.
         batch_size: number of equal images.
         radius: radius of the discs in pixels of the input.
-
-    Returns:
-        Class logits, kernels and mask features.
 
     Raises:
         UserError: if there are more candidates than cells, or more discs than candidates.
@@ -65,7 +63,8 @@ def dense_predictions(
         coefficients = [2 * cx * unit, 2 * cy * unit, r**2 - cx**2 - cy**2, -(unit**2)]
         kernels[cell, :4] = 8 / r**2 * torch.tensor(coefficients, dtype=torch.float64)
         logits[cell, disc % model.num_classes] = 3.0 if i < kept else 1.0
-    return tuple(
+    batches = (
         x.float().to(model.device).expand(batch_size, *x.shape).contiguous()
         for x in (logits, kernels, features)
     )
+    return SOLOv2Predictions(*batches)

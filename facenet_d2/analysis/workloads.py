@@ -98,9 +98,9 @@ def _grid_model(model: SOLO | SOLOv2, instances: int) -> Plan:
     cells = _spread(model.layout.num_cells, instances, "cells")
 
     def run(image: torch.Tensor, part: Part) -> None:
-        _, *outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
         with part(_masks_part(instances)):
-            model.mask_logits(outputs, 0)(cells.to(model.device))
+            model.mask_logits(predictions, 0, cells.to(model.device))
 
     prefixes = {
         "instance_head.category_": "category branch",
@@ -113,11 +113,11 @@ def _grid_model(model: SOLO | SOLOv2, instances: int) -> Plan:
 
 def _yolact(model: YOLACT, instances: int) -> Plan:
     def run(image: torch.Tensor, part: Part) -> None:
-        outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
-        _, _, coefficients, anchors, prototypes = outputs
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        anchors = predictions.anchors
         some = _spread(len(anchors), instances, "anchors").to(model.device)
         with part(_masks_part(instances)):
-            model.masks(coefficients[0, some], prototypes[0], anchors[some])
+            model.masks(predictions.coefficients[0, some], predictions.prototypes[0], anchors[some])
 
     prefixes = {
         "anchor_head.": "anchor head",
@@ -129,17 +129,12 @@ def _yolact(model: YOLACT, instances: int) -> Plan:
 
 def _condinst(model: CondInst, instances: int) -> Plan:
     def run(image: torch.Tensor, part: Part) -> None:
-        outputs = model.predict(model.preprocess_image([{"image": image}]).tensor)
-        *_, parameters, anchors, features = outputs
-        every = torch.cat(anchors)
-        some = _spread(len(every), instances, "positions").to(model.device)
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        anchors = torch.cat(predictions.anchors)
+        some = _spread(len(anchors), instances, "positions").to(model.device)
         with part(_masks_part(instances)):
-            model.masks(
-                torch.cat(parameters, dim=1)[0, some],
-                every[some],
-                model._scales(anchors)[some],
-                features[0],
-            )
+            parameters = torch.cat(predictions.parameters, dim=1)[0, some]
+            model.masks(parameters, anchors[some], predictions.mask_features[0])
 
     prefixes = {
         "head.": "head",

@@ -1,23 +1,22 @@
-"""What is wrong with a COCO data set, and how it meets SOLOv2's grids."""
+"""Checks of COCO data sets: faults in their annotations, and their match with SOLOv2's grids."""
 
-from .examine import Examination, examine
-from .fault_kinds import KINDS, NOTES, Fault
-from .grids import GridStudy, Setting, describe, study, suggest
-from .html_report import sizes_by_class, write_page
-from .segmentations import check_run_lengths
+from .dataset_checks import DatasetReport, check_dataset
+from .fault_kinds import FAULT_KINDS, NOTE_KINDS, Fault
+from .grids import GridStudy, study_grids, suggest_grids
+from .html_report import count_sizes, write_html_report
+from .objects import GridSettings, Objects
 
 __all__ = [
-    "KINDS",
-    "NOTES",
-    "Examination",
+    "FAULT_KINDS",
+    "NOTE_KINDS",
+    "DatasetReport",
     "Fault",
+    "GridSettings",
     "GridStudy",
-    "Setting",
-    "check_run_lengths",
-    "describe",
-    "examine",
-    "sizes_by_class",
-    "study",
-    "suggest",
-    "write_page",
+    "Objects",
+    "check_dataset",
+    "count_sizes",
+    "study_grids",
+    "suggest_grids",
+    "write_html_report",
 ]

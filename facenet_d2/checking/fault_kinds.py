@@ -1,54 +1,54 @@
-"""What can be wrong with a data set."""
+"""The kinds of faults and notes that a check of a data set reports."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# What is looked for. Notes are no faults: a data set may be so on purpose.
-KINDS = {
-    "image-entry": "an image's entry has missing or wrong fields",
+FAULT_KINDS = {
+    "image-entry": "an image's entry has missing or invalid fields",
     "image-id-twice": "two images have the same id",
-    "image-file-twice": "two images are the same file",
-    "image-missing": "an image's file is not there",
+    "image-file-twice": "two images have the same file",
+    "image-missing": "an image's file does not exist",
     "image-unreadable": "an image's file cannot be decoded",
-    "image-depth": "an image has more than 8 bits a channel",
-    "image-size": "an image has another size than stated",
-    "category-entry": "a category's entry has missing or wrong fields",
+    "image-depth": "an image has more than 8 bits per channel",
+    "image-size": "an image's size differs from its annotation",
+    "category-entry": "a category's entry has missing or invalid fields",
     "category-id-twice": "two categories have the same id",
     "category-name-twice": "two categories have the same name",
-    "annotation-entry": "an annotation's entry has missing or wrong fields",
+    "annotation-entry": "an annotation's entry has missing or invalid fields",
     "annotation-id-twice": "two annotations have the same id",
     "annotation-twice": "two annotations of an image have the same class and mask",
     "category-unknown": "an annotation's category is not listed",
     "image-unknown": "an annotation's image is not listed",
     "box-empty": "a box has no width or height",
-    "box-outside": "a box leaves its image",
-    "box-disagrees": "a box is not that of its polygons or run lengths",
+    "box-outside": "a box extends beyond its image",
+    "box-disagrees": "a box does not match its polygons or RLE",
     "polygon-degenerate": "a polygon has fewer than three points, or no area",
-    "polygon-outside": "a polygon leaves its image",
+    "polygon-outside": "a polygon extends beyond its image",
     "polygon-self-crossing": "a polygon crosses itself",
-    "rle-invalid": "run lengths do not fit their image",
-    "mask-empty": "a mask has no pixel",
-    "area-missing": "an annotation has no area (the COCO evaluator wants one)",
-    "area-disagrees": "an area is not its mask's",
+    "rle-invalid": "an RLE does not fit its image",
+    "mask-empty": "a mask has no pixels",
+    "area-missing": "an annotation has no area (the COCO evaluator requires one)",
+    "area-disagrees": "an area does not match its mask",
 }
-NOTES = {
-    "crowd": "annotations that are crowds: not trained on, and ignored in evaluation",
-    "annotation-id-zero": "an annotation has the id 0, which pycocotools takes for no match",
-    "category-unused": "categories without annotations",
-    "image-empty": "images without annotations",
+# Notes describe what may be intended, and are not faults.
+NOTE_KINDS = {
+    "crowd": "annotations are crowds: not trained on, and ignored in evaluation",
+    "annotation-id-zero": "an annotation has the id 0, which pycocotools treats as no match",
+    "category-unused": "categories have no annotations",
+    "image-empty": "images have no annotations",
 }
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that is wrong.
+    """A fault or a note.
 
     Attributes:
-        kind: a key of :data:`KINDS` or :data:`NOTES`.
+        kind: a key of :data:`FAULT_KINDS` or :data:`NOTE_KINDS`.
         where: the entry, in words.
-        message: what is wrong with it.
-        fix: what is done about it in the cleaned copy; empty where nothing can be.
+        message: description of the fault.
+        fix: the remedy in the cleaned copy; empty if there is none.
     """
 
     kind: str

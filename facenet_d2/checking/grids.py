@@ -1,73 +1,37 @@
-"""How a data set's objects meet SOLOv2's grids and scale ranges at a given input size."""
+"""Statistics of how SOLOv2's grids and scale ranges match the objects of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
 
 from ..modeling.grids.layout import GridLayout
 from ..modeling.grids.targets import assign_cells
 from ..structures.masks import MASK_STRIDE
+from .objects import GridSettings, Objects
 
-# As shares of the objects: a setting is as good as the best one up to the first; the present one is
-# kept up to the second.
+# Shares of the objects: settings whose losses differ by the first are taken as equally good, and
+# the present settings are kept if others lose fewer objects by no more than the second.
 NEGLIGIBLE = 0.001
 NOTABLE = 0.005
 
 
 @dataclass(frozen=True)
-class Setting:
-    """The keys of a config that decide which objects can be found.
-
-    Attributes:
-        layout: the grids and the scale ranges.
-        min_mask_areas: of each level; predicted masks of no more pixels, at a quarter of the
-            input's size, are dropped.
-        shortest: the input's shortest side is scaled to this ...
-        longest: ... unless the longest would then be longer than this.
-        divisibility: inputs are padded to multiples of it.
-    """
-
-    layout: GridLayout
-    min_mask_areas: tuple[int, ...]
-    shortest: int
-    longest: int
-    divisibility: int = 32
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_size: int | None = None) -> Setting:
-        """Of a config at its test size, or with another longest side, in pixels."""
-        node = cfg.MODEL.SOLOV2
-        return cls(
-            layout=GridLayout(
-                num_grids=tuple(node.NUM_GRIDS),
-                scale_ranges=tuple(tuple(r) for r in node.SCALE_RANGES),
-                center_scale=node.CENTER_SCALE,
-            ),
-            min_mask_areas=tuple(node.MIN_MASK_AREAS),
-            shortest=input_size or cfg.INPUT.MIN_SIZE_TEST,
-            longest=input_size or cfg.INPUT.MAX_SIZE_TEST,
-        )
-
-
-@dataclass(frozen=True)
 class GridStudy:
-    """How many of N objects a setting can find.
+    """Numbers of objects that settings can and cannot find.
 
     Attributes:
-        num_objects: N.
-        no_cell: those whose size is in no level's scale range: they are never trained on.
-        sharing: those that have to share a cell with another object of the same level.
-        no_own_cell: those of which every cell of every level is given to another, later one: their
-            class is never trained, and no place is left in the output for them.
-        too_small: those with a cell whose mask is under ``min_mask_areas`` on every level that they
-            belong to: they are trained on, but dropped when found.
-        per_level: objects that belong to each level; some belong to two.
-        lost: those of no_cell, no_own_cell and too_small together.
+        num_objects: number of all objects.
+        no_cell: objects whose size is in no level's scale range; they are not trained on.
+        sharing: objects that share a cell with another object of the same level.
+        no_own_cell: objects all of whose cells are assigned to later objects; their class is never
+            trained, and the output has no place for them.
+        too_small: objects with a cell whose mask does not exceed ``min_mask_areas`` on any of their
+            levels; they are trained on, but dropped in inference.
+        per_level: objects assigned to each level; an object can be assigned to two.
+        lost: objects in no_cell, no_own_cell or too_small.
     """
 
     num_objects: int
@@ -79,60 +43,36 @@ class GridStudy:
     lost: int
 
 
-def scales(sizes: np.ndarray, setting: Setting) -> np.ndarray:
-    """Detectron2's ``ResizeShortestEdge`` for each (height, width)."""
-    short, long = sizes.min(axis=1), sizes.max(axis=1)
-    scale = setting.shortest / short
-    return np.where(long * scale > setting.longest, setting.longest / long, scale)
-
-
-def scaled_objects(
-    sizes: np.ndarray, image_of: np.ndarray, measures: np.ndarray, setting: Setting
-) -> np.ndarray:
-    """Measures of objects (see ``Examination``) in pixels of the network's input."""
-    scale = scales(sizes, setting)[image_of][:, None]
-    scaled = measures.copy()
-    scaled[:, 1:5] *= scale
-    scaled[:, 5:6] *= scale**2
-    # Centres are pixel indices.
-    scaled[:, 6:8] = (scaled[:, 6:8] + 0.5) * scale - 0.5
-    return scaled
-
-
-def study(
-    sizes: np.ndarray, image_of: np.ndarray, measures: np.ndarray, setting: Setting
-) -> GridStudy:
-    """See how a setting's grids would take the objects, each image by itself.
+def study_grids(objects: Objects, settings: GridSettings) -> GridStudy:
+    """Assign the objects of each image to grid cells, and count the ones that are lost.
 
     Args:
-        sizes: ``(I, 2)``, height and width of the images.
-        image_of: ``(N,)``, the image of each object.
-        measures: ``(N, 8)``, as in :class:`~facenet_d2.checking.examine.Examination`.
-        setting: the grids, and the size of the input.
+        objects: the objects, in pixels of their images.
+        settings: the grids and the input size.
     """
-    number = len(measures)
+    number = len(objects)
     if number == 0:
-        return GridStudy(0, 0, 0, 0, 0, (0,) * len(setting.layout.num_grids), 0)
-    objects = scaled_objects(sizes, image_of, measures, setting)
-    step = setting.divisibility
-    padded = np.ceil(np.round(sizes * scales(sizes, setting)[:, None]) / step) * step
-    extents = torch.from_numpy(padded[image_of])
+        return GridStudy(0, 0, 0, 0, 0, (0,) * len(settings.layout.num_grids), 0)
+    objects = objects.scaled(settings)
+    step = settings.divisibility
+    padded = np.ceil(objects.image_sizes / step) * step
+    extents = torch.from_numpy(padded[objects.image_of])
     pairs = assign_cells(
-        torch.from_numpy(objects[:, 1:5]),
-        torch.from_numpy(objects[:, 6]),
-        torch.from_numpy(objects[:, 7]),
+        torch.from_numpy(objects.boxes),
+        torch.from_numpy(objects.centers[:, 0]),
+        torch.from_numpy(objects.centers[:, 1]),
         (extents[:, :1], extents[:, 1:]),
-        setting.layout,
+        settings.layout,
     )
     has_cell, has_own, shares = (np.zeros(number, dtype=bool) for _ in range(3))
     large_enough = np.zeros(number, dtype=bool)
     per_level = []
-    mask_areas = objects[:, 5] / MASK_STRIDE**2
-    for (owner, cell), grid, least in zip(
-        pairs, setting.layout.num_grids, setting.min_mask_areas, strict=True
+    mask_areas = objects.areas / MASK_STRIDE**2
+    for (owner, cell), grid, min_area in zip(
+        pairs, settings.layout.num_grids, settings.min_mask_areas, strict=True
     ):
         owner, cell = owner.numpy(), cell.numpy()
-        place = image_of[owner] * grid**2 + cell
+        place = objects.image_of[owner] * grid**2 + cell
         # Objects are in the order of their images, and the last of an image's takes a cell.
         _, group, times = np.unique(place, return_inverse=True, return_counts=True)
         last = np.zeros(len(times), dtype=int)
@@ -140,7 +80,7 @@ def study(
         has_cell[owner] = True
         has_own[owner[last[group] == owner]] = True
         shares[owner[times[group] > 1]] = True
-        large_enough[owner[mask_areas[owner] > least]] = True
+        large_enough[owner[mask_areas[owner] > min_area]] = True
         per_level.append(len(np.unique(owner)))
     lost = ~has_own | ~large_enough
     return GridStudy(
@@ -154,78 +94,56 @@ def study(
     )
 
 
-def suggest(
-    sizes: np.ndarray, image_of: np.ndarray, measures: np.ndarray, setting: Setting
-) -> tuple[Setting, GridStudy]:
-    """The setting with the fewest cells of those that lose next to no more objects than the best.
+def suggest_grids(objects: Objects, settings: GridSettings) -> tuple[GridSettings, GridStudy]:
+    """Search for settings that lose fewer objects, with as few cells as possible.
 
-    Tried are the scale ranges halved up to three times, with the finer levels' grids up to twice as
-    fine, and least mask areas that no more than a thousandth of a level's objects is under.
+    The candidates have scale ranges halved up to three times, grids up to twice as fine on the
+    finer half of the levels, and minimum mask areas that at most a thousandth of a level's objects
+    fall below.
 
     Args:
-        sizes: as for :func:`study`.
-        image_of: the same.
-        measures: the same.
-        setting: what is used now; it is suggested itself where nothing tried is better.
+        objects: the objects, in pixels of their images.
+        settings: the present settings, which are kept unless a candidate is notably better.
     """
-    present = study(sizes, image_of, measures, setting)
-    tried = [(present, setting)]
+    present = study_grids(objects, settings)
+    candidates = [(present, settings)]
     for halvings in range(4):
-        for finer in (1, 1.25, 1.5, 2):
-            layout = _scaled(setting.layout, 0.5**halvings, finer)
-            other = replace(setting, layout=layout)
-            areas = _least_areas(sizes, image_of, measures, other)
-            other = replace(other, min_mask_areas=areas)
-            tried.append((study(sizes, image_of, measures, other), other))
-    fewest = min(s.lost for s, _ in tried)
-    if present.lost <= fewest + NOTABLE * present.num_objects:
-        return setting, present
-    allowed = fewest + NEGLIGIBLE * present.num_objects
-    good = [(s, other) for s, other in tried if s.lost <= allowed]
-    # Of equals the first, whose scale ranges are nearest to the present ones.
-    found, best = min(good, key=lambda t: t[1].layout.num_cells)
-    return best, found
+        for refinement in (1, 1.25, 1.5, 2):
+            layout = _scale_layout(settings.layout, 0.5**halvings, refinement)
+            candidate = _lower_min_areas(objects, replace(settings, layout=layout))
+            candidates.append((study_grids(objects, candidate), candidate))
+    fewest = min(study.lost for study, _ in candidates)
+    if present.lost <= fewest + NOTABLE * len(objects):
+        return settings, present
+    good = [c for c in candidates if c[0].lost <= fewest + NEGLIGIBLE * len(objects)]
+    # min() takes the first of equals, whose scale ranges are closest to the present ones.
+    study, best = min(good, key=lambda candidate: candidate[1].layout.num_cells)
+    return best, study
 
 
-def _scaled(layout: GridLayout, ranges: float, finer: float) -> GridLayout:
+def _scale_layout(layout: GridLayout, ranges: float, refinement: float) -> GridLayout:
     levels = len(layout.num_grids)
     bounds = [
         [max(1, round(a * ranges)), max(2, round(b * ranges))] for a, b in layout.scale_ranges
     ]
-    # The smallest and the largest objects stay in.
+    # The outermost bounds stay, so that the smallest and the largest objects remain covered.
     bounds[0][0] = layout.scale_ranges[0][0]
     bounds[-1][1] = layout.scale_ranges[-1][1]
-    # Only the finer half of the levels has crowded cells.
     grids = [
-        round(grid * finer) if level <= levels // 2 else grid
+        round(grid * refinement) if level <= levels // 2 else grid
         for level, grid in enumerate(layout.num_grids)
     ]
     return GridLayout(tuple(grids), tuple(map(tuple, bounds)), layout.center_scale)
 
 
-def _least_areas(
-    sizes: np.ndarray, image_of: np.ndarray, measures: np.ndarray, setting: Setting
-) -> tuple[int, ...]:
-    if len(measures) == 0:
-        return setting.min_mask_areas
-    objects = scaled_objects(sizes, image_of, measures, setting)
-    boxes = objects[:, 1:5]
-    side = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+def _lower_min_areas(objects: Objects, settings: GridSettings) -> GridSettings:
+    objects = objects.scaled(settings)
+    sides, mask_areas = objects.sides, objects.areas / MASK_STRIDE**2
     areas: list[int] = []
-    for (least, greatest), now in zip(
-        setting.layout.scale_ranges, setting.min_mask_areas, strict=True
+    for (low, high), present in zip(
+        settings.layout.scale_ranges, settings.min_mask_areas, strict=True
     ):
-        own = objects[(side >= least) & (side <= greatest), 5] / MASK_STRIDE**2
+        own = mask_areas[(sides >= low) & (sides <= high)]
         smallest = np.quantile(own, NEGLIGIBLE) if len(own) else np.inf
-        areas.append(int(max(0, min(now, np.ceil(smallest) - 1))))
-    return tuple(areas)
-
-
-def describe(setting: Setting) -> str:
-    """The keys of a setting as they stand in a config or on the command line."""
-    ranges: Sequence[Sequence[float]] = [list(r) for r in setting.layout.scale_ranges]
-    return (
-        f"MODEL.SOLOV2.NUM_GRIDS {list(setting.layout.num_grids)} "
-        f"MODEL.SOLOV2.SCALE_RANGES {ranges} "
-        f"MODEL.SOLOV2.MIN_MASK_AREAS {list(setting.min_mask_areas)}"
-    ).replace(", ", ",")
+        areas.append(int(max(0, min(present, np.ceil(smallest) - 1))))
+    return replace(settings, min_mask_areas=tuple(areas))

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page."""
+"""The report of a check as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from detectron2.data.catalog import Metadata
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..data.coco_json import segmentation_to_rle
 from ..files import write_whole
 from ..visualization.overlay import draw_masks
-from .examine import Examination
-from .fault_kinds import KINDS, NOTES
-from .grids import Setting, scaled_objects
+from .dataset_checks import DatasetReport
+from .fault_kinds import FAULT_KINDS, NOTE_KINDS
+from .objects import GridSettings, Objects
 
-LISTED = 200
-PICTURES = 8
-# COCO's limits between small, medium and large, in pixels of area.
+# Maximum number of faults and of images on the page.
+MAX_LISTED = 200
+MAX_IMAGES = 8
+# COCO's limits between small, medium and large areas, in pixels.
 SMALL, LARGE = 32**2, 96**2
 
 STYLE = """
@@ -37,12 +39,11 @@ code { background: #f2f2f2; padding: .1em .3em }
 """
 
 
-def sizes_by_class(examination: Examination) -> list[tuple[str, int, int, int]]:
-    """(name, small, medium, large) objects of each class, by COCO's limits."""
-    categories, areas = examination.measures[:, 0], examination.measures[:, 5]
-    rows = []
-    for number, name in examination.categories:
-        own = areas[categories == number]
+def count_sizes(report: DatasetReport) -> list[tuple[str, int, int, int]]:
+    """Return (class name, small, medium, large): numbers of objects by COCO's size limits."""
+    objects, rows = report.objects, []
+    for number, name in report.categories:
+        own = objects.areas[objects.category_ids == number]
         small, large = int((own < SMALL).sum()), int((own >= LARGE).sum())
         rows.append((name, small, len(own) - small - large, large))
     return rows
@@ -75,58 +76,53 @@ def _class_plot(rows: Sequence[tuple[str, int, int, int]]) -> str:
     return _png(figure)
 
 
-def _size_plot(examination: Examination, setting: Setting) -> str:
-    objects = scaled_objects(examination.sizes, examination.image_of, examination.measures, setting)
-    sides = np.sqrt((objects[:, 3] - objects[:, 1]) * (objects[:, 4] - objects[:, 2]))
+def _size_plot(objects: Objects, settings: GridSettings) -> str:
+    sides = objects.scaled(settings).sides
     figure = Figure(figsize=(9, 4))
     axes = figure.subplots()
     top = max(2048.0, sides.max(initial=1))
     axes.hist(sides, bins=np.geomspace(1, top, 60), color="#219ebc")
     axes.set_xscale("log")
-    axes.set_xlabel(f"side √(width·height) of the box, input's longest side {setting.longest}")
+    axes.set_xlabel(f"√(width·height) of the box, at an input of {settings.longest} pixels")
     axes.set_ylabel("objects")
     height = axes.get_ylim()[1]
     colormap = matplotlib.colormaps["autumn"]
-    levels = len(setting.layout.scale_ranges)
-    for level, (least, greatest) in enumerate(setting.layout.scale_ranges):
+    layout = settings.layout
+    for level, (low, high) in enumerate(layout.scale_ranges):
         y = height * (1.03 + 0.05 * level)
-        axes.plot([least, greatest], [y, y], color=colormap(level / levels), linewidth=5)
-        axes.text(greatest, y, f" {setting.layout.num_grids[level]}²", va="center", fontsize=8)
-    axes.set_title("Sizes; above, the scale range and grid of each level", fontsize=10)
+        color = colormap(level / len(layout.scale_ranges))
+        axes.plot([low, high], [y, y], color=color, linewidth=5)
+        axes.text(high, y, f" {layout.num_grids[level]}²", va="center", fontsize=8)
+    axes.set_title("Sizes, and the scale range and grid of each level (top)", fontsize=10)
     return _png(figure)
 
 
-def _pictures(examination: Examination, image_root: Path) -> list[tuple[str, str]]:
-    """(caption, picture) of the fullest images and of some chosen evenly from the others."""
-    images = examination.cleaned["images"]
+def _draw_images(report: DatasetReport, image_root: Path) -> list[tuple[str, str]]:
+    """Return (caption, data URI) of the fullest images and of an even selection of the others."""
+    images = report.cleaned["images"]
     by_image: dict[int, list[dict[str, Any]]] = {}
-    for annotation in examination.cleaned.get("annotations", []):
+    for annotation in report.cleaned.get("annotations", []):
         by_image.setdefault(annotation["image_id"], []).append(annotation)
     order = sorted(images, key=lambda i: -len(by_image.get(i["id"], [])))
-    others = order[PICTURES // 2 :]
-    step = max(1, -(-len(others) // (PICTURES // 2)))
-    number_of = {c: i for i, (c, _) in enumerate(examination.categories)}
-    metadata = Metadata(thing_classes=[name for _, name in examination.categories])
-    pictures = []
-    for image in [*order[: PICTURES // 2], *others[::step]]:
+    others = order[MAX_IMAGES // 2 :]
+    step = max(1, -(-len(others) // (MAX_IMAGES // 2)))
+    class_of = {c: i for i, (c, _) in enumerate(report.categories)}
+    metadata = Metadata(thing_classes=[name for _, name in report.categories])
+    drawn = []
+    for image in [*order[: MAX_IMAGES // 2], *others[::step]]:
         annotations = by_image.get(image["id"], [])
-        masks = [_mask(a["segmentation"], image) for a in annotations]
-        classes = [number_of[a["category_id"]] for a in annotations]
-        scene = detection_utils.read_image(str(image_root / image["file_name"]), format="RGB")
-        drawn = Image.fromarray(draw_masks(scene, masks, classes, metadata))
-        drawn.thumbnail((1000, 1000))
+        size = (image["height"], image["width"])
+        rles = [segmentation_to_rle(a["segmentation"], *size) for a in annotations]
+        masks = [mask_util.decode(rle).astype(bool) for rle in rles]
+        classes = [class_of[a["category_id"]] for a in annotations]
+        pixels = detection_utils.read_image(str(image_root / image["file_name"]), format="RGB")
+        overlay = Image.fromarray(draw_masks(pixels, masks, classes, metadata))
+        overlay.thumbnail((1000, 1000))
         file = io.BytesIO()
-        drawn.save(file, format="JPEG", quality=85)
+        overlay.save(file, format="JPEG", quality=85)
         caption = f"{image['file_name']}: {len(annotations)} objects"
-        pictures.append((caption, _data_uri(file.getvalue(), "jpeg")))
-    return pictures
-
-
-def _mask(segmentation: Any, image: dict[str, Any]) -> np.ndarray:
-    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
-        return mask_util.decode(segmentation).astype(bool)
-    rles = mask_util.frPyObjects(segmentation, image["height"], image["width"])
-    return mask_util.decode(mask_util.merge(rles) if isinstance(rles, list) else rles).astype(bool)
+        drawn.append((caption, _data_uri(file.getvalue(), "jpeg")))
+    return drawn
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -139,63 +135,62 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def write_page(
+def write_html_report(
     path: Path,
     title: str,
-    examination: Examination,
+    report: DatasetReport,
     image_root: Path,
-    setting: Setting,
-    verdict: Sequence[str],
+    settings: GridSettings,
+    grid_sentences: Sequence[str],
 ) -> None:
-    """Write the page; it needs no other file.
+    """Write the page, which needs no other file.
 
     Args:
-        path: of the page.
-        title: what was checked.
-        examination: of the data set.
-        image_root: folder of its images.
-        setting: the grids that it is shown with.
-        verdict: sentences about the grids.
+        path: file of the page.
+        title: title of the page.
+        report: the result of the check.
+        image_root: folder of the data set's images.
+        settings: the grids and the input size.
+        grid_sentences: findings about the grids.
     """
-    counts = examination.counts()
+    counts = report.fault_counts()
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if counts:
         parts.append(f'<p class="bad">{counts.total()} faults.</p>')
-        parts.append(
-            _table(("kind", "number", ""), [(k, n, KINDS[k]) for k, n in counts.most_common()])
-        )
+        rows = [(kind, number, FAULT_KINDS[kind]) for kind, number in counts.most_common()]
+        parts.append(_table(("kind", "number", ""), rows))
     else:
         parts.append('<p class="good">No faults.</p>')
-    rows = sizes_by_class(examination)
+    sizes = count_sizes(report)
     parts.append("<h2>Classes and sizes</h2>")
     parts.append(
         _table(
             ("class", "small", "medium", "large", "all"),
-            [(*row, sum(row[1:])) for row in rows],
+            [(*row, sum(row[1:])) for row in sizes],
         )
     )
-    if len(examination.measures):
-        parts.append(f'<img alt="objects of each class" src="{_class_plot(rows)}">')
+    if len(report.objects):
+        parts.append(f'<img alt="objects of each class" src="{_class_plot(sizes)}">')
         parts.append("<h2>Grids and scale ranges</h2>")
-        parts.append(f'<img alt="sizes" src="{_size_plot(examination, setting)}">')
-        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in verdict]
-    parts.append("<h2>Pictures</h2><p>The fullest images, and some of the others.</p>")
-    for caption, picture in _pictures(examination, image_root):
+        parts.append(f'<img alt="sizes" src="{_size_plot(report.objects, settings)}">')
+        parts += [f"<p>{html.escape(sentence)}</p>" for sentence in grid_sentences]
+    parts.append("<h2>Images</h2><p>The fullest images, and a selection of the others.</p>")
+    for caption, uri in _draw_images(report, image_root):
         parts.append(
-            f'<figure><img alt="" src="{picture}">'
+            f'<figure><img alt="" src="{uri}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         )
     for name, found, kinds in (
-        ("Faults", examination.faults, KINDS),
-        ("Notes", examination.notes, NOTES),
+        ("Faults", report.faults, FAULT_KINDS),
+        ("Notes", report.notes, NOTE_KINDS),
     ):
         if not found:
             continue
         parts.append(f"<h2>{name}</h2>")
-        if len(found) > LISTED:
-            parts.append(f"<p>The first {LISTED} of {len(found)}; --json has them all.</p>")
-        listed = [(f.where, f.kind, f.message, f.fix) for f in found[:LISTED]]
-        parts.append(_table(("where", "kind", "what", "--fix"), listed))
+        if len(found) > MAX_LISTED:
+            parts.append(f"<p>The first {MAX_LISTED} of {len(found)}; --json lists them all.</p>")
+        listed = [(f.where, f.kind, f.message, f.fix) for f in found[:MAX_LISTED]]
+        parts.append(_table(("where", "kind", "message", "--fix"), listed))
         parts.append(_table(("kind", ""), [(k, kinds[k]) for k in {f.kind: 0 for f in found}]))
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'

@@ -1,4 +1,4 @@
-"""How good masks can be at best that are drawn at a quarter of the network's input."""
+"""Upper bound on mask quality that the resolution of the network's masks allows."""
 
 from __future__ import annotations
 
@@ -10,37 +10,38 @@ import torch.nn.functional as F
 from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform, TransformList
 
 from ..structures.enlarge import enlarge_masks
+from ..structures.masks import MASK_STRIDE
 from ..structures.rasterize import rasterize_instances
-from .grids import Setting
+from .objects import GridSettings
 
 
 def best_iou(
-    annotation: dict[str, Any], rle: dict[str, Any], size: tuple[int, int], setting: Setting
+    annotation: dict[str, Any], rle: dict[str, Any], size: tuple[int, int], settings: GridSettings
 ) -> float:
-    """The IoU of an object's mask with itself after the way it takes through the network.
+    """Return the IoU of an object's mask with its training target, enlarged to the image.
 
-    That is what a network reaches that predicts its training target to the last pixel: the mask
-    drawn at the target's resolution, and enlarged as post-processing does.
+    A network that predicts its targets perfectly reaches this IoU: the target is drawn at stride 4,
+    and enlarged as post-processing enlarges predictions.
 
     Args:
-        annotation: with ``segmentation`` and ``category_id``.
-        rle: its mask as run lengths.
+        annotation: the annotation, with ``segmentation`` and ``category_id``.
+        rle: its mask as compressed RLE.
         size: (height, width) of the image.
-        setting: the size of the input.
+        settings: the input size.
 
     Returns:
-        the IoU; 0 where nothing is left of the object.
+        the IoU; 0 if the object vanishes at the input size.
     """
-    input_size = ResizeShortestEdge.get_output_shape(*size, setting.shortest, setting.longest)
+    input_size = ResizeShortestEdge.get_output_shape(*size, settings.shortest, settings.longest)
     transforms = TransformList([ResizeTransform(*size, *input_size)])
     masks = rasterize_instances([annotation], transforms, size, input_size).gt_stride4_masks
     if len(masks) == 0:
         return 0.0
-    step = setting.divisibility // 4
+    step = settings.divisibility // MASK_STRIDE
     bottom, right = (-side % step for side in masks.shape[-2:])
     masks = F.pad(masks, (0, right, 0, bottom))
     enlarged, boxes = enlarge_masks(masks.float(), input_size, size, 0.5)
-    # Of the image, only the part in which either mask has pixels.
+    # The IoU depends only on the part of the image in which either mask has pixels.
     x, y, w, h = mask_util.toBbox(rle)
     x0, y0, x1, y1 = boxes[0].tolist()
     rows = slice(int(min(y, y0)), int(np.ceil(max(y + h, y1))))

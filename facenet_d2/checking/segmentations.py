@@ -1,4 +1,4 @@
-"""Whether polygons and run lengths can be used."""
+"""Checks and repairs of polygons and RLE."""
 
 from __future__ import annotations
 
@@ -6,85 +6,39 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import pycocotools.mask as mask_util
 from shapely import make_valid
 from shapely.geometry import Polygon
 from shapely.validation import explain_validity
 
+from ..data.coco_json import compress_rle
 from .fault_kinds import Fault
 
-# What rounding to whole pixels explains.
+# Deviation in pixels that is attributed to rounding.
 PIXEL_TOLERANCE = 2.0
-# A loop that a polygon runs the wrong way round counts from this area on, in pixels.
+# Area in pixels from which a loop of the opposite orientation counts as a self-crossing.
 CROSSING_AREA = 0.5
 
 
-def numbers(values: Iterable[float]) -> str:
-    """Numbers as they stand in JSON, without needless digits."""
+def format_numbers(values: Iterable[float]) -> str:
+    """Format numbers as a JSON list, without needless digits."""
     return "[" + ", ".join(f"{v:g}" for v in values) + "]"
 
 
-def check_run_lengths(
+def check_rle(
     segmentation: dict[str, Any], height: int, width: int, where: str, faults: list[Fault]
 ) -> dict[str, Any] | None:
-    """Run lengths, compressed; None where they cannot be used, with the reason in ``faults``."""
-    removed = "annotation removed"
-    if list(segmentation["size"]) != [height, width]:
-        size = segmentation["size"]
-        faults.append(
-            Fault(
-                "rle-invalid",
-                where,
-                f"its run lengths are for {size}, not {[height, width]}",
-                removed,
-            )
-        )
-        return None
-    counts = segmentation["counts"]
+    """Return an RLE, compressed; if it is unusable, append the reason to ``faults``."""
     try:
-        if isinstance(counts, list):
-            if not all(isinstance(c, int) for c in counts):
-                raise ValueError("they are not whole numbers")
-            if sum(counts) != height * width or min(counts, default=-1) < 0:
-                raise ValueError("they do not add up to the image")
-            return mask_util.frPyObjects(segmentation, height, width)
-        rle = {"size": [height, width], "counts": counts.encode("ascii")}
-        if _decoded_length(rle["counts"]) != height * width:
-            raise ValueError("they do not add up to the image")
-        return rle
-    except (ValueError, TypeError, IndexError, UnicodeError) as error:
-        faults.append(Fault("rle-invalid", where, f"its run lengths are broken: {error}", removed))
+        return compress_rle(segmentation, height, width)
+    except ValueError as error:
+        faults.append(Fault("rle-invalid", where, str(error), "annotation removed"))
         return None
-
-
-def _decoded_length(text: bytes) -> int:
-    """The sum of compressed run lengths, which pycocotools does not check before it writes."""
-    counts: list[int] = []
-    value = shift = 0
-    for byte in text:
-        byte -= 48
-        if not 0 <= byte < 64:
-            raise ValueError("there is a character that cannot be in them")
-        value |= (byte & 31) << shift
-        shift += 5
-        if byte & 32:
-            continue
-        if byte & 16:
-            value -= 1 << shift
-        # From the third on, each is stored as the difference to the one two before.
-        counts.append(value + (counts[-2] if len(counts) > 2 else 0))
-        if counts[-1] < 0:
-            raise ValueError("one of them is negative")
-        value = shift = 0
-    if shift:
-        raise ValueError("they end in the middle of one")
-    return sum(counts)
 
 
 def check_polygons(
     polygons: list[list[float]], height: int, width: int, where: str, faults: list[Fault]
 ) -> list[list[float]]:
-    """The polygons that can be used, mended; adds what is wrong with them to ``faults``."""
+    """Return the usable polygons, repaired, and append their faults to ``faults``."""
     kept: list[list[float]] = []
     if not polygons:
         faults.append(Fault("mask-empty", where, "it has no polygon", "annotation removed"))
@@ -104,26 +58,27 @@ def check_polygons(
         if (low < -PIXEL_TOLERANCE).any() or (
             high > np.array([width, height]) + PIXEL_TOLERANCE
         ).any():
+            box = format_numbers((*low, *high))
             faults.append(
                 Fault(
                     "polygon-outside",
                     where,
-                    f"a polygon, {numbers((*low, *high))}, leaves the {width}x{height} image",
-                    "cut at the border",
+                    f"a polygon with the box {box} extends beyond the {width}x{height} image",
+                    "clipped to the image",
                 )
             )
-            # pycocotools takes all memory on points far away.
-            kept += _as_lists(_cut(points, height, width))
+            # pycocotools exhausts the memory on points far away.
+            kept += _to_polygons(_clip(points, height, width))
             continue
         shape = Polygon(points)
-        # One that only touches itself is invalid too, but encloses what its area says.
-        mended = shape if shape.is_valid else make_valid(shape)
-        if mended.area == 0:
+        # A polygon that merely touches itself is invalid too, but its area is right.
+        valid = shape if shape.is_valid else make_valid(shape)
+        if valid.area == 0:
             faults.append(
                 Fault("polygon-degenerate", where, "a polygon has no area", "polygon removed")
             )
             continue
-        if abs(mended.area - shape.area) < CROSSING_AREA:
+        if abs(valid.area - shape.area) < CROSSING_AREA:
             kept.append(polygon)
             continue
         faults.append(
@@ -131,25 +86,28 @@ def check_polygons(
                 "polygon-self-crossing",
                 where,
                 f"a polygon crosses itself ({explain_validity(shape)})",
-                "mended to the polygons it encloses",
+                "replaced by the polygons that it encloses",
             )
         )
-        kept += _as_lists(mended)
+        kept += _to_polygons(valid)
     return kept
 
 
-def _cut(points: np.ndarray, height: int, width: int) -> Any:
+def _clip(points: np.ndarray, height: int, width: int) -> Any:
     frame = Polygon([(0, 0), (width, 0), (width, height), (0, height)])
     return make_valid(Polygon(points)).intersection(frame)
 
 
-def _as_lists(shape: Any) -> list[list[float]]:
-    """Outlines of the polygons in a shape; lines and points in it are left out."""
+def _to_polygons(shape: Any) -> list[list[float]]:
+    """Return the outlines of the polygons in a shape; its lines and points are left out."""
     parts = getattr(shape, "geoms", [shape])
     return [
         [float(v) for point in part.exterior.coords[:-1] for v in point]
         for part in parts
         if part.geom_type == "Polygon" and part.area > 0
     ] + [
-        outline for part in parts if part.geom_type == "MultiPolygon" for outline in _as_lists(part)
+        outline
+        for part in parts
+        if part.geom_type == "MultiPolygon"
+        for outline in _to_polygons(part)
     ]

@@ -1,4 +1,4 @@
-"""Random augmentation of overhead images: RandAugment, flips both ways, quarter turns."""
+"""Random augmentation of overhead images: RandAugment, flips and quarter turns."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ MAX_MAGNITUDE = 30
 
 
 class RandomQuarterTurn(T.Augmentation):
-    """Rotate by 0, 90, 180 or 270 degrees, with equal probability."""
+    """Rotate an image by 0, 90, 180 or 270 degrees with equal probability."""
 
     def __init__(self, sideways: bool | None = None) -> None:
         """
         Args:
-            sideways: True for 90 or 270 degrees only, False for 0 or 180, None for all four.
+            sideways: whether to rotate by 90 or 270 degrees (True) or by 0 or 180 degrees (False);
+                None to draw from all four.
         """
         super().__init__()
         self.sideways = sideways
@@ -35,13 +36,13 @@ class RandomQuarterTurn(T.Augmentation):
 
 
 class RandAugment(T.Augmentation):
-    """N operations of magnitude M, drawn from the list of RandAugment (Cubuk et al., 2020).
+    """RandAugment (Cubuk et al., 2020): N random operations of magnitude M.
 
-    Rotate, ShearX, ShearY, TranslateX and TranslateY move image, masks and boxes alike; what they
-    uncover is filled. The others change the image alone. Their greatest magnitudes are those of the
-    paper and of torchvision: 30 degrees, a shear of 0.3, a shift by 150/331 of the side, factors of
-    1 +- 0.9, 4 bits, and everything solarised. Shears keep the image's centre where it is, so that
-    they lose as little of it on either side.
+    Rotate, ShearX, ShearY, TranslateX and TranslateY move the image, masks and boxes, and fill the
+    uncovered area. The others change the image only. Maximum magnitudes are those of the paper and
+    of torchvision: 30 degrees, a shear of 0.3, a shift by 150/331 of the side, factors of 1 +- 0.9,
+    4 bits, and solarisation of all values. Shears leave the image's centre in place, so that equal
+    parts are lost on both sides.
     """
 
     def __init__(
@@ -55,14 +56,14 @@ class RandAugment(T.Augmentation):
     ) -> None:
         """
         Args:
-            num_ops: N, how many operations an image gets, one after the other.
+            num_ops: N, the number of operations per image.
             magnitude: M, from 0 to 30.
-            operations: the names to draw from; all of :data:`OPERATIONS` where empty.
+            operations: names of the operations to draw from; if empty, all of :data:`OPERATIONS`.
             image_format: "BGR", "RGB" or "L".
-            fill: value of each channel where the old image does not reach.
+            fill: value of each channel in uncovered areas.
 
         Raises:
-            ValueError: for values outside these, naming what is allowed.
+            ValueError: if an argument is invalid.
         """
         super().__init__()
         if num_ops < 0:
@@ -91,13 +92,13 @@ class RandAugment(T.Augmentation):
         )
 
     def operation(self, name: str, sign: int, height: int, width: int) -> T.Transform:
-        """The transform for one operation at this magnitude.
+        """Return the transform of an operation at the magnitude M.
 
         Args:
             name: one of :data:`OPERATIONS`.
-            sign: 1 or -1, the direction of those that have two.
-            height: of the image.
-            width: of the image.
+            sign: 1 or -1, the direction of operations that have two.
+            height: height of the image.
+            width: width of the image.
         """
         level = self.magnitude / MAX_MAGNITUDE
         kind, build = OPERATIONS[name]
@@ -131,7 +132,7 @@ def _shear_y(level: float, height: int, width: int, fill: tuple[float, ...]) -> 
 
 
 def _translate_x(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
-    # By whole pixels: nothing is blurred.
+    # A shift by whole pixels needs no interpolation.
     return AffineTransform([[1, 0, round(150 / 331 * width * level)], [0, 1, 0]], fill)
 
 
@@ -147,7 +148,8 @@ def _enhancer(kind: type) -> Callable[[float], Callable[[Image.Image], Image.Ima
     return lambda level: lambda image: kind(image).enhance(1 + 0.9 * level)
 
 
-# Name: (kind, what makes it of a level from 0 to 1, or -1 to 1 for "geometric" and "signed").
+# Name: (kind, factory). The factory's level is from 0 to 1, or from -1 to 1 for "geometric" and
+# "signed" operations.
 OPERATIONS: dict[str, tuple[str, Callable]] = {
     "Identity": ("plain", lambda level: lambda image: image),
     "AutoContrast": ("plain", lambda level: ImageOps.autocontrast),
@@ -170,16 +172,23 @@ OPERATIONS: dict[str, tuple[str, Callable]] = {
     "TranslateX": ("geometric", _translate_x),
     "TranslateY": ("geometric", _translate_y),
 }
-"""What RandAugment draws from: the 14 operations of Cubuk et al., section 3."""
+"""The 14 operations of RandAugment (Cubuk et al., 2020, section 3)."""
 
 
-def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """Detectron2's resizing, and in training flips, quarter turns and RandAugment.
+def build_augmentations(
+    cfg: CfgNode, is_train: bool, *, sideways: bool | None = None
+) -> list[T.Augmentation]:
+    """Return Detectron2's resizing and, in training, flips, quarter turns and RandAugment.
 
-    ``INPUT.RANDOM_FLIP`` is "none", "horizontal", "vertical" or "both" (each at random).
+    ``INPUT.RANDOM_FLIP`` is "none", "horizontal", "vertical" or "both" (each with its own draw).
+
+    Args:
+        cfg: the config.
+        is_train: whether the augmentations are for training.
+        sideways: see :class:`RandomQuarterTurn`.
 
     Raises:
-        UserError: for a value that is not allowed, naming the key.
+        UserError: if the value of a key is invalid.
     """
     resize_only = cfg.clone()
     resize_only.defrost()
@@ -197,7 +206,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if flip in ("vertical", "both"):
         augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
     if cfg.INPUT.RANDOM_QUARTER_TURN:
-        augmentations.append(RandomQuarterTurn())
+        augmentations.append(RandomQuarterTurn(sideways))
     if cfg.INPUT.RAND_AUGMENT.ENABLED:
         node = cfg.INPUT.RAND_AUGMENT
         try:

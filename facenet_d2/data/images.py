@@ -1,4 +1,4 @@
-"""Image files: bit depth, EXIF orientation, size."""
+"""Image files: bit depth, size as EXIF orientation turns it, and decoding of large scenes."""
 
 from __future__ import annotations
 
@@ -6,64 +6,101 @@ from pathlib import Path
 from typing import Any
 
 from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import UserError
 
 
 class DepthError(ValueError):
-    """An image has more than 8 bits a channel."""
+    """Raised for an image with more than 8 bits per channel."""
 
 
-def check_depth(file: str) -> None:
-    """Raise a ValueError for an image of more than 8 bits a channel that would lose its contents.
+def check_depth(file: str | Path) -> None:
+    """Raise a :class:`DepthError` for an image with more than 8 bits per channel.
 
-    Of one channel Pillow cuts such values off at 255; of several it keeps the upper 8 of 16 bits,
-    of which an image of 11 bits has only 3.
+    Pillow would decode it without an error, but lose its contents: with a single channel, values
+    are clipped at 255; with several, only the upper 8 of 16 bits are kept, of which an image with a
+    depth of 11 bits uses 3.
     """
     with Image.open(file) as image:
-        mode = image.mode
-        # How the file's own pixels are packed, "RGB;16B" for instance.
-        packed = " ".join(str(tile.args) for tile in image.tile)
-    if mode == "F" or mode.startswith("I") or ";16" in packed:
-        raise DepthError(f"its pixels (mode {mode}) are not 8 bits a channel; scale them to 0-255")
+        _check_depth(image)
 
 
-def size_problem(file: str, entry: dict[str, Any]) -> str | None:
-    """How an image's size, as the mapper sees it, is not the ``width`` and ``height`` of its entry.
+def _check_depth(image: Image.Image) -> None:
+    # The pixel format in the file, such as "RGB;16B".
+    raw_mode = " ".join(str(tile.args) for tile in image.tile)
+    if image.mode == "F" or image.mode.startswith("I") or ";16" in raw_mode:
+        raise DepthError(
+            f"it does not have 8 bits per channel (mode {image.mode}); scale its pixels to 0-255"
+        )
+
+
+def _is_turned(image: Image.Image) -> bool:
+    # Orientations 5 to 8 swap width and height.
+    return image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+
+
+def image_size(file: str | Path) -> tuple[int, int]:
+    """Return (height, width) of an image after its EXIF orientation, as Detectron2 reads it.
+
+    The pixels are not decoded.
 
     Raises:
-        DepthError: as :func:`check_depth`.
-        Exception: where Pillow cannot decode it; of many types.
+        OSError: if the file is missing or not an image.
     """
-    check_depth(file)
-    with Image.open(file) as picture:
-        picture.load()
-        size = picture.size
-        # Detectron2 turns images as this says; from 5 on, width is height.
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    if turned:
+    with Image.open(file) as image:
+        width, height = image.size
+        return (width, height) if _is_turned(image) else (height, width)
+
+
+def size_problem(file: str | Path, entry: dict[str, Any]) -> str | None:
+    """Decode an image and compare its size with its annotation entry.
+
+    Args:
+        file: the image.
+        entry: its entry in COCO JSON, with ``width`` and ``height``.
+
+    Returns:
+        a description of the mismatch, or None if the sizes agree.
+
+    Raises:
+        DepthError: see :func:`check_depth`.
+        Exception: if Pillow cannot decode the image; the type depends on the format.
+    """
+    with Image.open(file) as image:
+        _check_depth(image)
+        image.load()
+        size, is_turned = image.size, _is_turned(image)
+    if is_turned:
         size = size[::-1]
     if size == (entry["width"], entry["height"]):
         return None
-    reason = ", turned as its EXIF orientation says" if turned else ""
-    return f"is {size[0]}x{size[1]} pixels{reason}, stated {entry['width']}x{entry['height']}"
+    reason = " after its EXIF orientation" if is_turned else ""
+    return (
+        f"is {size[0]}x{size[1]} pixels{reason}, but annotated as "
+        f"{entry['width']}x{entry['height']}"
+    )
 
 
-def open_picture(file: Path) -> Image.Image:
-    """Open and decode a picture as RGB.
+def open_rgb(file: Path) -> Image.Image:
+    """Open and decode an image as RGB; a PNG may be larger than Pillow's size limit.
 
     Raises:
-        UserError: where it is missing, broken or has more than 8 bits a channel.
+        UserError: if the image is missing, broken or has more than 8 bits per channel.
     """
-    limit = Image.MAX_IMAGE_PIXELS
-    # Scenes are larger than what Pillow takes for an attack.
-    Image.MAX_IMAGE_PIXELS = None
     try:
-        check_depth(str(file))
-        with Image.open(file) as picture:
-            return picture.convert("RGB")
+        with _open_scene(file) as image:
+            _check_depth(image)
+            return image.convert("RGB")
     except Exception as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(f"{file} cannot be used: {reason}.") from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _open_scene(file: Path) -> Image.Image:
+    # Aerial scenes exceed the size from which Image.open suspects an attack. Its limit is a global
+    # of the process; the class of the format has none.
+    try:
+        return PngImageFile(file)
+    except SyntaxError:
+        return Image.open(file)

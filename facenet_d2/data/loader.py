@@ -1,4 +1,4 @@
-"""The training data loader: Detectron2's, made exactly repeatable and resumable."""
+"""A training data loader with reproducible batches and exact resumption."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .mapper import SceneMapper
 
 @contextmanager
 def augmentation_seed(*key: int) -> Iterator[None]:
-    """Seed the generators that augmentations draw from, and put them back afterwards."""
+    """Seed the random generators that augmentations use, and restore their state afterwards."""
     numpy_state, python_state = np.random.get_state(), random.getstate()
     seed = int(np.random.SeedSequence(key).generate_state(1)[0])
     np.random.seed(seed)
@@ -38,9 +38,9 @@ def augmentation_seed(*key: int) -> Iterator[None]:
 
 
 class _MappedSamples(torchdata.Dataset):
-    """Maps (position in the stream, index of the image, whether it is to lie on its side).
+    """A data set whose keys are (position in the stream, index of the image, sideways).
 
-    The position seeds the augmentation.
+    The position seeds the augmentation; ``sideways`` is passed to the mapper unless it is None.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class _MappedSamples(torchdata.Dataset):
         self.dataset = dataset
         self.mapper = mapper
         self.seed = seed
-        # Asked for here: a worker process that is spawned does not know it.
+        # Determined here, since a spawned worker process does not know its rank.
         self.rank = comm.get_rank()
 
     def __getitem__(self, key: tuple[int, int, bool | None]) -> dict[str, Any]:
@@ -62,11 +62,11 @@ class _MappedSamples(torchdata.Dataset):
 
 
 class TrainLoader:
-    """Endless batches, each a function of the seed and its number alone.
+    """An infinite loader whose batches are functions of the seed and their number only.
 
-    Neither the number of worker processes nor an interruption changes them: with ``start_iter`` set
-    to the next iteration before the first batch is taken, a resumed run sees what the uninterrupted
-    one would have seen.
+    The number of worker processes has no influence on them. To resume a run, set ``start_iter`` to
+    the next iteration before the first batch is taken; the batches are then those of an
+    uninterrupted run.
     """
 
     def __init__(
@@ -84,15 +84,16 @@ class TrainLoader:
         """
         Args:
             dataset: dataset dicts.
-            mapper: applied to each when it is needed.
-            build_sampler: gives the endless stream of indices for a seed.
-            batch_size: images a batch of this process.
-            seed: of the order and the augmentations.
-            num_workers: worker processes; 0 maps in this one.
-            aspect_ratio_grouping: batch wide images with wide ones, tall with tall, which saves
-                padding.
-            quarter_turns: the mapper turns images by quarters. Whether one comes to lie on its
-                side, which is as likely as not, is then drawn here, where images are grouped.
+            mapper: function that maps a dataset dict to the input of the model.
+            build_sampler: function that returns the infinite stream of indices for a seed.
+            batch_size: number of images per batch in this process.
+            seed: seed of the order and the augmentations.
+            num_workers: number of worker processes; 0 to load in this process.
+            aspect_ratio_grouping: whether to put only wide, or only tall, images into a batch, to
+                reduce padding.
+            quarter_turns: whether the mapper applies random quarter turns. If so, the loader draws
+                whether an image is turned sideways, because it groups images by their aspect ratio
+                after the turn, and passes it to the mapper as ``sideways``.
         """
         self.wide = [d["width"] > d["height"] for d in dataset] if aspect_ratio_grouping else None
         self.quarter_turns = quarter_turns
@@ -116,10 +117,10 @@ class TrainLoader:
                 group.clear()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        # A generator: nothing runs, and no worker starts, before the first batch is taken. By then
-        # a resumed trainer has set `seed` and `start_iter`.
-        # Linux's default for a single training process. Those of several are spawned, and would
-        # spawn their workers too, each with its own copy of the data set.
+        # This is a generator: no worker starts before the first batch is taken. By then, a resumed
+        # trainer has set `seed` and `start_iter`.
+        # Several training processes are spawned, and would by default spawn their workers too, each
+        # with its own copy of the data set. Forked workers share it.
         fork = self.num_workers > 0 and sys.platform == "linux"
         yield from torchdata.DataLoader(
             _MappedSamples(self.dataset, self.mapper, self.seed),
@@ -128,20 +129,20 @@ class TrainLoader:
             collate_fn=trivial_batch_collator,
             worker_init_fn=_ignore_interrupt,
             multiprocessing_context="fork" if fork else None,
-            # PyTorch would draw the workers' seeds, which nothing here uses, in the first step of
-            # the model's random numbers, and so change them for a resumed run.
+            # By default, PyTorch draws a seed for the workers from the global generator, and so
+            # would change the model's random numbers in a resumed run.
             generator=torch.Generator(),
         )
 
 
 def _ignore_interrupt(worker_id: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the trainer alone decides when to stop.
+    # Ctrl-C reaches all processes of the terminal, but only the trainer decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _sampler_builder(cfg: CfgNode, dataset: list[dict[str, Any]]) -> Callable[[int], Iterable[int]]:
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    size = len(dataset)  # The sampler must not keep the data set itself in memory.
+    size = len(dataset)  # A closure over the data set would keep it in memory.
     if name == "TrainingSampler":
         return lambda seed: TrainingSampler(size, seed=seed)
     if name == "RepeatFactorTrainingSampler":
@@ -156,10 +157,10 @@ def _sampler_builder(cfg: CfgNode, dataset: list[dict[str, Any]]) -> Callable[[i
 
 
 def build_train_loader(cfg: CfgNode) -> TrainLoader:
-    """The training loader for a config.
+    """Build the training loader of a config.
 
     Raises:
-        UserError: where the data cannot be used, or the batch cannot be divided among the GPUs.
+        UserError: if the data sets are unusable, or the batch cannot be divided among the GPUs.
     """
     if not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one data set to train on.")

@@ -1,4 +1,4 @@
-"""Transforms that Detectron2 and fvcore do not have: affine ones of a scene, and quarter turns."""
+"""Affine transforms and quarter turns, which neither Detectron2 nor fvcore has."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from detectron2.data.transforms import Transform
 
 
 class AffineTransform(Transform):
-    """An affine map of the plane, with the image's size kept.
+    """An affine transform that keeps the size of the image.
 
-    Images are sampled bilinearly and filled, masks are sampled at the nearest pixel and filled with
-    nothing, coordinates are mapped exactly.
+    Images are sampled bilinearly, masks at the nearest pixel. Uncovered areas are filled in images
+    and empty in masks. Coordinates are mapped exactly.
     """
 
     def __init__(self, matrix: np.ndarray, fill: tuple[float, ...] = (0.0,)) -> None:
         """
         Args:
-            matrix: ``(2, 3)``, from old to new coordinates (x, y), in which pixel i of a row covers
+            matrix: ``(2, 3)`` matrix from old to new coordinates (x, y), in which pixel i covers
                 [i, i + 1).
-            fill: value of each channel where the old image does not reach.
+            fill: value of each channel in uncovered areas.
         """
         super().__init__()
         self.matrix = np.asarray(matrix, dtype=np.float64)
         self.fill = tuple(fill)
-        # OpenCV's coordinates have the centre of pixel i at i.
+        # In OpenCV, the centre of pixel i is at i.
         self._cv_matrix = self.matrix.copy()
         self._cv_matrix[:, 2] += self.matrix[:, :2] @ (0.5, 0.5) - 0.5
 
@@ -34,7 +34,7 @@ class AffineTransform(Transform):
     def about_center(
         cls, linear: np.ndarray, height: int, width: int, fill: tuple[float, ...]
     ) -> AffineTransform:
-        """A linear map ``(2, 2)`` of (x, y), with the image's centre as the origin."""
+        """Return the transform of a ``(2, 2)`` matrix about the centre of the image."""
         center = np.array([width / 2, height / 2])
         offset = center - np.asarray(linear) @ center
         return cls(np.column_stack([linear, offset]), fill)
@@ -43,7 +43,7 @@ class AffineTransform(Transform):
     def rotation(
         cls, degrees: float, height: int, width: int, fill: tuple[float, ...]
     ) -> AffineTransform:
-        """A turn about the centre, counter-clockwise as one looks at the image."""
+        """Return a counter-clockwise rotation about the centre of the image."""
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         return cls.about_center(np.array([[c, s], [-s, c]]), height, width, fill)
 
@@ -57,7 +57,7 @@ class AffineTransform(Transform):
             borderMode=cv2.BORDER_CONSTANT,
             borderValue=fill,
         )
-        # OpenCV drops a channel dimension of one.
+        # OpenCV drops a channel dimension of size one.
         return warped.reshape(image.shape)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
@@ -76,14 +76,14 @@ class AffineTransform(Transform):
 
 
 class QuarterTurnTransform(Transform):
-    """Turn by multiples of 90 degrees, counter-clockwise, without any resampling."""
+    """A counter-clockwise rotation by a multiple of 90 degrees, without resampling."""
 
     def __init__(self, turns: int, height: int, width: int) -> None:
         """
         Args:
-            turns: how many quarter turns.
-            height: of the image before it.
-            width: of the image before it.
+            turns: number of quarter turns.
+            height: height of the image before the rotation.
+            width: width of the image before the rotation.
         """
         super().__init__()
         self.turns, self.height, self.width = turns % 4, height, width

@@ -1,4 +1,4 @@
-"""Which images and videos a command line means, and what their results are to be called."""
+"""Input files and output names of commands that process images and videos."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
 def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[Path]:
-    """Files for a list of files, folders and glob patterns, in order and without repetition.
+    """Expand files, folders and glob patterns to a list of files without duplicates.
 
-    A folder stands for the images in it, sorted by name; other files in it are left out.
+    A folder is replaced by the images in it, sorted by name; its other files are ignored.
 
     Args:
-        patterns: the files, folders and patterns.
-        option: of the command line, to be named in an error.
+        patterns: files, folders and glob patterns.
+        option: command-line option of the patterns, for error messages.
 
     Raises:
-        UserError: where one of them gives nothing.
+        UserError: if a pattern matches nothing, or a folder is not readable or contains no images.
     """
     found: list[Path] = []
     for pattern in patterns:
         path = Path(pattern)
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            raise UserError(f"{option} {pattern}: the folder may not be read.")
+            raise UserError(f"{option} {pattern}: the folder is not readable.")
         if path.is_dir():
             files = sorted(
                 p for p in path.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
             )
             if not files:
                 raise UserError(
-                    f"{option} {pattern}: no images ({', '.join(IMAGE_SUFFIXES)}) in it."
+                    f"{option} {pattern}: the folder contains no images "
+                    f"({', '.join(IMAGE_SUFFIXES)})."
                 )
         elif path.is_file():
             files = [path]
@@ -49,12 +50,16 @@ def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[Path]:
 
 
 def output_names(inputs: Sequence[Path], folder: Path) -> list[Path]:
-    """One result path an input, none twice, none the input itself.
+    """Return a unique output path for each input.
 
-    JPEG and PNG keep their kind; other images become PNG, videos MP4.
+    JPEG and PNG keep their format; other images become PNG, and videos MP4.
+
+    Args:
+        inputs: the input files.
+        folder: folder of the outputs.
 
     Raises:
-        UserError: where a result would be written over an input.
+        UserError: if an output would overwrite an input.
     """
     names: list[Path] = []
     taken: set[str] = set()
@@ -71,7 +76,7 @@ def output_names(inputs: Sequence[Path], folder: Path) -> list[Path]:
         taken.add(name)
         if (folder / name).resolve() in originals:
             raise UserError(
-                f"--output {folder}: the overlay of {path} would be written over an input; choose "
+                f"--output {folder}: the overlay of {path} would overwrite an input; choose "
                 "another folder."
             )
         names.append(folder / name)

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..config import add_facenet_config, rename_keys, rename_overrides
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..errors import UserError
+from ..modeling.backbone import check_sem
 from .amp import amp_dtype
 from .num_classes import num_classes_key, resolve_num_classes
 
@@ -143,6 +144,10 @@ def _sentence(error: Exception) -> str:
 
 
 def _check(cfg: CfgNode, *, train: bool) -> None:
+    try:
+        check_sem(cfg)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
     if (
         "_resnet_" in cfg.MODEL.BACKBONE.NAME
         and cfg.MODEL.BOTTOM_UP.NAME != "build_resnet_backbone"

@@ -1,7 +1,11 @@
+"""Meta-architectures, necks, heads and layers."""
+
 from . import anchors, backbone, condinst, layers, roi_heads, solo, solov2, yolact
-from .acceleration import accelerate, set_tf32
+from .acceleration import accelerate
 from .backbone import FACEFPN
 from .condinst import CondInst
+from .instance_model import InstanceModel
+from .precision import set_tf32
 from .solo import SOLO
 from .solov2 import SOLOv2
 from .yolact import YOLACT
@@ -11,6 +15,7 @@ __all__ = [
     "SOLO",
     "YOLACT",
     "CondInst",
+    "InstanceModel",
     "SOLOv2",
     "accelerate",
     "anchors",

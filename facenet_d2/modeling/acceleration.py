@@ -1,4 +1,4 @@
-"""Faster inference of a trained model, by the switches of ``TEST``."""
+"""Faster inference of a trained model by the switches of ``TEST``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.fx.experimental._config
 from detectron2.config import CfgNode
 from detectron2.layers import FrozenBatchNorm2d
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -21,18 +20,18 @@ BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
 
 
 def accelerate(model: nn.Module, cfg: CfgNode) -> None:
-    """Prepare a model, its weights loaded, for inference as ``TEST`` says.
+    """Prepare a model with loaded weights for inference as configured by ``TEST``.
 
-    ``FOLD_BATCH_NORM`` and ``CHANNELS_LAST`` change its parameters, so it cannot be trained, or its
-    weights saved, afterwards.
+    ``FOLD_BATCH_NORM`` and ``CHANNELS_LAST`` change the parameters: the model must not be trained
+    or saved afterwards.
 
     Args:
-        model: in evaluation mode; changed in place.
-        cfg: its config.
+        model: model in evaluation mode; changed in place.
+        cfg: config of the model.
 
     Raises:
-        ValueError: for a model that is being trained, an unknown ``TEST.AUTOCAST``, or a switch
-            that its meta-architecture does not have.
+        ValueError: for a model in training mode, an unknown ``TEST.AUTOCAST``, or a switch that the
+            meta-architecture does not support.
     """
     if model.training:
         raise ValueError("only a model in evaluation mode can be prepared for inference")
@@ -47,39 +46,45 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
     if test.FOLD_BATCH_NORM and not fold_batch_norm(model):
         logger.warning(
             "TEST.FOLD_BATCH_NORM is True, but no convolution of this model has batch "
-            "normalisation as its norm, as those of Detectron2's ResNets have: nothing is folded."
+            "normalisation as its `norm`, as in Detectron2's ResNets: nothing is folded."
         )
     if test.CHANNELS_LAST:
         model.to(memory_format=torch.channels_last)
     if test.COMPILE:
         top_block = getattr(model.backbone, "top_block", None)
         if isinstance(top_block, LastLevelMaxPool):
-            # The same pixels. The size of a maximum over one pixel in two is compiled for even and
-            # for odd sizes apart, so that images of other sizes would need minutes again.
+            # Slicing takes the same pixels. Max pooling would be compiled separately for even and
+            # odd sizes, minutes each.
             top_block.forward = lambda x: [x[..., ::2, ::2]]
-        # Nor is a square image to be a case of its own.
-        torch.fx.experimental._config.use_duck_shape = False
+        # A private module, imported here so that only TEST.COMPILE depends on it.
+        import torch.fx.experimental._config as fx_config
+
+        # Do not specialise on images with H == W.
+        fx_config.use_duck_shape = False
         model.predict = torch.compile(model.predict, dynamic=True)
     if test.AUTOCAST:
         model.predict = _under_autocast(model.predict, AUTOCAST[test.AUTOCAST])
 
 
 def fold_batch_norm(model: nn.Module) -> int:
-    """Fold batch normalisation in its evaluation form into the convolution before it.
+    """Fold batch normalisation, in its evaluation form, into the preceding convolutions.
 
-    BN(Wx + b) is a convolution, too: its weight is W scaled by gamma / sqrt(variance + eps).
+    BN(Wx + b) is a convolution whose weight is W scaled by gamma / sqrt(variance + eps).
 
     Args:
-        model: with convolutions that have it as their ``norm``, as Detectron2's do; in place.
+        model: model whose convolutions have batch normalisation as their ``norm``, as Detectron2's
+            do; changed in place. Other modules with such a ``norm`` are left as they are.
 
     Returns:
-        how many there were.
+        The number of folded convolutions.
     """
     number = 0
     for conv in model.modules():
         norm = getattr(conv, "norm", None)
-        weight = getattr(conv, "weight", None)
-        if not (isinstance(norm, BATCH_NORMS) and isinstance(weight, nn.Parameter)):
+        is_convolution = isinstance(getattr(conv, "weight", None), nn.Parameter) and hasattr(
+            conv, "bias"
+        )
+        if not (isinstance(norm, BATCH_NORMS) and is_convolution):
             continue
         conv.weight, conv.bias = fuse_conv_bn_weights(
             conv.weight,
@@ -101,9 +106,3 @@ def _under_autocast(function: Callable[..., Any], dtype: torch.dtype) -> Callabl
             return function(images)
 
     return predict
-
-
-def set_tf32(enabled: bool) -> None:
-    """Let a GPU that can compute float32 products and convolutions in TF32, or not."""
-    torch.backends.cuda.matmul.allow_tf32 = enabled
-    torch.backends.cudnn.allow_tf32 = enabled

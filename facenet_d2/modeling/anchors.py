@@ -1,4 +1,4 @@
-"""Anchors whose sizes follow from the strides of their levels."""
+"""Anchors with sizes proportional to the strides of their levels."""
 
 from __future__ import annotations
 
@@ -9,26 +9,22 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
+from .checks import check_positive
+
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class StrideAnchorGenerator(DefaultAnchorGenerator):
-    """Detectron2's anchors, of one size a level: ``MODEL.ANCHOR_GENERATOR.SCALE`` strides.
+    """Detectron2's anchors with one size per level: ``MODEL.ANCHOR_GENERATOR.SCALE`` strides.
 
-    So a config of data with smaller objects or images says one number, whatever the model's levels
-    are. The published Mask R-CNN has 8 (32 pixels at stride 4).
+    A config for smaller objects or images sets this one number, whatever levels the model has. The
+    published Mask R-CNN uses 8, which is 32 pixels at stride 4.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
         scale = cfg.MODEL.ANCHOR_GENERATOR.SCALE
-        check_scale("MODEL.ANCHOR_GENERATOR.SCALE", scale)
+        check_positive("MODEL.ANCHOR_GENERATOR.SCALE", scale)
         return {
             **super().from_config(cfg, input_shape),
             "sizes": [[scale * shape.stride] for shape in input_shape],
         }
-
-
-def check_scale(key: str, scale: float) -> None:
-    """Raise a ValueError for a scale that is not positive."""
-    if scale <= 0:
-        raise ValueError(f"{key} is {scale}; it must be positive")

@@ -1,31 +1,47 @@
-"""What this project's meta-architectures have in common: from a batch to losses or instances."""
+"""Base class of this project's meta-architectures."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
-from detectron2.utils import comm
 from torch import nn
 
 
 class InstanceModel(nn.Module, ABC):
-    """A network, :meth:`predict`, whose outputs :meth:`losses` and :meth:`inference` work on.
+    """A network, :meth:`predict`, and the :meth:`losses` and :meth:`inference` of its predictions.
 
-    It has no constructor: a subclass, or another class it derives from, sets the attributes.
+    Every subclass defines a named tuple of its predictions, which documents their shapes.
 
     Attributes:
-        backbone: gives the pyramid.
-        pixel_mean: of each channel, ``(3, 1, 1)``, subtracted from the input.
-        pixel_std: of each channel, ``(3, 1, 1)``, the input is divided by it.
+        CONFIG_NODE: node of ``cfg.MODEL`` with the model's NUM_CLASSES and score threshold.
+        backbone: network that returns the feature pyramid by level name.
+        pixel_mean: mean of each channel, ``(3, 1, 1)``, subtracted from the input.
+        pixel_std: standard deviation of each channel, ``(3, 1, 1)``, the input is divided by it.
     """
 
-    backbone: Backbone
+    CONFIG_NODE: ClassVar[str]
+
     pixel_mean: torch.Tensor
     pixel_std: torch.Tensor
+
+    def __init__(
+        self, *, backbone: Backbone, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+    ) -> None:
+        """
+        Args:
+            backbone: network that returns the feature pyramid by level name.
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
+        """
+        super().__init__()
+        self.backbone = backbone
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @property
     def device(self) -> torch.device:
@@ -36,57 +52,89 @@ class InstanceModel(nn.Module, ABC):
     ) -> dict[str, torch.Tensor] | list[dict[str, Instances]]:
         """
         Args:
-            batched_inputs: one dict an image: ``image``, ``(3, H, W)`` in the config's channel
-                order and range; in training ``instances``, with ``gt_boxes``, ``gt_classes`` and
-                masks as :func:`~facenet_d2.modeling.grids.targets.assign_targets` takes them; in
-                inference optionally ``height`` and ``width`` of the wanted result.
+            batched_inputs: one dict per image. ``image`` is ``(3, H, W)`` in the config's channel
+                order and range. Training also needs ``instances`` with ``gt_boxes``, ``gt_classes``
+                and masks: ``gt_masks``, or the ``gt_stride4_masks`` and ``gt_centers`` of
+                :class:`~facenet_d2.data.SceneMapper`. In inference, ``height`` and ``width`` set
+                the size of the result; it defaults to the size of ``image``.
 
         Returns:
-            in training, the losses by name; in inference one dict an image with ``instances``.
+            The losses by name in training. In inference, one dict per image with ``instances``.
         """
         images = self.preprocess_image(batched_inputs)
-        outputs = self.predict(images.tensor)
+        predictions = self.predict(images.tensor)
         if self.training:
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            losses = self.losses(*outputs, gt_instances)
-            return self._of_whole_neck(losses) if comm.get_world_size() > 1 else losses
-        image_sizes = [
+            return self._with_whole_neck(self.losses(predictions, gt_instances))
+        output_sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
         ]
-        results = self.inference(*outputs, images.image_sizes, image_sizes)
+        results = self.inference(predictions, images.image_sizes, output_sizes)
         return [{"instances": r} for r in results]
 
-    def _of_whole_neck(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The same losses, with gradients, 0, of the neck's levels that the heads leave out.
+    def _with_whole_neck(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Give levels of the neck that no head uses a gradient of zero.
 
-        DistributedDataParallel waits for a gradient of each parameter. The heads see to theirs.
+        DistributedDataParallel waits for a gradient of every parameter. With one process the
+        gradient is needed too: weight decay must not depend on the number of processes.
         """
-        zero = 0.0 * sum(
-            p.float().sum()
+        unused = [
+            # An empty slice: its sum is zero whatever the parameter's values are.
+            p[None][:0].sum()
             for name, p in self.backbone.named_parameters()
-            # All levels are made of its last stage.
+            # Every level depends on the whole bottom-up network.
             if p.requires_grad and not name.startswith("bottom_up.")
-        )
+        ]
         first = next(iter(losses))
-        return losses | {first: losses[first] + zero}
+        return losses | {first: losses[first] + sum(unused)}
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalise, pad and batch."""
+        """Normalise, pad and batch the images."""
         images = [x["image"].to(self.device) for x in batched_inputs]
         images = [(x - self.pixel_mean) / self.pixel_std for x in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     @abstractmethod
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The network: ``(N, 3, H, W)`` to what losses and inference work on."""
+    def predict(self, images: torch.Tensor) -> NamedTuple:
+        """Run the network.
+
+        Args:
+            images: normalised images, ``(N, 3, H, W)``.
+
+        Returns:
+            The model's named tuple of predictions.
+        """
 
     @abstractmethod
-    def losses(self, *outputs: Any) -> dict[str, torch.Tensor]:
-        """Of the outputs of :meth:`predict`, and the ground truth of each image."""
+    def losses(
+        self, predictions: NamedTuple, gt_instances: Sequence[Instances]
+    ) -> dict[str, torch.Tensor]:
+        """Compute the losses of a batch.
+
+        Args:
+            predictions: result of :meth:`predict` in training mode.
+            gt_instances: ground truth of each image, as described for :meth:`forward`.
+
+        Returns:
+            The weighted losses by name.
+        """
 
     @abstractmethod
-    def inference(self, *outputs: Any) -> list[Instances]:
-        """Of the outputs of :meth:`predict`, and (height, width) of each image as the network saw
-        it, without padding, and as the result is to be.
+    def inference(
+        self,
+        predictions: NamedTuple,
+        input_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Turn predictions into instances.
+
+        Args:
+            predictions: result of :meth:`predict` in evaluation mode.
+            input_sizes: (height, width) of each image as the network saw it, without padding.
+            output_sizes: (height, width) of each result.
+
+        Returns:
+            One :class:`Instances` per image: ``pred_masks`` ``(M, height, width)`` bool,
+            ``pred_boxes``, ``scores`` and ``pred_classes``.
         """

@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-# Floats in one chunk of predicted masks, of which a few are worked on at once.
+# Maximum size of a chunk of predicted masks. Several arrays of this size are held at a time.
 CHUNK_FLOATS = 8 * 2**20
 
 
 def dice_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
-    """1 - 2 sum(p q) / (sum p^2 + sum q^2), equation (11).
+    """Return 1 - 2 sum(p q) / (sum p^2 + sum q^2), equation (11).
 
     Args:
-        pred: p, probabilities, ``(P, ...)``.
-        target: q, the same shape.
-        eps: added to both sums of the denominator, as in the published SOLOv2.
+        pred: probabilities p, ``(P, ...)``.
+        target: target q, of the same shape.
+        eps: number added to both sums of the denominator, as in the published SOLOv2.
 
     Returns:
-        ``(P,)``, each between 0 and 1.
+        Losses between 0 and 1, ``(P,)``.
     """
     pred, target = pred.flatten(1), target.flatten(1)
     overlap = (pred * target).sum(dim=1)
@@ -29,10 +29,10 @@ def dice_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> to
 
 
 class _PairLosses(torch.autograd.Function):
-    """Dice losses of pairs of a kernel and a mask, some pairs at a time.
+    """Dice losses of pairs of a kernel and a mask, computed in chunks of pairs.
 
-    A pair's predicted mask is as large as the mask features; kept for the backward pass, those of a
-    dense image would be gigabytes. They are made again there instead, by one more matrix product.
+    The predicted mask of a pair is as large as the mask features. Kept for the backward pass, those
+    of a dense image would take gigabytes, so the backward pass computes them again.
     """
 
     @staticmethod
@@ -90,31 +90,21 @@ def pair_losses(
     owners: torch.Tensor,
     eps: float = 1e-3,
 ) -> torch.Tensor:
-    """Dice loss of each pair of a positive cell's predicted mask and its instance's.
+    """Compute the Dice loss of each pair of a predicted mask and its instance's mask.
 
-    The same as ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory.
+    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory.
 
     Args:
-        kernels: ``(P, D)``.
-        features: ``(D, pixels)``.
-        masks: ``(N, pixels)`` bool.
-        owners: ``(P,)`` int64, the mask of each pair.
-        eps: as for :func:`dice_loss`.
+        kernels: kernel of each predicted mask, ``(P, D)``.
+        features: mask features, ``(D, pixels)``.
+        masks: ground-truth masks, ``(N, pixels)`` bool.
+        owners: index of the ground-truth mask of each pair, ``(P,)`` int64.
+        eps: number added to both sums of the denominator.
 
     Returns:
-        ``(P,)``.
+        Losses of the pairs, ``(P,)``.
     """
-    # The products are made in the type that the network works in.
+    # The products are computed in the network's data type.
     features, kernels = features.contiguous(), kernels.to(features.dtype)
     with torch.autocast(features.device.type, enabled=False):
         return _PairLosses.apply(kernels, features, masks, owners, eps)
-
-
-def spread_evenly(count: int, limit: int, device: torch.device) -> torch.Tensor:
-    """Indices of at most ``limit`` of ``count`` things, taken evenly from all.
-
-    The same in every run, unlike a random choice, so that a resumed run is what it would have been.
-    """
-    if count <= limit:
-        return torch.arange(count, device=device)
-    return torch.arange(limit, device=device) * count // limit

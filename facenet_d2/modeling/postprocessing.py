@@ -1,4 +1,4 @@
-"""What models that find boxes first, YOLACT and CondInst, do with masks."""
+"""Conversion of detected boxes with stride-4 masks to results at the image's own size."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ..structures.enlarge import enlarge_masks
 def with_full_masks(
     detected: Instances,
     probabilities: torch.Tensor,
-    image_size: tuple[int, int],
+    output_size: tuple[int, int],
     threshold: float,
 ) -> Instances:
-    """Detections with boxes, to those of the image's own size with masks.
+    """Scale detections to the image's own size and add their binary masks.
 
     Args:
-        detected: ``pred_boxes``, ``scores`` and ``pred_classes`` of N instances, in pixels of the
-            network's input without padding, which is its ``image_size``.
-        probabilities: of their masks, ``(N, H/4, W/4)``, of the padded input.
-        image_size: (height, width) of the result.
-        threshold: a pixel is set above it.
+        detected: ``pred_boxes``, ``scores`` and ``pred_classes`` of N instances. Its
+            ``image_size`` is the network's input without padding.
+        probabilities: mask probabilities over the padded input, ``(N, H/4, W/4)``.
+        output_size: (height, width) of the result.
+        threshold: mask pixels have a probability above it.
 
     Returns:
-        the same at ``image_size``, with ``pred_masks`` ``(M, *image_size)`` bool; those with
-        a box outside of the image or without a pixel are left out.
+        The detections at ``output_size`` with ``pred_masks`` ``(M, *output_size)`` bool, without
+        those whose box lies outside the image or whose mask is empty.
     """
     input_size = detected.image_size
     detected.probabilities = probabilities
     # Scales and clips the boxes.
-    result = detector_postprocess(detected, *image_size)
+    result = detector_postprocess(detected, *output_size)
     result.pred_masks, tight = enlarge_masks(
-        result.probabilities, input_size, image_size, threshold
+        result.probabilities, input_size, output_size, threshold
     )
     result.remove("probabilities")
     return result[tight[:, 2] > 0]

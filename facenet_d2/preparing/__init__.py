@@ -1,1 +1,1 @@
-"""Conversion of published data sets to COCO format, used by the ``tools/prepare_*`` commands."""
+"""Conversion of published data sets to COCO JSON, used by the ``tools/prepare_*`` commands."""

@@ -1,4 +1,4 @@
-"""Large scenes cut into patches that a network can take, with their instances."""
+"""Cutting of large scenes, with their instances, into patches of the network's input size."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.images import open_picture
+from ..data.images import open_rgb
 from ..errors import UserError
 from ..files import write_whole
-from .color_maps import InstanceMap, read_instance_map, regions
+from .color_maps import InstanceMap, find_regions, read_instance_map
 
 
 @dataclass(frozen=True)
 class CutSettings:
-    """How scenes are cut.
+    """Settings of the cutting.
 
     Attributes:
         patch_size: side of a patch in pixels.
-        overlap: of neighbouring patches, in pixels.
-        cut_narrow: cut scenes that are longer than a patch in one direction only, too. As
-            published, they stay whole.
-        drop_empty: leave out patches without instances, where instances are annotated.
-        min_area: instances with fewer pixels in a patch are left out of it.
-        class_colors: RGB of each class in the pictures of classes.
+        overlap: overlap of neighbouring patches in pixels.
+        cut_narrow: whether to cut scenes that exceed a patch in one direction only. The publisher's
+            tools keep them whole.
+        drop_empty: whether to leave out patches without instances, unless the scene is not
+            annotated.
+        min_area: minimum number of pixels of an instance in a patch; smaller parts are left out.
+        class_colors: RGB colour of each class in the class images.
     """
 
     patch_size: int
@@ -38,15 +39,15 @@ class CutSettings:
 
 @dataclass(frozen=True)
 class CutJob:
-    """One scene to be cut.
+    """A scene to be cut.
 
     Attributes:
-        image: the scene's file.
-        id_file: the picture of its instances; None where they are not published.
-        class_file: the picture of their classes.
-        folder: gets the patches.
-        record: the file that says which patches there are and what is in them; written last.
-        settings: how it is cut.
+        image: image file of the scene.
+        id_file: image of its instances; None if they are not published.
+        class_file: image of their classes; None if they are not published.
+        folder: folder of the patches.
+        record: JSON file that lists the patches and their annotations; it is written last.
+        settings: settings of the cutting.
     """
 
     image: Path
@@ -58,10 +59,10 @@ class CutJob:
 
 
 def patch_starts(length: int, patch_size: int, overlap: int) -> list[int]:
-    """Where patches start along one side of a scene.
+    """Return the starts of the patches along one side of a scene.
 
-    The last one is moved back to end with the scene, so that none has to be padded; a side no
-    longer than a patch has one patch, of the side's length.
+    The last patch is moved back to end with the scene, so that no padding is needed. A side that is
+    not longer than a patch has a single patch of the side's length.
     """
     steps = range(0, length, patch_size - overlap)
     return sorted({max(0, min(start, length - patch_size)) for start in steps})
@@ -70,10 +71,10 @@ def patch_starts(length: int, patch_size: int, overlap: int) -> list[int]:
 def patch_windows(
     width: int, height: int, settings: CutSettings
 ) -> list[tuple[int, int, int, int]]:
-    """(left, top, right, bottom) of every patch of a scene, row by row.
+    """Return (left, top, right, bottom) of every patch of a scene, row by row.
 
-    As iSAID's publisher cuts: a scene no larger than a patch in one direction stays whole, unless
-    the settings say otherwise.
+    As in the publisher's tools for iSAID, a scene that is not larger than a patch in one direction
+    stays whole, unless ``settings.cut_narrow`` is set.
     """
     size, overlap = settings.patch_size, settings.overlap
     if min(width, height) <= size and not settings.cut_narrow:
@@ -86,27 +87,27 @@ def patch_windows(
 
 
 def patch_name(scene: str, window: tuple[int, int, int, int], whole: bool) -> str:
-    """The publisher's name of a patch: ``SCENE_top_bottom_left_right.png``, or ``SCENE.png``."""
+    """Return the publisher's file name: ``SCENE_top_bottom_left_right.png``, or ``SCENE.png``."""
     left, top, right, bottom = window
     return f"{scene}.png" if whole else f"{scene}_{top}_{bottom}_{left}_{right}.png"
 
 
 def cut_scene(job: CutJob) -> None:
-    """Cut one scene, write its patches and then its record.
+    """Cut one scene, and write its patches and then its record.
 
-    Holds one picture and one 32-bit map of the scene in memory.
+    One image and one 32-bit label map of the scene are held in memory.
 
     Raises:
-        UserError: for pictures that cannot be used, or a folder that cannot be written.
+        UserError: if an image is unusable or the folder cannot be written.
     """
     instances = None
     if job.id_file is not None:
         instances = read_instance_map(job.id_file, job.class_file, job.settings.class_colors)
-    scene = open_picture(job.image)
+    scene = open_rgb(job.image)
     width, height = scene.size
     if instances is not None and instances.labels.shape != (height, width):
         raise UserError(
-            f"{job.image} is {width}x{height} pixels, {job.id_file.name} "
+            f"{job.image} is {width}x{height} pixels, but {job.id_file.name} is "
             f"{instances.labels.shape[1]}x{instances.labels.shape[0]}."
         )
     windows = patch_windows(width, height, job.settings)
@@ -134,7 +135,7 @@ def cut_scene(job: CutJob) -> None:
         "patches": patches,
         "annotated": instances is not None,
         "without_class": 0 if instances is None else int((instances.classes < 0).sum()),
-        "mixed": 0 if instances is None else instances.mixed,
+        "mixed": 0 if instances is None else instances.num_mixed,
     }
     write_whole(job.record, json.dumps(record))
 
@@ -144,7 +145,7 @@ def _annotations(
 ) -> list[dict[str, Any]]:
     left, top, right, bottom = window
     annotations = []
-    for region in regions(instances.labels[top:bottom, left:right]):
+    for region in find_regions(instances.labels[top:bottom, left:right]):
         class_index = int(instances.classes[region.label - 1])
         if class_index < 0 or region.area < settings.min_area:
             continue
@@ -162,21 +163,21 @@ def _annotations(
 
 
 def settings_record(settings: CutSettings) -> dict[str, Any]:
-    """The settings as they stand in a record."""
+    """Return the settings as they are stored in a record."""
     return json.loads(json.dumps(asdict(settings)))
 
 
 def sources_record(job: CutJob) -> list[list[Any]]:
-    """Name, size and time of change of a scene's files: what tells that they are still the same."""
+    """Return name, size and modification time of a scene's files, to detect changes."""
     files = [f for f in (job.image, job.id_file, job.class_file) if f is not None]
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
 
 
 def finished_record(job: CutJob) -> dict[str, Any] | None:
-    """The record of a scene that needs no work any more, else None.
+    """Return the record of a scene that has been cut completely, or None.
 
     Raises:
-        UserError: where it was cut with other settings.
+        UserError: if the scene was cut with other settings.
     """
     try:
         record = json.loads(job.record.read_text())
@@ -187,29 +188,29 @@ def finished_record(job: CutJob) -> dict[str, Any] | None:
         now = settings_record(job.settings)
         other = [f"{k} {settings.get(k)}" for k in now if settings.get(k) != now[k]]
         raise UserError(
-            f"{job.folder} holds patches cut with other settings ({', '.join(other)}); choose "
-            "another --output, or remove it."
+            f"{job.folder} contains patches cut with other settings ({', '.join(other)}); choose "
+            "another --output, or remove the folder."
         )
     if sources != sources_record(job):
         return None
     return record if all((job.folder / p["name"]).is_file() for p in patches) else None
 
 
-def assemble(
+def merge_records(
     records: Sequence[tuple[str, dict[str, Any]]], folder: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Images and annotations of COCO JSON from scenes' records.
+    """Merge the records of scenes into the images and annotations of a COCO JSON.
 
     Args:
-        records: (scene, record), in the order of the ids.
-        folder: put before the file names.
+        records: (scene, record) pairs, in the order of the ids.
+        folder: prefix of the file names.
 
     Returns:
-        images, which also say their ``scene`` and the ``x`` and ``y`` of their upper left pixel in
-        it, and annotations, whose ``instance_id`` is the same in every patch of a scene.
+        images, with their ``scene`` and the ``x`` and ``y`` of their upper left pixel in it, and
+        annotations, whose ``instance_id`` is the same in every patch of a scene.
 
     Raises:
-        UserError: where patches of two scenes have the same name.
+        UserError: if patches of two scenes have the same name.
     """
     images, annotations = [], []
     scene_of: dict[str, str] = {}
@@ -219,7 +220,7 @@ def assemble(
             if other != scene:
                 raise UserError(
                     f"scenes {other} and {scene} both have a patch {patch['name']}; rename one of "
-                    "them, and prepare both anew in another --output."
+                    "them, and prepare them again in another --output."
                 )
             images.append(
                 {

@@ -1,4 +1,4 @@
-"""What the prepare commands share: published COCO annotations checked, mended and split."""
+"""Checks, repairs and output of published COCO annotations, shared by the prepare commands."""
 
 from __future__ import annotations
 
@@ -14,21 +14,20 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
-from ..checking.fault_kinds import Fault
-from ..checking.segmentations import check_run_lengths
+from ..data.coco_json import segmentation_to_rle
 from ..data.images import size_problem
 from ..errors import UserError
 from ..files import replaced, write_whole
 
-# A published set has a few bad annotations; a file with more is not that set, or is damaged.
-BAD_SHARE = 0.01
+# Published data sets contain a few bad annotations. A file with more is damaged, or another set.
+MAX_BAD_SHARE = 0.01
 
 
 def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
-    """See that every image is in the folder, listed once, decodable, of the annotated size.
+    """Check that each image is in the folder, listed once, decodable and of the annotated size.
 
     Raises:
-        UserError: naming the first five that are not.
+        UserError: if there are others; it names the first five.
     """
     problems = []
     seen: set[str] = set()
@@ -41,7 +40,7 @@ def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
             problems.append(f"{file} is listed twice")
         else:
             try:
-                problem = size_problem(str(file), image)
+                problem = size_problem(file, image)
             except Exception as error:
                 # Pillow raises errors of many types for broken files.
                 problem = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -49,37 +48,37 @@ def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
                 problems.append(f"{file}: {problem}")
         seen.add(name)
     if problems:
-        raise UserError(f"{len(problems)} images are wrong: {_first_five(problems)}.")
+        raise UserError(f"{len(problems)} images are unusable: {_first_five(problems)}.")
 
 
 def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Annotations with ids from 1, categories by name, boxes and areas of the masks.
+    """Renumber annotations from 1, match categories by name, and recompute boxes and areas.
 
-    Some that cannot be used are left out, and named on standard error.
+    Unusable annotations are left out and named on standard error.
 
     Args:
-        content: COCO annotations, as :func:`~facenet_d2.data.datasets.coco.read_coco` gives them.
-        classes: names; the category id is the place in the list, from 1. Upper and lower case,
-            blanks and underscores do not count.
+        content: COCO annotations from :func:`~facenet_d2.data.coco_json.read_coco`.
+        classes: class names; the category id is the position in the list, from 1. Case, blanks,
+            hyphens and underscores are ignored in the comparison.
 
     Raises:
-        UserError: for a class not in the list, or where more than one in a hundred is bad.
+        UserError: if a class is not in the list, or more than 1 % of the annotations are unusable.
     """
-    places = {_plain(name): i + 1 for i, name in enumerate(classes)}
+    ids = {_normalize(name): i + 1 for i, name in enumerate(classes)}
     names = {c["id"]: c["name"] for c in content["categories"]}
     annotations = content.get("annotations", [])
     used = {a["category_id"] for a in annotations}
-    wrong = sorted({names[i] for i in used if _plain(names[i]) not in places})
-    if wrong:
+    unknown = sorted({names[i] for i in used if _normalize(names[i]) not in ids})
+    if unknown:
         raise UserError(
-            f"the annotations have classes that the data set has not: {', '.join(wrong)}; its "
+            f"the annotations have classes that are not in the data set: {', '.join(unknown)}; its "
             f"classes are {', '.join(classes)}."
         )
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     cleaned, problems = [], []
     for a in annotations:
         try:
-            rle = _run_lengths(a["segmentation"], *sizes[a["image_id"]])
+            rle = segmentation_to_rle(a["segmentation"], *sizes[a["image_id"]])
         except Exception as error:
             problems.append(f"annotation {a['id']}: {error}")
             continue
@@ -89,20 +88,20 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
             continue
         cleaned.append(
             {
-                # From 1: pycocotools takes a match with annotation 0 for no match.
+                # Starting from 1: pycocotools treats a match with annotation 0 as no match.
                 "id": len(cleaned) + 1,
                 "image_id": a["image_id"],
-                "category_id": places[_plain(names[a["category_id"]])],
+                "category_id": ids[_normalize(names[a["category_id"]])],
                 "segmentation": a["segmentation"],
                 "bbox": [float(v) for v in mask_util.toBbox(rle)],
                 "area": area,
                 "iscrowd": a.get("iscrowd", 0),
             }
         )
-    if len(problems) > BAD_SHARE * len(annotations):
+    if len(problems) > MAX_BAD_SHARE * len(annotations):
         raise UserError(
-            f"{len(problems)} of {len(annotations)} annotations cannot be used: "
-            f"{_first_five(problems)}. tools/check_dataset.py reports them all."
+            f"{len(problems)} of {len(annotations)} annotations are unusable: "
+            f"{_first_five(problems)}. tools/check_dataset.py lists them all."
         )
     if problems:
         print(
@@ -111,20 +110,8 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
     return cleaned
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return name.strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def _run_lengths(segmentation: list | dict, height: int, width: int) -> dict[str, Any]:
-    if isinstance(segmentation, list):
-        if not segmentation or any(len(p) < 6 or len(p) % 2 for p in segmentation):
-            raise ValueError("its polygons are not lists of three or more x, y pairs")
-        return mask_util.merge(mask_util.frPyObjects(segmentation, height, width))
-    faults: list[Fault] = []
-    rle = check_run_lengths(segmentation, height, width, "", faults)
-    if rle is None:
-        raise ValueError(faults[0].message)
-    return rle
 
 
 def _first_five(problems: Sequence[str]) -> str:
@@ -133,7 +120,7 @@ def _first_five(problems: Sequence[str]) -> str:
 
 
 def image_entries(images: Iterable[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
-    """COCO's entries of images that are in a folder of the data set's own."""
+    """Return entries of images whose files are in a folder of the prepared data set."""
     fields = ("id", "height", "width")
     return [
         {"file_name": f"{folder}/{image['file_name']}", **{f: image[f] for f in fields}}
@@ -148,25 +135,26 @@ def write_split(
     classes: Sequence[str],
     description: str,
 ) -> Counter[str]:
-    """Write one split as COCO JSON, whole or not at all.
+    """Write one split as COCO JSON, atomically.
 
     Args:
-        path: of the file.
-        images: the split's.
-        annotations: of these and other images; those of others are left out. None where they are
-            not published: then the file has none, and evaluation only writes the predictions.
-        classes: names in the order of the ids.
-        description: of the data set.
+        path: the file.
+        images: images of the split.
+        annotations: annotations; those of images in other splits are skipped. If they are None
+            (not published), the file has no list of annotations, and an evaluation only writes the
+            predictions.
+        classes: class names in the order of the ids.
+        description: name of the data set.
 
     Returns:
         the number of annotations of each class.
 
     Raises:
-        UserError: where there is no image.
+        UserError: if there are no images.
     """
     images = list(images)
     if not images:
-        raise UserError(f"no image is left for {path.name}; a data set needs one.")
+        raise UserError(f"no image is left for {path.name}; a split needs at least one.")
     ids = {image["id"] for image in images}
     content: dict[str, Any] = {"info": {"description": description}, "images": images}
     kept = [a for a in annotations or () if a["image_id"] in ids]
@@ -180,7 +168,7 @@ def write_split(
 def print_counts(
     classes: Sequence[str], instances: dict[str, Counter[str]], images: dict[str, int]
 ) -> None:
-    """Print a table of instances of each class, and images, in each split and in all."""
+    """Print a table with the numbers of instances per class, and of images, in each split."""
     splits = list(images)
     print(f"{'class':20}" + "".join(f"{s:>9}" for s in (*splits, "all")))
     rows = [(name, [instances[s][name] for s in splits]) for name in classes]
@@ -191,27 +179,38 @@ def print_counts(
 
 
 def check_target(source: Path, target: Path, option: str = "--images") -> None:
-    """Refuse, before anything is written, what would touch images that are there already.
+    """Check, before anything is written, that :func:`provide_images` will not modify images.
 
     Args:
         source: folder of the published images.
-        target: what :func:`provide_images` would make.
-        option: names the source in an error.
+        target: folder or link that :func:`provide_images` would create.
+        option: command-line option of the source, for the error message.
+
+    Raises:
+        UserError: if the target exists or lies in the source.
     """
     source = source.resolve()
     if target.resolve() == source or target.is_symlink():
         return
     if target.exists():
         raise UserError(
-            f"{target} exists already and is no link of this tool's; move it away, or choose "
+            f"{target} exists already and is not a link made by this tool; move it, or choose "
             "another --output."
         )
     if target.resolve().is_relative_to(source):
-        raise UserError(f"--output {target.parent} lies in {option} {source}; choose another.")
+        raise UserError(
+            f"--output {target.parent} is inside {option} {source}; choose another folder."
+        )
 
 
 def provide_images(source: Path, target: Path, copy: bool) -> None:
-    """Make the images of a folder available in another place, by a link or as copies."""
+    """Link or copy a folder of images to another place.
+
+    Args:
+        source: the folder.
+        target: the link or copy; a link that exists is replaced.
+        copy: whether to copy the images.
+    """
     source = source.resolve()
     if target.resolve() == source and (not copy or not target.is_symlink()):
         return

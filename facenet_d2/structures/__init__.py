@@ -1,1 +1,1 @@
-"""Masks at stride 4, independent of models and data sets."""
+"""Binary masks and their rasterisation, independent of models and data sets."""

@@ -1,4 +1,4 @@
-"""Enlargement of stride-4 mask probabilities to binary masks at the image's own size."""
+"""Enlargement of stride-4 mask probabilities to binary masks at the image's size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 from .masks import MASK_STRIDE, tight_boxes
 
-# Floats in one enlarged chunk of masks; 64 MiB keeps hundreds of instances on a large image from
-# ever being held as floats together.
+# Number of floats in one chunk of enlarged masks, 64 MiB: hundreds of instances on a large image
+# would not fit into memory as floats.
 CHUNK_FLOATS = 16 * 2**20
 
 
@@ -18,24 +18,31 @@ def enlarge_masks(
     image_size: tuple[int, int],
     threshold: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mask probabilities at stride 4 to binary masks at the image's own size.
+    """Enlarge mask probabilities at stride 4 to binary masks at the image's size.
 
-    They are enlarged to the padded input's size, cut to the part that holds the image, and scaled
-    to the image, bilinearly both times. On a GPU chunk by chunk, so that little is held as floats;
-    on a CPU one by one, only where they are not empty.
+    Probabilities are scaled to the size of the padded input, cropped to the image, and scaled to
+    ``image_size``, bilinearly both times. On a GPU this happens in chunks, to bound the memory; on
+    a CPU mask by mask, inside the box of each only.
 
     Args:
-        masks: ``(N, H/4, W/4)``, probabilities of the padded input.
-        input_size: (height, width) of the image as the network saw it, without padding.
+        masks: ``(N, H/4, W/4)`` probabilities of the padded input.
+        input_size: (height, width) of the network's input without padding.
         image_size: (height, width) of the result.
-        threshold: a pixel is set above it.
+        threshold: probability above which a pixel is set.
 
     Returns:
-        ``(N, *image_size)`` bool, and their tight boxes ``(N, 4)``, zeros for empty masks.
+        ``(N, *image_size)`` bool masks and their tight boxes ``(N, 4)``, zeros for empty masks.
     """
+    enlarge = _enlarge_parts if masks.device.type == "cpu" else _enlarge_whole
     out = torch.zeros((len(masks), *image_size), dtype=torch.bool, device=masks.device)
-    if masks.device.type == "cpu":
-        return out, _enlarge_parts(masks, input_size, threshold, out)
+    return out, enlarge(masks, input_size, threshold, out)
+
+
+def _enlarge_whole(
+    masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
+) -> torch.Tensor:
+    """Fill ``out`` with whole masks, chunk by chunk, and return their boxes."""
+    image_size = tuple(out.shape[1:])
     padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
     step = max(1, CHUNK_FLOATS // pixels)
@@ -46,16 +53,16 @@ def enlarge_masks(
         if chunk.shape[-2:] != image_size:
             chunk = F.interpolate(chunk, size=image_size, mode="bilinear", align_corners=False)
         out[start : start + step] = chunk[:, 0] > threshold
-    return out, tight_boxes(out)
+    return tight_boxes(out)
 
 
 def _enlarge_parts(
     masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
 ) -> torch.Tensor:
-    """Fill ``out``, which is empty, and return the boxes of what is in it.
+    """Draw each mask into ``out``, which is empty, and return the tight boxes.
 
-    Interpolated values lie between those around them: where no pixel within one of a place is over
-    the threshold, nothing is over it there.
+    An interpolated value lies between its neighbours. So nothing exceeds the threshold further than
+    one pixel from those that do.
     """
     boxes = torch.zeros((len(masks), 4))
     lines = [_sampled_lines(size, full) for size, full in zip(input_size, out.shape[1:])]
@@ -63,11 +70,11 @@ def _enlarge_parts(
     for i, (x0, y0, x1, y1) in enumerate(extents):
         if x0 == x1:
             continue
-        # One more line: a place over the threshold may lie between one within and one beyond.
+        # A margin of two: the second pixel is a neighbour in the interpolation at the first.
         x0, y0 = max(0, x0 - 2), max(0, y0 - 2)
         part = masks[i : i + 1, None, y0 : y1 + 2, x0 : x1 + 2]
         part = F.interpolate(part, scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False)
-        # Of the network's input, from here on.
+        # From here on, coordinates are pixels of the network's input.
         x0, y0 = x0 * MASK_STRIDE, y0 * MASK_STRIDE
         part = part[0, 0, : max(0, input_size[0] - y0), : max(0, input_size[1] - x0)]
         if part.numel() == 0:
@@ -85,12 +92,12 @@ def _enlarge_parts(
     return boxes
 
 
-# Of each new line: the first of the two old ones between which it lies, and the second's weight.
+# For each new line, the index of the first of its two old neighbours and the second one's weight.
 Lines = tuple[torch.Tensor, torch.Tensor]
 
 
 def _sampled_lines(old: int, new: int) -> Lines | None:
-    """Where bilinear scaling samples the lines of one direction; None where nothing is scaled."""
+    """Return where bilinear scaling samples the lines of one axis; None if the size is kept."""
     if old == new:
         return None
     places = ((torch.arange(new) + 0.5) * (old / new) - 0.5).clamp(min=0)
@@ -99,9 +106,18 @@ def _sampled_lines(old: int, new: int) -> Lines | None:
 
 
 def _resample(part: torch.Tensor, offset: int, lines: Lines, dim: int) -> tuple[torch.Tensor, int]:
-    """Scale a part of an image, which starts at ``offset``, in one direction; where it starts then.
+    """Scale a part of an image along one axis.
 
-    The lines around the part are taken to be like its outermost.
+    Lines beyond the part are taken to equal its outermost ones.
+
+    Args:
+        part: ``(h, w)``.
+        offset: line of the image at which the part starts.
+        lines: result of :func:`_sampled_lines`.
+        dim: the axis.
+
+    Returns:
+        the scaled part, and the line of the scaled image at which it starts.
     """
     first, weight = lines
     end = offset + part.shape[dim]

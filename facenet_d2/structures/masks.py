@@ -1,23 +1,24 @@
-"""Binary masks: reduction to stride 4, centres of mass and tight boxes."""
+"""Binary masks: reduction to a lower resolution, centres of mass and tight boxes."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
 MASK_STRIDE = 4
-"""Stride of the mask features, and so of the masks the loss compares with."""
+"""Stride of the mask features, and of the ground-truth masks they are trained with."""
 
 
 MASKS_AT_ONCE = 16
-"""How many full-size masks are worked on together where that needs copies of other types."""
+"""Number of full-size masks processed together where an operation copies them to a wider type."""
 
 
 def full_size_masks(instances: Instances) -> torch.Tensor:
-    """Ground-truth masks as ``(N, H, W)`` bool, whichever of Detectron2's kinds they are.
+    """Return ground-truth masks as ``(N, H, W)`` bool, from either of Detectron2's formats.
 
-    Detectron2's own mapper gives an image without objects no ``gt_masks`` at all.
+    Detectron2's own mapper sets no ``gt_masks`` on an image without objects.
     """
     height, width = instances.image_size
     if len(instances) == 0:
@@ -30,11 +31,13 @@ def full_size_masks(instances: Instances) -> torch.Tensor:
 
 
 def downsample_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Masks at a quarter of their size, padded to ``size``.
+    """Reduce masks to stride 4 by rounded bilinear scaling, padding them to ``size``.
 
-    A pixel is set where at least half of the middle 2x2 of its 4x4 block is: bilinear scaling by
-    1/4, rounded. An instance too small or thin for that keeps each block it touches, so that none
-    is trained towards an empty mask.
+    A pixel is set if at least half of the central 2x2 pixels of its 4x4 block are, which is
+    bilinear scaling by 1/4 with a threshold of 0.5. A mask that would become empty keeps every
+    block it touches, so that no instance is trained towards an empty mask.
+
+    :func:`downsample_mask` is the same rule for one mask in NumPy; :func:`reduce_masks` is another.
 
     Args:
         masks: ``(N, H, W)`` bool.
@@ -57,27 +60,59 @@ def downsample_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return small
 
 
-def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean x and y of each mask's pixels, as pixel indices; ``(N, H, W)`` to two ``(N,)`` float64.
+def downsample_mask(mask: np.ndarray) -> np.ndarray:
+    """Reduce one mask to stride 4, by the rule of :func:`downsample_masks`.
 
-    NaN for an empty mask.
+    Args:
+        mask: ``(H, W)`` uint8, 0 or 1.
+
+    Returns:
+        ``(ceil(H / 4), ceil(W / 4))`` bool.
     """
-    # Summing bool makes a copy of eight bytes a pixel: some masks at a time. Sums of counts are
-    # exact in float64, so the centres are.
-    chunks = masks.split(MASKS_AT_ONCE)
-    columns = torch.cat([m.sum(dim=1).double() for m in chunks])
-    rows = torch.cat([m.sum(dim=2).double() for m in chunks])
-    area = columns.sum(dim=1)
-    xs = torch.arange(masks.shape[2], device=masks.device, dtype=torch.float64)
-    ys = torch.arange(masks.shape[1], device=masks.device, dtype=torch.float64)
-    return (columns @ xs) / area, (rows @ ys) / area
+    s = MASK_STRIDE
+    h, w = mask.shape
+    if h % s or w % s:
+        # np.pad takes longer than the rest of the function.
+        padded = np.zeros((h + -h % s, w + -w % s), mask.dtype)
+        padded[:h, :w] = mask
+        mask = padded
+    rows = mask[1::s] + mask[2::s]
+    small = rows[:, 1::s] + rows[:, 2::s] >= 2
+    if not small.any():
+        h, w = mask.shape
+        small = mask.reshape(h // s, s, w // s, s).any(axis=(1, 3))
+    return small
+
+
+def reduce_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Reduce masks by any integer factor, by the majority of each block.
+
+    A pixel is set if at least half of all pixels of its block are. As in :func:`downsample_masks`,
+    which looks at the centre of each block only, a mask that would become empty keeps every block
+    it touches.
+
+    Args:
+        masks: ``(N, H, W)`` bool.
+        size: (h, w), with H / h and W / w the same integer.
+
+    Returns:
+        ``(N, h, w)`` bool.
+    """
+    factor = masks.shape[-1] // size[1]
+    if factor == 1:
+        return masks
+    shares = F.avg_pool2d(masks[:, None].float(), factor)[:, 0]
+    small = shares >= 0.5
+    lost = ~small.flatten(1).any(dim=1)
+    small[lost] = shares[lost] > 0
+    return small
 
 
 def stride4_masks(instances: Instances, size: tuple[int, int]) -> torch.Tensor:
-    """Ground-truth masks at stride 4, ``(N, *size)`` bool.
+    """Return ground-truth masks at stride 4, ``(N, *size)`` bool.
 
     Args:
-        instances: with ``gt_stride4_masks`` of :class:`~facenet_d2.data.SceneMapper` or
+        instances: with ``gt_stride4_masks``, as :class:`~facenet_d2.data.SceneMapper` sets them, or
             ``gt_masks``.
         size: (H/4, W/4) of the padded batch.
     """
@@ -88,8 +123,28 @@ def stride4_masks(instances: Instances, size: tuple[int, int]) -> torch.Tensor:
     return F.pad(masks, (0, size[1] - w, 0, size[0] - h))
 
 
+def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the mean x and y of each mask's pixels, as pixel indices.
+
+    Args:
+        masks: ``(N, H, W)`` bool.
+
+    Returns:
+        two ``(N,)`` float64; NaN for an empty mask.
+    """
+    # A sum over bool first copies the masks to int64, hence the chunks. Counts are exact in
+    # float64, and so are the centres.
+    chunks = masks.split(MASKS_AT_ONCE)
+    columns = torch.cat([m.sum(dim=1).double() for m in chunks])
+    rows = torch.cat([m.sum(dim=2).double() for m in chunks])
+    area = columns.sum(dim=1)
+    xs = torch.arange(masks.shape[2], device=masks.device, dtype=torch.float64)
+    ys = torch.arange(masks.shape[1], device=masks.device, dtype=torch.float64)
+    return (columns @ xs) / area, (rows @ ys) / area
+
+
 def crop_to_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Which pixels of a map lie in each box: those whose centres do.
+    """Return a mask for each box, set at the pixels whose centres lie in it.
 
     Args:
         boxes: ``(N, 4)``, (x0, y0, x1, y1) in pixels of the map.
@@ -107,7 +162,14 @@ def crop_to_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """(x0, y0, x1, y1) around each mask, zeros for an empty one: ``(N, H, W)`` to ``(N, 4)``."""
+    """Return the box (x0, y0, x1, y1) around each mask, zeros for an empty mask.
+
+    Args:
+        masks: ``(N, H, W)`` bool.
+
+    Returns:
+        ``(N, 4)`` float.
+    """
     sides = []
     for dim in (1, 2):
         seen = masks.any(dim=dim).to(torch.uint8)  # Columns, then rows.
@@ -117,25 +179,3 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
     (x0, x1), (y0, y1) = sides
     boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
     return boxes * masks.flatten(1).any(dim=1)[:, None]
-
-
-def reduce_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Masks at a whole fraction of their size: set where at least half of a block is.
-
-    One that would vanish keeps each block it touches.
-
-    Args:
-        masks: ``(N, H, W)`` bool.
-        size: (h, w), with H / h = W / w a whole number.
-
-    Returns:
-        ``(N, h, w)`` bool.
-    """
-    factor = masks.shape[-1] // size[1]
-    if factor == 1:
-        return masks
-    shares = F.avg_pool2d(masks[:, None].float(), factor)[:, 0]
-    small = shares >= 0.5
-    lost = ~small.flatten(1).any(dim=1)
-    small[lost] = shares[lost] > 0
-    return small

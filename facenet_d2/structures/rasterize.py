@@ -1,7 +1,7 @@
-"""Ground-truth masks drawn once, at the mask features' stride, each within its own box only.
+"""Annotations rasterised to stride-4 masks, each within its own box.
 
-A full-size mask an instance costs hundreds of megabytes on a dense image. Here an instance is drawn
-at full resolution inside its box, measured exactly, and kept at a quarter of its size.
+A full-size mask per instance takes hundreds of megabytes on a dense image. Here an instance is
+drawn at full resolution inside its box only, measured exactly, and reduced to stride 4.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Boxes, Instances
 
-from .masks import MASK_STRIDE
+from .masks import MASK_STRIDE, downsample_mask
 
 
 @dataclass(frozen=True)
 class MaskCrop:
-    """A part of a mask; outside of it the mask is empty.
+    """A part of a mask, which is empty elsewhere.
 
     Attributes:
-        x: of its left column in the image; a multiple of the mask features' stride.
-        y: of its top row, the same.
+        x: left column in the image, a multiple of ``MASK_STRIDE``.
+        y: top row in the image, a multiple of ``MASK_STRIDE``.
         pixels: ``(h, w)`` uint8, 0 or 1.
     """
 
@@ -38,7 +38,10 @@ class MaskCrop:
 def _frame(
     low: np.ndarray, high: np.ndarray, size: tuple[int, int]
 ) -> tuple[int, int, int, int] | None:
-    """(x0, y0, x1, y1) around points, in the image, from multiples of the stride."""
+    """Return a box (x0, y0, x1, y1) around points, clipped to the image.
+
+    x0 and y0 are multiples of ``MASK_STRIDE``. None if nothing of the box lies in the image.
+    """
     height, width = size
     x0, y0 = (max(0, int(np.floor(v)) - 1) // MASK_STRIDE * MASK_STRIDE for v in low)
     x1, y1 = (min(limit, int(np.ceil(v)) + 1) for v, limit in zip(high, (width, height)))
@@ -46,18 +49,21 @@ def _frame(
 
 
 def rasterize_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) -> MaskCrop | None:
-    """pycocotools' mask of polygons; None where nothing of them lies in the image.
+    """Draw polygons as pycocotools does.
 
     Args:
-        polygons: ``(K, 2)`` each, in pixels of the image.
+        polygons: the ``(K, 2)`` points of each, in pixels of the image.
         size: (height, width) of the image.
+
+    Returns:
+        their joint mask, or None if nothing of it lies in the image.
     """
     points = np.concatenate(polygons)
     frame = _frame(points.min(axis=0), points.max(axis=0), size)
     if frame is None:
         return None
     x0, y0, x1, y1 = frame
-    # Moved by whole pixels: pycocotools draws the same.
+    # A shift by whole pixels does not change what pycocotools draws.
     flat = [(p - (x0, y0)).ravel() for p in polygons]
     layers = mask_util.decode(mask_util.frPyObjects(flat, y1 - y0, x1 - x0))
     pixels = layers[..., 0] if len(polygons) == 1 else layers.max(axis=2)
@@ -65,11 +71,11 @@ def rasterize_polygons(polygons: Sequence[np.ndarray], size: tuple[int, int]) ->
 
 
 def affine_matrix(transforms: TransformList, size: tuple[int, int]) -> np.ndarray | None:
-    """The ``(2, 3)`` matrix of a chain of transforms, or None where they are not affine.
+    """Return the ``(2, 3)`` matrix of a chain of transforms, or None if it is not affine.
 
     Args:
-        transforms: of coordinates (x, y).
-        size: (height, width) of the image before them.
+        transforms: the chain; its coordinates are (x, y).
+        size: (height, width) of the image before it.
     """
     height, width = size
     points = np.array(
@@ -86,14 +92,17 @@ def affine_matrix(transforms: TransformList, size: tuple[int, int]) -> np.ndarra
 def warp_rle(
     rle: dict[str, Any], transforms: TransformList, matrix: np.ndarray | None, size: tuple[int, int]
 ) -> MaskCrop | None:
-    """The mask of run lengths after transforms; None where nothing of it lies in the image.
+    """Transform the mask of an RLE.
 
     Args:
-        rle: COCO run lengths, compressed.
-        transforms: from the annotated image to the new one.
-        matrix: of the transforms, where they are affine: then only the mask's box is warped, and
-            sampled once.
+        rle: compressed RLE.
+        transforms: transforms from the annotated image to the new one.
+        matrix: result of :func:`affine_matrix`. If given, only the mask's box is warped, with a
+            single resampling; if None, the whole mask goes through the transforms.
         size: (height, width) of the new image.
+
+    Returns:
+        the mask, or None if nothing of it lies in the new image.
     """
     mask = mask_util.decode(rle)
     if matrix is None:
@@ -106,7 +115,7 @@ def warp_rle(
     if frame is None:
         return None
     x0, y0, x1, y1 = frame
-    # OpenCV's coordinates are of pixels' centres, and here of the parts' pixels.
+    # OpenCV's integer coordinates are pixel centres; these are relative to the two crops.
     offset = matrix[:, :2] @ (x + 0.5, y + 0.5) + matrix[:, 2] - 0.5 - (x0, y0)
     pixels = cv2.warpAffine(
         np.ascontiguousarray(mask[y : y + h, x : x + w]),
@@ -117,45 +126,28 @@ def warp_rle(
     return MaskCrop(x0, y0, pixels)
 
 
-def downsample_mask(pixels: np.ndarray) -> np.ndarray:
-    """A patch at a quarter of its size, by the rule of ``targets.downsample_masks``."""
-    s = MASK_STRIDE
-    h, w = pixels.shape
-    if h % s or w % s:
-        # np.pad takes longer than all the rest.
-        padded = np.zeros((h + -h % s, w + -w % s), pixels.dtype)
-        padded[:h, :w] = pixels
-        pixels = padded
-    middle = pixels[1::s] + pixels[2::s]
-    small = middle[:, 1::s] + middle[:, 2::s] >= 2
-    if not small.any():
-        h, w = pixels.shape
-        small = pixels.reshape(h // s, s, w // s, s).any(axis=(1, 3))
-    return small
-
-
 def rasterize_instances(
     annotations: Sequence[dict[str, Any]],
     transforms: TransformList,
     annotated_size: tuple[int, int],
     size: tuple[int, int],
 ) -> Instances:
-    """Transformed annotations as SOLOv2's targets need them.
+    """Transform annotations and rasterise them at stride 4.
 
     Args:
-        annotations: Detectron2's, with ``segmentation`` (polygons or run lengths) and
+        annotations: annotations of a dataset dict, with ``segmentation`` (polygons or RLE) and
             ``category_id``.
-        transforms: from the annotated image to the new one.
+        transforms: transforms from the annotated image to the new one.
         annotated_size: (height, width) of the annotated image.
-        size: (height, width) of the new one.
+        size: (height, width) of the new image.
 
     Returns:
-        the instances of which something lies in the new image, N of them: ``gt_classes``,
-        ``gt_boxes`` (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels)
-        and ``gt_stride4_masks`` ``(N, ceil(H/4), ceil(W/4))`` bool.
+        the N instances with at least one pixel in the new image: ``gt_classes``, ``gt_boxes``
+        (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels) and
+        ``gt_stride4_masks`` ``(N, ceil(H/4), ceil(W/4))`` bool.
 
     Raises:
-        ValueError: for a segmentation that is neither polygons nor run lengths.
+        ValueError: if a segmentation is neither polygons nor RLE.
     """
     mapped = _map_polygons(annotations, transforms)
     needs_matrix = len(mapped) < len(annotations)
@@ -169,17 +161,17 @@ def rasterize_instances(
     centers = np.zeros((len(annotations), 2))
     for i, annotation in enumerate(annotations):
         if i in mapped:
-            patch = rasterize_polygons(mapped[i], size)
+            crop = rasterize_polygons(mapped[i], size)
         else:
             rle = annotation["segmentation"]
             if isinstance(rle["counts"], list):
                 rle = mask_util.frPyObjects(rle, *rle["size"])
-            patch = warp_rle(rle, transforms, matrix, size)
-        if patch is None:
+            crop = warp_rle(rle, transforms, matrix, size)
+        if crop is None:
             continue
         columns, rows = (
-            patch.pixels.sum(axis=0, dtype=np.int64),
-            patch.pixels.sum(axis=1, dtype=np.int64),
+            crop.pixels.sum(axis=0, dtype=np.int64),
+            crop.pixels.sum(axis=1, dtype=np.int64),
         )
         area = columns.sum()
         if area == 0:
@@ -187,18 +179,18 @@ def rasterize_instances(
         xs, ys = columns.nonzero()[0], rows.nonzero()[0]
         n = len(classes)
         boxes[n] = (
-            patch.x + xs[0],
-            patch.y + ys[0],
-            patch.x + xs[-1] + 1,
-            patch.y + ys[-1] + 1,
+            crop.x + xs[0],
+            crop.y + ys[0],
+            crop.x + xs[-1] + 1,
+            crop.y + ys[-1] + 1,
         )
-        # Sums of counts are exact in float64, so the centres are.
+        # Counts are exact in float64, and so are the centres.
         centers[n] = (
-            (columns @ np.arange(patch.x, patch.x + len(columns))) / area,
-            (rows @ np.arange(patch.y, patch.y + len(rows))) / area,
+            (columns @ np.arange(crop.x, crop.x + len(columns))) / area,
+            (rows @ np.arange(crop.y, crop.y + len(rows))) / area,
         )
-        small = downsample_mask(patch.pixels)
-        top, left = patch.y // MASK_STRIDE, patch.x // MASK_STRIDE
+        small = downsample_mask(crop.pixels)
+        top, left = crop.y // MASK_STRIDE, crop.x // MASK_STRIDE
         as_array[n, top : top + small.shape[0], left : left + small.shape[1]] = small
         classes.append(int(annotation["category_id"]))
     n = len(classes)
@@ -213,7 +205,7 @@ def rasterize_instances(
 def _map_polygons(
     annotations: Sequence[dict[str, Any]], transforms: TransformList
 ) -> dict[int, list[np.ndarray]]:
-    """Transformed polygons of the annotations that have them, by their place."""
+    """Return the transformed polygons of the annotations that have polygons, by their index."""
     polygons: dict[int, list[np.ndarray]] = {}
     for i, annotation in enumerate(annotations):
         segmentation = annotation["segmentation"]
@@ -221,12 +213,12 @@ def _map_polygons(
             polygons[i] = [np.asarray(p, dtype=float).reshape(-1, 2) for p in segmentation]
         elif not isinstance(segmentation, dict):
             raise ValueError(
-                f"its segmentation is a {type(segmentation).__name__}, not polygons or run lengths"
+                f"its segmentation is a {type(segmentation).__name__}, not polygons or an RLE"
             )
     parts = [p for own in polygons.values() for p in own]
     if not parts:
         return polygons
-    # All points at once: a transform's own cost is then paid once an image.
+    # All points at once, so that the overhead of a transform is paid once per image.
     points = transforms.apply_coords(np.concatenate(parts))
     pieces = iter(np.split(points, np.cumsum([len(p) for p in parts])[:-1]))
     return {i: [next(pieces) for _ in own] for i, own in polygons.items()}

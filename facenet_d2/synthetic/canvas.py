@@ -1,4 +1,4 @@
-"""The image a scene is drawn into, and the shapes things are drawn with."""
+"""The canvas of a scene, and the shapes of its objects."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from shapely import affinity
 from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.ops import unary_union
 
-CLASSES = ("ship", "airplane", "storage_tank", "vehicle", "tennis_court")
+from . import CLASSES
 
-# Vertices are drawn to 1/16 of a pixel.
+# Vertices are drawn with a precision of 1/16 pixel.
 _SHIFT = 4
 Color = tuple[float, float, float]
 
 
 @dataclass
 class Scene:
-    """An image being drawn and what stands on it.
+    """A scene that is being drawn.
 
     Attributes:
         size: side of the square image in pixels.
         rng: source of all randomness.
         image: ``(size, size, 3)`` float32, BGR, 0-255.
         objects: (class index, polygon) of each instance; a pixel (x, y) covers [x, x+1) x [y, y+1).
-        taken: ground that no further object may stand on.
+        taken: areas on which no further object may be placed.
     """
 
     size: int
@@ -41,11 +41,11 @@ class Scene:
         return tuple(float(c) for c in np.clip(np.add(base, self.rng.normal(0, spread, 3)), 0, 255))
 
     def fill(self, polygon: Polygon | MultiPolygon, color: Color, opacity: float = 1.0) -> None:
-        """Paint a polygon; with ``opacity`` under one, what is below shines through."""
+        """Paint a polygon, blended with the image according to ``opacity``."""
         for part in getattr(polygon, "geoms", [polygon]):
             if part.is_empty:
                 continue
-            # OpenCV puts a pixel's centre on the integer, annotations put its corner there.
+            # Integer coordinates are pixel centres in OpenCV, but pixel corners in annotations.
             points = np.round((np.asarray(part.exterior.coords) - 0.5) * 2**_SHIFT).astype(np.int32)
             if opacity == 1.0:
                 cv2.fillPoly(self.image, [points], color, cv2.LINE_AA, _SHIFT)
@@ -55,7 +55,7 @@ class Scene:
                 self.image += opacity * (layer - self.image)
 
     def texture(self, strength: float, cell: int) -> None:
-        """Add smooth brightness noise whose spots are about ``cell`` pixels wide."""
+        """Add smooth brightness noise with spots about ``cell`` pixels wide."""
         n = max(2, self.size // cell)
         noise = self.rng.normal(0, strength, (n, n)).astype(np.float32)
         self.image += cv2.resize(noise, (self.size, self.size), interpolation=cv2.INTER_CUBIC)[
@@ -70,9 +70,19 @@ class Scene:
         shadow: float,
         gap: float = 1.0,
     ) -> bool:
-        """Put an object down where there is room for it; returns whether it was.
+        """Draw an object if there is room for it.
 
         At least half of it must lie in the image.
+
+        Args:
+            class_name: one of ``CLASSES``.
+            polygon: outline of the object.
+            paint: function that paints the object inside the outline.
+            shadow: length of the shadow in pixels.
+            gap: minimum distance to other objects in pixels.
+
+        Returns:
+            whether the object was drawn.
         """
         frame = box(0, 0, self.size, self.size)
         if polygon.intersection(frame).area < 0.5 * polygon.area:
@@ -89,17 +99,18 @@ class Scene:
 
 
 def pose(shape: np.ndarray, center: tuple[float, float], length: float, angle: float) -> Polygon:
-    """A shape of unit length along x, scaled, turned by ``angle`` radians and moved."""
+    """Scale a shape of unit length along x, rotate it by ``angle`` radians and move it."""
     c, s = math.cos(angle), math.sin(angle)
     turned = length * shape @ np.array([[c, s], [-s, c]])
     return Polygon(turned + np.asarray(center))
 
 
 def mirrored(half: list[tuple[float, float]]) -> np.ndarray:
-    """A closed outline, symmetric to the x axis, from its upper half (front to back)."""
+    """Return an outline symmetric about the x axis, from its upper half (front to back)."""
     upper = np.array(half)
     return np.concatenate([upper, (upper * [1, -1])[::-1]])
 
 
 def rectangle(ratio: float) -> np.ndarray:
+    """Return a rectangle of unit length and the width ``ratio``."""
     return mirrored([(0.5, ratio / 2), (-0.5, ratio / 2)])

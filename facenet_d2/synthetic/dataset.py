@@ -1,4 +1,4 @@
-"""Scenes as a data set in COCO format."""
+"""Synthetic scenes as a data set in COCO format."""
 
 from __future__ import annotations
 
@@ -11,11 +11,8 @@ from shapely.geometry import MultiPolygon, Polygon
 
 from ..errors import UserError
 from ..files import replaced
-from .canvas import CLASSES
+from . import CLASSES, SCENES_VERSION
 from .scenes import draw_scene
-
-# To be raised whenever a change makes the same seed give other pixels or annotations.
-SCENES_VERSION = 1
 
 
 def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
@@ -27,7 +24,7 @@ def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
     area = int(mask_util.area(rle))
     if area == 0:
         return None
-    # Box and area are the mask's own, in whole pixels, as an evaluation sees them.
+    # Box and area are those of the rasterised mask, which the evaluation uses.
     return {
         "segmentation": segmentation,
         "area": area,
@@ -37,21 +34,21 @@ def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
 
 
 def write_dataset(out_dir: str | Path, *, num_scenes: int, seed: int, size: int = 192) -> Path:
-    """Write scenes as PNG images and one COCO annotation file.
+    """Write scenes as PNG images and one COCO annotation file, atomically.
 
-    The folder appears whole or not at all; one that is there already is left as it is.
+    An existing folder is not changed.
 
     Args:
-        out_dir: gets ``images/`` and ``annotations.json``.
-        num_scenes: how many.
-        seed: of the set; scene i depends on (seed, i) alone.
+        out_dir: folder of ``images/`` and ``annotations.json``.
+        num_scenes: number of scenes.
+        seed: seed of the data set; scene i depends on (seed, i) only.
         size: side of the images in pixels.
 
     Returns:
         the annotation file.
 
     Raises:
-        UserError: where the folder cannot be written.
+        UserError: if the folder cannot be written.
     """
     out_dir = Path(out_dir)
     try:

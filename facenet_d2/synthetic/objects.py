@@ -1,4 +1,4 @@
-"""What stands in a scene: the five classes, and clutter."""
+"""The objects of the five classes, and clutter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shapely.geometry import Point, Polygon
 from .canvas import Scene, mirrored, pose, rectangle
 
 
-def ship(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
-    """A ship around ``center``, its bow along ``angle``, in pixels; whether it fitted."""
+def draw_ship(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
+    """Draw a ship with its bow along ``angle``; return whether there was room."""
     ratio = scene.rng.uniform(0.2, 0.3)
     hull = mirrored(
         [
@@ -36,8 +36,8 @@ def ship(scene: Scene, center: tuple[float, float], angle: float, length: float)
     return scene.place("ship", pose(hull, center, length, angle), paint, 0.05 * length)
 
 
-def airplane(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
-    """An airplane, its nose along ``angle``; whether it fitted."""
+def draw_airplane(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
+    """Draw an airplane with its nose along ``angle``; return whether there was room."""
     span = scene.rng.uniform(0.42, 0.52)
     outline = mirrored(
         [
@@ -63,8 +63,8 @@ def airplane(scene: Scene, center: tuple[float, float], angle: float, length: fl
     return scene.place("airplane", pose(outline, center, length, angle), paint, 0.07 * length)
 
 
-def tank(scene: Scene, center: tuple[float, float], diameter: float) -> bool:
-    """A round storage tank with its shadow; whether it fitted."""
+def draw_tank(scene: Scene, center: tuple[float, float], diameter: float) -> bool:
+    """Draw a round storage tank; return whether there was room."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=1) / 2
     top = scene.color(((215, 218, 220), (190, 195, 200), (120, 150, 165))[scene.rng.integers(3)])
@@ -80,8 +80,8 @@ def tank(scene: Scene, center: tuple[float, float], diameter: float) -> bool:
     return scene.place("storage_tank", pose(circle, center, diameter, 0.0), paint, 0.16 * diameter)
 
 
-def vehicle(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
-    """A car, its front along ``angle``; whether it fitted."""
+def draw_vehicle(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
+    """Draw a car with its front along ``angle``; return whether there was room."""
     ratio = scene.rng.uniform(0.44, 0.52)
     outline = mirrored(
         [(0.5, 0.3 * ratio), (0.45, 0.5 * ratio), (-0.45, 0.5 * ratio), (-0.5, 0.4 * ratio)]
@@ -101,8 +101,8 @@ def vehicle(scene: Scene, center: tuple[float, float], angle: float, length: flo
     return scene.place("vehicle", pose(outline, center, length, angle), paint, 0.12 * length, 0.8)
 
 
-def court(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
-    """A tennis court, its long side along ``angle``; whether it fitted."""
+def draw_court(scene: Scene, center: tuple[float, float], angle: float, length: float) -> bool:
+    """Draw a tennis court with its long side along ``angle``; return whether there was room."""
     floor = scene.color(((120, 95, 60), (70, 130, 80), (60, 85, 165))[scene.rng.integers(3)])
     line = (235, 235, 235)
 
@@ -119,8 +119,8 @@ def court(scene: Scene, center: tuple[float, float], angle: float, length: float
     return scene.place("tennis_court", pose(rectangle(0.54), center, length, angle), paint, 0.0)
 
 
-def tree(scene: Scene) -> None:
-    """Clutter: a crown with its shadow, somewhere free."""
+def draw_tree(scene: Scene) -> None:
+    """Draw a tree with its shadow at a random place if there is room. Trees are clutter."""
     center = scene.rng.uniform(0, scene.size, 2)
     crown = Point(*center).buffer(scene.rng.uniform(2.0, 6.0), quad_segs=3)
     if any(crown.intersects(t) for t in scene.taken):
@@ -132,8 +132,8 @@ def tree(scene: Scene) -> None:
     scene.taken.append(crown)
 
 
-def roof(scene: Scene, center: tuple[float, float], angle: float) -> None:
-    """Clutter: a building, where there is room."""
+def draw_roof(scene: Scene, center: tuple[float, float], angle: float) -> None:
+    """Draw a building if there is room. Buildings are clutter."""
     ground = pose(rectangle(scene.rng.uniform(0.4, 0.9)), center, scene.rng.uniform(18, 40), angle)
     if any(ground.buffer(2).intersects(t) for t in scene.taken):
         return
@@ -145,6 +145,6 @@ def roof(scene: Scene, center: tuple[float, float], angle: float) -> None:
 
 
 def strip(scene: Scene, origin: np.ndarray, angle: float, width: float) -> Polygon:
-    """A band across the whole scene, along ``angle`` through ``origin``."""
+    """Return a band across the whole scene, along ``angle`` through ``origin``."""
     length = 3 * scene.size
     return pose(rectangle(width / length), tuple(origin), length, angle)

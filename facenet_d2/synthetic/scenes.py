@@ -1,4 +1,4 @@
-"""The four kinds of scene."""
+"""The four kinds of scenes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ from shapely.geometry import MultiPolygon, Polygon, box
 from shapely.prepared import prep
 
 from .canvas import Scene, pose, rectangle
-from .objects import airplane, court, roof, ship, strip, tank, tree, vehicle
+from .objects import (
+    draw_airplane,
+    draw_court,
+    draw_roof,
+    draw_ship,
+    draw_tank,
+    draw_tree,
+    draw_vehicle,
+    strip,
+)
 
 
-def axes(angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors (x, y) along ``angle`` and a quarter turn from it."""
+def unit_vectors(angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return unit vectors (x, y) along ``angle`` and 90 degrees from it."""
     along = np.array([math.cos(angle), math.sin(angle)])
     return along, np.array([-along[1], along[0]])
 
@@ -26,13 +35,13 @@ def _harbor(scene: Scene) -> None:
     scene.texture(7, 8)
     scene.texture(6, 40)
     angle = rng.uniform(0, 2 * np.pi)
-    along, across = axes(angle)
+    along, across = unit_vectors(angle)
     edge = size / 2 + across * rng.uniform(-0.05, 0.25) * size
     land = strip(scene, edge + across * size, angle, 2 * size)
     scene.fill(affinity.translate(land, 3 * -across[0], 3 * -across[1]), (25, 25, 20), 0.6)
     scene.fill(land, scene.color((150, 155, 160)))
     scene.taken.append(land)
-    # Moored side by side along the quay, then some under way.
+    # Ships moored at the quay, then some under way.
     moored_length = rng.uniform(26, 46)
     side_by_side = rng.random() < 0.5
     step = moored_length * (0.36 if side_by_side else 1.12)
@@ -42,16 +51,18 @@ def _harbor(scene: Scene) -> None:
         center = edge + along * t - across * off
         heading = angle + (np.pi / 2 if side_by_side else 0) + np.pi * rng.integers(2)
         if rng.random() < 0.8:
-            ship(scene, tuple(center), heading + rng.normal(0, 0.03), length)
+            draw_ship(scene, tuple(center), heading + rng.normal(0, 0.03), length)
     for _ in range(rng.integers(2, 6)):
-        ship(scene, tuple(rng.uniform(0, size, 2)), rng.uniform(0, 2 * np.pi), rng.uniform(24, 64))
+        draw_ship(
+            scene, tuple(rng.uniform(0, size, 2)), rng.uniform(0, 2 * np.pi), rng.uniform(24, 64)
+        )
     scene.taken.remove(land)
     for _ in range(rng.integers(3, 9)):
         spot = edge + along * rng.uniform(-0.6, 0.6) * size + across * rng.uniform(14, 60)
         if rng.random() < 0.5:
-            vehicle(scene, tuple(spot), angle + rng.normal(0, 0.1), rng.uniform(14, 18))
+            draw_vehicle(scene, tuple(spot), angle + rng.normal(0, 0.1), rng.uniform(14, 18))
         else:
-            roof(scene, tuple(spot + across * 10), angle)
+            draw_roof(scene, tuple(spot + across * 10), angle)
 
 
 def _apron(scene: Scene) -> None:
@@ -60,7 +71,7 @@ def _apron(scene: Scene) -> None:
     scene.texture(4, 6)
     scene.texture(5, 50)
     angle = rng.uniform(0, 2 * np.pi)
-    along, across = axes(angle)
+    along, across = unit_vectors(angle)
     grass = strip(scene, size / 2 + across * rng.uniform(0.45, 0.75) * size, angle, 0.5 * size)
     scene.fill(grass, scene.color((80, 125, 105)))
     middle = rng.uniform(0.35, 0.65, 2) * size
@@ -73,9 +84,9 @@ def _apron(scene: Scene) -> None:
             if rng.random() < 0.7:
                 center = middle + along * t + across * row * size
                 turned = heading + np.pi * (row > 0) + rng.normal(0, 0.05)
-                airplane(scene, tuple(center), turned, length * rng.uniform(0.85, 1.1))
+                draw_airplane(scene, tuple(center), turned, length * rng.uniform(0.85, 1.1))
     for _ in range(rng.integers(2, 7)):
-        vehicle(
+        draw_vehicle(
             scene, tuple(rng.uniform(0, size, 2)), rng.uniform(0, 2 * np.pi), rng.uniform(14, 18)
         )
 
@@ -86,7 +97,7 @@ def _tank_farm(scene: Scene) -> None:
     scene.texture(7, 5)
     scene.texture(8, 30)
     angle = rng.uniform(0, 2 * np.pi)
-    along, across = axes(angle)
+    along, across = unit_vectors(angle)
     diameter = rng.uniform(16, 38)
     pitch = diameter * rng.uniform(1.15, 1.5)
     middle = rng.uniform(0.3, 0.7, 2) * size
@@ -101,17 +112,17 @@ def _tank_farm(scene: Scene) -> None:
                 at = middle + pitch * (
                     along * (i - (columns - 1) / 2) + across * (j - (rows - 1) / 2)
                 )
-                tank(scene, tuple(at), diameter * rng.uniform(0.92, 1.05))
+                draw_tank(scene, tuple(at), diameter * rng.uniform(0.92, 1.05))
     road = middle + across * (pitch * (rows / 2 + 0.3) + 12)
     scene.fill(strip(scene, road, angle, 18), scene.color((90, 92, 95), 6))
     for t in np.arange(-0.6 * size, 0.6 * size, 30):
         if rng.random() < 0.5:
             side = 4.5 * rng.choice([-1, 1])
-            vehicle(scene, tuple(road + along * t + across * side), angle, rng.uniform(14, 18))
+            draw_vehicle(scene, tuple(road + along * t + across * side), angle, rng.uniform(14, 18))
     for _ in range(rng.integers(0, 4)):
-        tank(scene, tuple(rng.uniform(0, size, 2)), rng.uniform(13, 24))
+        draw_tank(scene, tuple(rng.uniform(0, size, 2)), rng.uniform(13, 24))
     for _ in range(rng.integers(1, 5)):
-        roof(scene, tuple(rng.uniform(0, size, 2)), angle)
+        draw_roof(scene, tuple(rng.uniform(0, size, 2)), angle)
 
 
 def _town(scene: Scene) -> None:
@@ -120,7 +131,7 @@ def _town(scene: Scene) -> None:
     scene.texture(7, 5)
     scene.texture(8, 30)
     angle = rng.uniform(0, 2 * np.pi)
-    along, across = axes(angle)
+    along, across = unit_vectors(angle)
     # A road with traffic in two lanes.
     road = size / 2 + across * rng.uniform(-0.35, 0.35) * size
     band = strip(scene, road, angle, 24)
@@ -132,15 +143,15 @@ def _town(scene: Scene) -> None:
             if rng.random() < 0.65:
                 center = road + along * (t + rng.normal(0, 2)) + across * lane
                 heading = angle + np.pi * (lane < 0) + rng.normal(0, 0.03)
-                vehicle(scene, tuple(center), heading, rng.uniform(14, 19))
+                draw_vehicle(scene, tuple(center), heading, rng.uniform(14, 19))
     scene.taken.append(band)
     # Courts, mostly in pairs.
     for _ in range(rng.integers(2, 7)):
         at, length = rng.uniform(0, size, 2), rng.uniform(34, 60)
         turned = angle + rng.choice([0, np.pi / 2])
-        beside = 0.6 * length * np.array([-math.sin(turned), math.cos(turned)])
+        offset = 0.6 * length * np.array([-math.sin(turned), math.cos(turned)])
         for k in range(rng.integers(1, 3)):
-            court(scene, tuple(at + k * beside), turned, length)
+            draw_court(scene, tuple(at + k * offset), turned, length)
     # A parking lot, its bays side by side.
     bays, lines = rng.integers(4, 10), rng.integers(1, 3)
     lot = road + across * rng.choice([-1, 1]) * rng.uniform(34, 44) + along * rng.uniform(-40, 40)
@@ -155,15 +166,15 @@ def _town(scene: Scene) -> None:
                         + along * 11 * (i - (bays - 1) / 2)
                         + across * 21 * (j - (lines - 1) / 2)
                     )
-                    vehicle(scene, tuple(at), angle + np.pi / 2, rng.uniform(14, 18))
+                    draw_vehicle(scene, tuple(at), angle + np.pi / 2, rng.uniform(14, 18))
         scene.taken.append(ground)
     for _ in range(rng.integers(2, 8)):
-        roof(scene, tuple(rng.uniform(0, size, 2)), angle)
+        draw_roof(scene, tuple(rng.uniform(0, size, 2)), angle)
     for _ in range(rng.integers(5, 25)):
-        tree(scene)
+        draw_tree(scene)
 
 
-_KINDS = (_harbor, _apron, _tank_farm, _town)
+_SCENE_KINDS = (_harbor, _apron, _tank_farm, _town)
 
 
 def draw_scene(
@@ -172,16 +183,16 @@ def draw_scene(
     """Draw one scene.
 
     Args:
-        seed: anything ``numpy.random.default_rng`` takes; the same seed gives the same scene.
+        seed: seed for ``numpy.random.default_rng``.
         size: side of the square image in pixels.
 
     Returns:
-        the image, ``(size, size, 3)`` uint8 in BGR, and its instances: the class index and the
-        outline, cut at the image's border.
+        the image, ``(size, size, 3)`` uint8 in BGR, and (class index, outline) of its instances,
+        clipped to the image.
     """
     rng = np.random.default_rng(seed)
     scene = Scene(size, rng, np.zeros((size, size, 3), np.float32))
-    _KINDS[rng.integers(len(_KINDS))](scene)
+    _SCENE_KINDS[rng.integers(len(_SCENE_KINDS))](scene)
     image = cv2.GaussianBlur(scene.image, (0, 0), rng.uniform(0.4, 0.8))
     image = (image - 128) * rng.uniform(0.85, 1.15) + 128 + rng.normal(0, 10)
     image += rng.normal(0, rng.uniform(2, 7), image.shape)

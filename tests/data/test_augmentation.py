@@ -15,14 +15,19 @@ from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.data import SceneMapper
-from facenet_d2.data.augmentation import OPERATIONS, RandAugment, build_augmentations
+from facenet_d2.data.augmentation import (
+    OPERATIONS,
+    RandAugment,
+    RandomQuarterTurn,
+    build_augmentations,
+)
 from facenet_d2.data.transforms import AffineTransform, QuarterTurnTransform
 
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
 
 def old_position(name, level, x, y, height, width):
-    """Where the pixel at (x, y) of the new image was in the old one, from the definitions."""
+    """Return the old position of the pixel at (x, y) of the new image, from the definitions."""
     cx, cy = width / 2, height / 2
     if name == "Rotate":
         # Counter-clockwise on the screen, whose y axis points down; here its inverse.
@@ -43,7 +48,7 @@ def old_position(name, level, x, y, height, width):
 
 
 def dense_warp(mask, name, level):
-    """The full mask, every new pixel looked up in the old one."""
+    """Warp the full mask by looking up each new pixel in the old mask."""
     height, width = mask.shape
     ys, xs = np.mgrid[:height, :width]
     x, y = old_position(name, level, xs + 0.5, ys + 0.5, height, width)
@@ -87,19 +92,19 @@ FINE = 8
 
 
 def fine_dense_warp(polygons, name, level, box, height, width):
-    """The dense warp of polygons inside a box, at 8x8 points a pixel; more than half make a pixel.
+    """Warp polygons inside a box at 8x8 points per pixel; more than half of them set a pixel.
 
-    A mask of whole pixels, warped, is itself too coarse a measure: with objects of 500 pixels it
-    agrees with this one to an IoU of 0.94 only.
+    A warped mask of whole pixels is too coarse a reference: for objects of 500 pixels, its IoU with
+    this one is only 0.94.
     """
     points = [np.reshape(p, (-1, 2)) for p in polygons]
     left, top = np.floor(np.concatenate(points).min(axis=0)).astype(int)
     right, bottom = np.ceil(np.concatenate(points).max(axis=0)).astype(int)
-    # What lies outside of the old image was never seen.
+    # Nothing outside the old image is visible.
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
     old = np.zeros(((bottom - top) * FINE, (right - left) * FINE), np.uint8)
     for p in points:
-        # OpenCV's coordinates have a pixel's centre on the integer, and here 1/16 of a pixel.
+        # In OpenCV, pixel centres are integers; these coordinates are in 1/16 pixel.
         corners = np.round(((p - (left, top)) * FINE - 0.5) * 16).astype(np.int32)
         cv2.fillPoly(old, [corners], 1, shift=4)
     x0, y0, x1, y1 = box
@@ -135,7 +140,7 @@ def test_geometric_operations_move_masks_with_the_image(real_images, name, sign)
             if expected[i].sum() > 400:
                 assert (mask & expected[i]).sum() >= 0.97 * (mask | expected[i]).sum()
         if len(from_polygons) < len(kept):
-            continue  # One of which only a corner is left was lost; which one cannot be told.
+            continue  # An object of which only a corner is left was lost; its index is unknown.
         for i, mask, box in zip(
             kept, from_polygons.gt_masks.tensor.numpy(), from_polygons.gt_boxes
         ):
@@ -146,7 +151,7 @@ def test_geometric_operations_move_masks_with_the_image(real_images, name, sign)
                 fine = fine_dense_warp(polygons[i], name, level, around, height, width)
                 part = mask[around[1] : around[3], around[0] : around[2]]
                 agreements.append((part & fine).sum() / (part | fine).sum())
-    # pycocotools' rasterising alone, of polygons left where they are, costs up to 0.02.
+    # Rasterising unmoved polygons with pycocotools costs up to 0.02.
     assert len(agreements) > 20
     assert min(agreements) >= 0.95
     assert np.mean(agreements) >= 0.985
@@ -154,7 +159,7 @@ def test_geometric_operations_move_masks_with_the_image(real_images, name, sign)
 
 @pytest.mark.parametrize("sign", [-1, 1])
 @pytest.mark.parametrize("name", GEOMETRIC)
-def test_run_lengths_and_image_move_alike(tmp_path, name, sign):
+def test_rles_and_image_move_alike(tmp_path, name, sign):
     """A white object on black: the warped image is where the warped mask is."""
     mask = np.zeros((120, 160), bool)
     mask[30:70, 50:120] = True
@@ -193,9 +198,9 @@ def square(x, y, side):
 
 
 @pytest.mark.parametrize("mask_format", ["bitmask", "polygon"])
-def test_what_leaves_the_image_is_dropped_with_its_label(tmp_path, mask_format):
+def test_objects_outside_the_image_are_dropped_with_their_labels(tmp_path, mask_format):
     Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
-    # A shift of 45 pixels to the right: out, cut in half, and inside.
+    # After a shift of 45 pixels to the right: outside, cut in half, and inside.
     annotations = [square(70, 10, 20), square(45, 40, 20), square(5, 5, 20)]
     d = scene(tmp_path / "a.png", 100, 100, annotations)
     mapper = mapper_with(only("TranslateX", 30, 1), mask_format=mask_format)
@@ -265,6 +270,20 @@ def test_draws_follow_the_seed_and_the_list():
         RandAugment(operations=["Rotate90"])
 
 
+def test_random_quarter_turn():
+    image = np.zeros((5, 8, 3), np.uint8)
+    for sideways, expected in ((None, {0, 1, 2, 3}), (False, {0, 2}), (True, {1, 3})):
+        augmentation = RandomQuarterTurn(sideways)
+        np.random.seed(0)
+        assert {augmentation.get_transform(image).turns for _ in range(50)} == expected
+    np.random.seed(1)
+    by_argument = [RandomQuarterTurn(True).get_transform(image).turns for _ in range(20)]
+    augmentation = RandomQuarterTurn()
+    augmentation.sideways = True
+    np.random.seed(1)
+    assert [augmentation.get_transform(image).turns for _ in range(20)] == by_argument
+
+
 @pytest.mark.parametrize("turns", range(4))
 def test_quarter_turns(turns):
     image = np.random.default_rng(turns).integers(0, 256, (5, 8, 3), dtype=np.uint8)
@@ -293,7 +312,7 @@ def test_a_thousand_draws_on_real_images(real_images, model_cfg):
     model_cfg.INPUT.RAND_AUGMENT.ENABLED = True
     kept = 0
     for magnitude in (3, 9, 20, 30):
-        # Half of them as SOLOv2 gets them, half as Detectron2's own models do.
+        # Half of them as for SOLOv2, half as for Detectron2's models.
         model_cfg.MODEL.META_ARCHITECTURE = "SOLOv2" if magnitude % 2 else "GeneralizedRCNN"
         model_cfg.INPUT.RAND_AUGMENT.MAGNITUDE = magnitude
         mapper = SceneMapper(model_cfg, is_train=True)
@@ -328,6 +347,8 @@ def test_built_from_config(model_cfg):
         (True, False),
         (False, True),
     ]
+    assert augmentations[3].sideways is None
+    assert build_augmentations(model_cfg, True, sideways=True)[3].sideways is True
     assert augmentations[4].fill == tuple(model_cfg.MODEL.PIXEL_MEAN)
     assert [type(a) for a in build_augmentations(model_cfg, False)] == [T.ResizeShortestEdge]
     model_cfg.INPUT.CROP.ENABLED = True

@@ -52,9 +52,9 @@ def test_loads_what_is_right(tmp_path, scenes, content):
         (lambda c: spoil_first(c, bbox=[1, 2, float("nan"), 4]), "'bbox' must be four numbers"),
         (lambda c: spoil_first(c, segmentation="abc"), "'segmentation' must be polygons"),
         (lambda c: spoil_first(c, segmentation=[[1, "2", 3, 4, 5, 6]]), "'segmentation' must be"),
-        (lambda c: spoil_first(c, segmentation=[[1e9, 1, 3, 4, 5, 6]]), "far outside of its im"),
+        (lambda c: spoil_first(c, segmentation=[[1e9, 1, 3, 4, 5, 6]]), "far outside its im"),
         (lambda c: spoil_first(c, segmentation=[[float("nan")] * 6]), "'segmentation' must be"),
-        (lambda c: spoil_first(c, image_id=999), "is of image 999, which is not listed"),
+        (lambda c: spoil_first(c, image_id=999), "has image_id 999, which is not listed"),
         (lambda c: spoil_first(c, id="a7"), "'id' must be an integer, not 'a7'"),
         (
             lambda c: {**c, "images": [{**i, "file_name": "gone.png"} for i in c["images"]]},
@@ -78,7 +78,7 @@ def plain(value):
 
 
 def test_loads_what_detectron2_loads(tmp_path, scenes, content, caplog):
-    """Odd ids and order, run lengths of both kinds, too short polygons, crowds, none at all."""
+    """Unusual ids and order, both kinds of RLE, too short polygons, crowds, no segmentation."""
     for c in content["categories"]:
         c["id"] = 7 * (6 - c["id"])
     for a in content["annotations"]:

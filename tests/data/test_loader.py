@@ -1,4 +1,4 @@
-"""Batches are a function of the seed and their number."""
+"""Batches are functions of the seed and their number."""
 
 import itertools
 from collections import Counter
@@ -41,7 +41,7 @@ def test_workers_do_not_change_batches():
     assert take(loader(), 12) == take(loader(num_workers=2), 12)
 
 
-def test_resuming_goes_on_where_it_stopped():
+def test_a_resumed_loader_continues_the_batches():
     whole = take(loader(), 12)
     resumed = loader()
     resumed.start_iter = 7
@@ -181,6 +181,6 @@ def test_turned_images_are_batched_by_how_they_lie(scenes, tiny_config):
             sides = {"left": left, "right": right, "top": top, "bottom": bottom}
             (white,) = (name for name, line in sides.items() if line.min() == 255)
             white_sides[white] += 1
-    # Each of the four turns a quarter of 400 times, within four standard deviations.
+    # Each turn is expected 100 times in 400; 35 are four standard deviations.
     assert len(white_sides) == 4
     assert all(abs(n - 100) < 35 for n in white_sides.values())

@@ -16,7 +16,7 @@ from conftest import REPOSITORY, interrupt_training, write_tiny_config
 from detectron2.data.samplers import TrainingSampler
 
 from facenet_d2.data import TrainLoader
-from facenet_d2.modeling.condinst import CondInst
+from facenet_d2.modeling.condinst.meta_arch import mean_over_processes
 
 # Threads of several processes wait for one another.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -91,10 +91,7 @@ def test_processes_share_the_images_and_no_draws_whoever_loads(tmp_path):
 
 
 def positives(rank):
-    model = CondInst.__new__(CondInst)
-    torch.nn.Module.__init__(model)
-    model.pixel_mean = torch.zeros(3, 1, 1)
-    return model._ema_update("loss_normalizer", (9, 2)[rank], 100.0)
+    return mean_over_processes((9, 2)[rank], torch.device("cpu"))
 
 
 def test_condinst_divides_by_the_mean_of_the_processes_positives(tmp_path):

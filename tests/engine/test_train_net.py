@@ -190,7 +190,7 @@ def error_of(monkeypatch, capfd, *args):
                 *("MODEL.BACKBONE.NAME", "build_resnet_face_fpn_backbone"),
                 *("MODEL.BOTTOM_UP.NAME", "build_timm_backbone"),
             ],
-            "name the neck alone: build_face_fpn_backbone",
+            "use build_face_fpn_backbone",
         ),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER is 0"),
         (["SOLVER.BASE_LR", "-1.0"], "Invalid learning rate: -1.0"),

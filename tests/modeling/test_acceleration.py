@@ -1,4 +1,4 @@
-"""The switches of TEST: the same results, to what each promises."""
+"""The switches of TEST: results are the same, within the precision of each."""
 
 import copy
 
@@ -8,9 +8,10 @@ from conftest import REPOSITORY
 from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
 
-from facenet_d2.modeling import accelerate
+from facenet_d2.modeling import accelerate, set_tf32
 from facenet_d2.modeling.acceleration import fold_batch_norm
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
+from facenet_d2.modeling.precision import full_precision
 
 FACENET = [
     "MODEL.BACKBONE.NAME",
@@ -52,6 +53,82 @@ def test_folded_convolutions_are_the_same(norm, bias, conv_type):
     torch.testing.assert_close(conv(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_only_convolutions_are_folded():
+    """Modules with batch normalisation as `norm` that have no weight, or no bias."""
+
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm = BatchNorm2d(3)
+
+    class Scale(Block):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(3))
+
+    model = torch.nn.Sequential(Block(), Scale(), Conv2d(3, 3, 1, norm=BatchNorm2d(3))).eval()
+    assert fold_batch_norm(model) == 1
+    assert isinstance(model[0].norm, BatchNorm2d)
+    assert isinstance(model[1].norm, BatchNorm2d)
+    assert model[2].norm is None
+
+
+def test_full_precision_switches_tf32_and_autocast_off():
+    matmul = torch.backends.cuda.matmul
+    before = matmul.allow_tf32
+    x = torch.randn(3, 3)
+    try:
+        for enabled in (True, False):
+            set_tf32(enabled)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                with full_precision("cpu"):
+                    assert not matmul.allow_tf32
+                    assert (x @ x).dtype == torch.float32
+                assert (x @ x).dtype == torch.bfloat16
+            assert matmul.allow_tf32 == enabled
+        set_tf32(True)
+        with pytest.raises(RuntimeError, match="inside"), full_precision("cpu"):
+            raise RuntimeError("inside")
+        assert matmul.allow_tf32
+    finally:
+        set_tf32(before)
+
+
+@pytest.mark.parametrize("name", ["solov2", "solo", "solo_decoupled", "yolact", "condinst"])
+def test_masks_are_computed_without_tf32(name, model_cfg, monkeypatch):
+    """In evaluation mode all matrix products outside of the network."""
+    model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / f"{name}.yaml"))
+    for node in ("YOLACT", "CONDINST"):
+        model_cfg.MODEL[node].NUM_CLASSES = 3
+        model_cfg.MODEL[node].CONV_CHANNELS = 64
+        model_cfg.MODEL[node].SCORE_THRESH_TEST = 0.0
+    model_cfg.MODEL.SOLO.NUM_CONVS = 1
+    model_cfg.MODEL.SOLOV2.SCORE_THRESH_TEST = 0.0
+    model = build_model(model_cfg).eval()
+    products = {"aten::mm", "aten::bmm", "aten::baddbmm", "aten::addmm", "aten::matmul"}
+    seen = []
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            # Matrix NMS counts pixels: products of 0 and 1 are exact in TF32.
+            if func._schema.name in products and args[0].unique().numel() > 2:
+                seen.append(torch.backends.cuda.matmul.allow_tf32)
+            return func(*args, **(kwargs or {}))
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    set_tf32(True)
+    try:
+        with torch.no_grad():
+            predictions = model.predict(torch.randn(1, 3, 64, 96))
+            with Watch():
+                model.inference(predictions, [(64, 96)], [(64, 96)])
+    finally:
+        set_tf32(before)
+    # The decoupled head multiplies elementwise.
+    assert bool(seen) == (name != "solo_decoupled")
+    assert not any(seen)
+
+
 @pytest.mark.parametrize(
     "switches", [["FOLD_BATCH_NORM"], ["CHANNELS_LAST"], ["FOLD_BATCH_NORM", "CHANNELS_LAST"]]
 )
@@ -85,7 +162,7 @@ def test_autocast_is_near_and_results_are_whole(model_and_cfg, precision):
 
 
 def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
-    """One graph, without its being compiled to machine code, which takes minutes."""
+    """All sizes share one graph; compiling it to machine code would take minutes."""
     model, cfg = model_and_cfg
     graphs = []
 
@@ -101,7 +178,7 @@ def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
     cfg.TEST.COMPILE = True
     fast = copy.deepcopy(model)
     accelerate(fast, cfg)
-    # Convolutions of small maps, and FACENet's odd sizes at stride 32, are versions of their own.
+    # Convolutions of small maps, and odd sizes at stride 32 in FACENet, are specialised.
     sizes = [(512, 512), (448, 640), (640, 384)]
     if cfg.MODEL.BACKBONE.NAME != "build_resnet_face_fpn_backbone":
         sizes += [(480, 544)]

@@ -1,4 +1,6 @@
-"""CondInst against its definition: parameters split and applied in plain loops, FCOS as it is."""
+"""CondInst against its definition in plain loops, and its detections against Detectron2's FCOS."""
+
+import math
 
 import pytest
 import torch
@@ -6,13 +8,14 @@ import torch.nn.functional as F
 from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS
-from detectron2.structures import BitMasks, Boxes
+from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
 from test_yolact import nothing, scene
 from torch import nn
 
-from facenet_d2.modeling.condinst import DynamicMaskHead, MaskBranch
-from facenet_d2.modeling.condinst.meta_arch import best_of_each
+from facenet_d2.modeling.condinst import CondInstPredictions, DynamicMaskHead, MaskBranch
+from facenet_d2.modeling.condinst.fcos_targets import match_positions
+from facenet_d2.modeling.sampling import best_of_each
 
 
 def test_parameters_split_and_applied_in_a_loop():
@@ -93,7 +96,7 @@ def model(cfg):
 
 
 class _HeadOfFCOS(nn.Module):
-    """The layers of CondInst's head as Detectron2's FCOS calls them."""
+    """The layers of CondInst's head with the interface of Detectron2's FCOS head."""
 
     def __init__(self, head):
         super().__init__()
@@ -114,7 +117,7 @@ def fcos(model):
     return FCOS(
         backbone=model.backbone,
         head=_HeadOfFCOS(model.head),
-        head_in_features=model.head_in_features,
+        head_in_features=list(model.in_features),
         num_classes=3,
         test_score_thresh=0.0,
         pixel_mean=model.pixel_mean.flatten().tolist(),
@@ -123,7 +126,7 @@ def fcos(model):
 
 
 def spread_scores(model):
-    # Random outputs that differ from place to place.
+    # Random outputs that differ between positions.
     for layer in (model.head.cls_score, model.head.bbox_pred, model.head.ctrness):
         nn.init.normal_(layer.weight, std=0.3)
 
@@ -144,8 +147,8 @@ def test_detection_losses_are_those_of_fcos(model, fcos, monkeypatch):
 @torch.no_grad()
 def test_boxes_are_those_of_fcos(model, fcos):
     spread_scores(model)
-    # No mask is empty.
-    model.test_score_thresh, model.mask_threshold = 0.0, 0.0
+    # With this threshold no mask is empty.
+    model.score_threshold, model.mask_threshold = 0.0, 0.0
     batch = [{"image": torch.rand(3, 128, 160) * 255, "height": 64, "width": 80}]
     (expected,), (actual,) = fcos.eval()(batch), model.eval()(batch)
     expected, actual = expected["instances"], actual["instances"]
@@ -156,12 +159,12 @@ def test_boxes_are_those_of_fcos(model, fcos):
     assert actual.pred_masks.shape == (len(expected), 64, 80)
 
 
-def one_by_one(model, outputs, batch):
-    """Of each positive position its image, object, score and Dice loss, in a loop."""
-    logits, _, centerness, parameters, anchors, mask_features = outputs
+def one_by_one(model, predictions, batch):
+    """Yield the image, object, score and Dice loss of each positive position."""
+    logits, _, centerness, parameters, anchors, mask_features = predictions
     gt = scene(full=False).gt_stride4_masks.float()
     for i, instances in enumerate(batch):
-        (owners,) = model.match_anchors([Boxes(a) for a in anchors], [instances])
+        owners = model.match(anchors, instances)
         first = 0
         for level, boxes in enumerate(anchors):
             for place in range(len(boxes)):
@@ -196,33 +199,91 @@ def two_sizes():
 def test_mask_loss_is_the_mean_over_the_positive_positions(model):
     model.train().max_masks = 10**6
     batch = two_sizes()
-    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    predictions = model.predict(torch.randn(2, 3, 128, 160))
     with EventStorage():
-        actual = model.losses(*outputs, batch)["loss_mask"]
-    each = [loss for *_, loss in one_by_one(model, outputs, batch)]
+        actual = model.losses(predictions, batch)["loss_mask"]
+    each = [loss for *_, loss in one_by_one(model, predictions, batch)]
     assert len(each) > 10
     torch.testing.assert_close(actual, torch.stack(each).mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_mask_loss_of_the_best_position_of_each_object(model):
     spread_scores(model)
-    # One for each of three objects, and two in four are not enough for a second.
+    # One for each object: 4 // 3 in the loop over objects.
     model.train().max_masks = 4
     batch = two_sizes()
-    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    predictions = model.predict(torch.randn(2, 3, 128, 160))
     with EventStorage():
-        actual = model.losses(*outputs, batch)["loss_mask"]
+        actual = model.losses(predictions, batch)["loss_mask"]
     best = {}
-    for i, owner, score, loss in one_by_one(model, outputs, batch):
+    for i, owner, score, loss in one_by_one(model, predictions, batch):
         best[i, owner] = max(best.get((i, owner), (0, 0)), (score, loss), key=lambda x: x[0])
     assert len(best) >= 4
     expected = torch.stack([loss for _, loss in best.values()]).mean()
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
+def match_by_loops(sizes, boxes, centers, radius):
+    """FCOS's assignment with given centres, one position and object after the other."""
+    owners = []
+    last = len(sizes) - 1
+    for level, (stride, (height, width)) in enumerate(sizes.items()):
+        low = 4 * stride if level else 0
+        high = 8 * stride if level < last else math.inf
+        for y in range(height):
+            for x in range(width):
+                px, py = (x + 0.5) * stride, (y + 0.5) * stride
+                found = []
+                for n, ((x0, y0, x1, y1), (cx, cy)) in enumerate(zip(boxes, centers, strict=True)):
+                    sides = (px - x0, py - y0, x1 - px, y1 - py)
+                    near = max(abs(px - cx), abs(py - cy)) < radius * stride
+                    if near and min(sides) > 0 and low < max(sides) < high:
+                        found.append(((x1 - x0) * (y1 - y0), n))
+                owners.append(min(found)[1] if found else -1)
+    return owners
+
+
+def anchors_of(sizes):
+    """A box of the stride's size around each position of each level."""
+    anchors = []
+    for stride, (height, width) in sizes.items():
+        ys, xs = torch.meshgrid(
+            (torch.arange(height) + 0.5) * stride,
+            (torch.arange(width) + 0.5) * stride,
+            indexing="ij",
+        )
+        centers = torch.stack([xs, ys], dim=2).view(-1, 2)
+        anchors.append(torch.cat([centers - stride / 2, centers + stride / 2], dim=1))
+    return anchors
+
+
+SIZES = {s: (128 // s, 160 // s) for s in (8, 16, 32, 64, 128)}
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+@pytest.mark.parametrize("radius", [0.7, 1.5])
+def test_positions_against_loops(count, radius):
+    """Objects of 4 to 150 pixels that overlap each other; their centres are off the middle."""
+    corners = torch.rand(count, 2) * torch.tensor([150.0, 118.0])
+    sides = 4 * 37.5 ** torch.rand(count, 2)
+    boxes = torch.cat([corners, corners + sides], dim=1)
+    centers = corners + sides * (0.2 + 0.6 * torch.rand(count, 2))
+    owners = match_positions(anchors_of(SIZES), boxes, centers, radius)
+    expected = match_by_loops(SIZES, boxes.tolist(), centers.tolist(), radius)
+    assert owners.tolist() == expected
+    assert len(set(expected)) > count / 4
+
+
+def test_the_smallest_box_wins():
+    boxes = torch.tensor([[20.0, 20, 80, 80], [30, 30, 70, 70], [20, 20, 80, 80]])
+    centers = torch.full((3, 2), 50.0)
+    owners = match_positions(anchors_of(SIZES), boxes, centers, 1.5)
+    assert set(owners.tolist()) == {-1, 1}
+
+
 @pytest.mark.parametrize("full", [True, False])
 def test_positions_are_sampled_around_the_centre_of_mass(model, full):
-    """An L, whose centre of mass is far from its box's: FCOS's rule in a loop."""
+    """The centre of mass of an L is far from the centre of its box."""
     mask = torch.zeros(1, 128, 160, dtype=torch.bool)
     mask[0, 10:110, 20:32] = True
     mask[0, 98:110, 20:120] = True
@@ -233,31 +294,21 @@ def test_positions_are_sampled_around_the_centre_of_mass(model, full):
     if not full:
         instances.remove("gt_masks")
         instances.gt_centers = torch.tensor([[xs, ys]], dtype=torch.float64)
-    features = [torch.zeros(1, 1, 128 // s, 160 // s) for s in (8, 16, 32, 64, 128)]
-    anchors = model.anchor_generator(features)
-    (owners,) = model.match_anchors(anchors, [instances])
-    x0, y0, x1, y1 = instances.gt_boxes.tensor[0].tolist()
-    expected = []
-    for level, stride in enumerate((8, 16, 32, 64, 128)):
-        low, high = (stride * 4 if level else 0), (stride * 8 if level < 4 else float("inf"))
-        for y in range(128 // stride):
-            for x in range(160 // stride):
-                px, py = (x + 0.5) * stride, (y + 0.5) * stride
-                sides = (px - x0, py - y0, x1 - px, y1 - py)
-                near = max(abs(px - xs - 0.5), abs(py - ys - 0.5)) < 1.5 * stride
-                expected.append(0 if near and min(sides) > 0 and low < max(sides) < high else -1)
-    assert owners.tolist() == expected
-    assert expected.count(0) > 0
-    middle = FCOS.match_anchors(model, anchors, [instances])[0]
-    assert middle.tolist() != expected
+    anchors = model.anchor_generator([torch.zeros(1, 1, *size) for size in SIZES.values()])
+    boxes = instances.gt_boxes.tensor
+    owners = model.match([a.tensor for a in anchors], instances).tolist()
+    assert owners == match_by_loops(SIZES, boxes.tolist(), [(xs + 0.5, ys + 0.5)], 1.5)
+    assert owners.count(0) > 0
+    middle = ((boxes[:, :2] + boxes[:, 2:]) / 2).tolist()
+    assert owners != match_by_loops(SIZES, boxes.tolist(), middle, 1.5)
 
 
 @pytest.mark.parametrize("objects", [True, False])
 def test_every_parameter_has_a_gradient(model, objects):
     model.train()
-    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    predictions = model.predict(torch.randn(2, 3, 128, 160))
     with EventStorage():
-        losses = model.losses(*outputs, [scene() if objects else nothing(), nothing()])
+        losses = model.losses(predictions, [scene() if objects else nothing(), nothing()])
     assert all(torch.isfinite(x) for x in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -266,17 +317,17 @@ def test_every_parameter_has_a_gradient(model, objects):
 
 @torch.no_grad()
 def test_a_mask_lies_where_its_coordinates_say(model):
-    """An instance whose head answers 'near my centre': a disc around it, in the image."""
+    """An instance whose mask head computes the distance from its position."""
     head = DynamicMaskHead(8, channels=8, num_convs=3)
     parameters = torch.zeros(1, head.num_parameters)
-    # |dx| and |dy| by two rectified halves each, then their sum, then 10 (1 - 4 times it).
+    # 10 (1 - 4 (|dx| + |dy|)), with the absolute values as sums of two rectified halves.
     for row, (column, sign) in enumerate([(0, 1), (0, -1), (1, 1), (1, -1)]):
         parameters[0, row * 10 + column] = sign
     parameters[0, 80:84] = 1
     parameters[0, 144] = -4.0 * 10
     parameters[0, 168] = 10.0
     anchors = torch.tensor([[52.0, 20.0, 60.0, 28.0]])
-    masks = model.masks(parameters, anchors, torch.tensor([64.0]), torch.zeros(8, 16, 20))
+    masks = model.masks(parameters, anchors, torch.zeros(8, 16, 20))
     assert masks.shape == (1, 32, 40)
     ys, xs = (masks[0] > 0.5).nonzero(as_tuple=True)
     # A diamond of radius 64 / 4 = 16 pixels of the input around (56, 24), at stride 4.
@@ -287,7 +338,7 @@ def test_a_mask_lies_where_its_coordinates_say(model):
 
 @torch.no_grad()
 def test_found_instances_have_their_own_masks_at_the_images_own_size(model):
-    """Planted outputs: two positions of two levels, each a diamond as large as its level says."""
+    """Chosen predictions: positions of two levels find diamonds of their level's size."""
     model.eval()
     features = [torch.zeros(1, 1, 128 // s, 160 // s) for s in (8, 16, 32, 64, 128)]
     anchors = [a.tensor for a in model.anchor_generator(features)]
@@ -296,7 +347,7 @@ def test_found_instances_have_their_own_masks_at_the_images_own_size(model):
     distances = [torch.zeros(1, len(a), 4) for a in anchors]
     centerness = [torch.full((1, len(a), 1), 6.0) for a in anchors]
     parameters = [torch.zeros(1, len(a), number) for a in anchors]
-    # |dx| + |dy| by rectified halves, as above; every other position answers "nowhere".
+    # The same mask heads; those of all other positions predict an empty mask.
     for own in parameters:
         own[..., 168] = -10.0
     diamond = torch.zeros(number)
@@ -308,25 +359,19 @@ def test_found_instances_have_their_own_masks_at_the_images_own_size(model):
     for level, place, label, logit, side in (
         (0, fine, 1, 4.0, 3.0),
         (1, coarse, 2, 5.0, 2.0),
-        # A worse one beside the first, with its box: suppressed.
+        # A lower score next to the first with a similar box: suppressed.
         (0, fine + 1, 1, 3.0, 3.0),
-        # One that finds nothing.
+        # A position with an empty mask.
         (2, 0, 0, 6.0, 1.0),
     ):
         logits[level][0, place, label] = logit
         distances[level][0, place] = side
         if level < 2:
             parameters[level][0, place] = diamond
-    (found,) = model.inference(
-        logits,
-        distances,
-        centerness,
-        parameters,
-        anchors,
-        torch.zeros(1, 8, 16, 20),
-        [(120, 152)],
-        [(240, 304)],
+    predictions = CondInstPredictions(
+        logits, distances, centerness, parameters, anchors, torch.zeros(1, 8, 16, 20)
     )
+    (found,) = model.inference(predictions, [(120, 152)], [(240, 304)])
     assert found.pred_classes.tolist() == [2, 1]
     centers = torch.tensor([[6.5 * 16, 5.5 * 16], [5.5 * 8, 2.5 * 8]])
     halves = torch.tensor([[32.0], [24.0]])
@@ -346,7 +391,7 @@ def test_found_instances_have_their_own_masks_at_the_images_own_size(model):
 
 def test_nothing_is_found(model):
     model.eval()
-    model.test_score_thresh = 1.0
+    model.score_threshold = 1.0
     with torch.no_grad():
         (result,) = model([{"image": torch.rand(3, 96, 100) * 255, "height": 50, "width": 60}])
     instances = result["instances"]
@@ -355,7 +400,7 @@ def test_nothing_is_found(model):
 
 
 def test_normalised_by_the_positives_of_the_batch_alone(model):
-    """Nothing is carried from step to step that a checkpoint does not have."""
+    """The losses have no state that a checkpoint would not contain."""
     batch = [{"image": torch.rand(3, 128, 160) * 255, "instances": scene()}]
     model.train()
     with EventStorage():

@@ -1,6 +1,7 @@
-"""Published SOLOv2 checkpoints, made at random, find the same instances here.
+"""Converted SOLOv2 checkpoints find the same instances as the published networks.
 
-The published networks are computed plainly from the states, each by its own names of parameters.
+The checkpoints are random. The published networks are computed functionally from them, each with
+its own parameter names.
 """
 
 import io
@@ -9,14 +10,13 @@ import sys
 
 import convert_weights
 import pytest
-import test_selection
 import torch
 import torch.nn.functional as F
 import torchvision
 from conftest import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
-from test_selection import detect_by_loops
+from oracles import detect_by_loops
 
 from facenet_d2 import UserError
 from facenet_d2.conversion import (
@@ -32,7 +32,7 @@ from facenet_d2.engine import read_config, run_command
 GRIDS = (8, 7, 6, 5, 4)
 CLASSES, WIDTH, KERNEL, CONVS = 3, 32, 32, 2
 
-# Names of parameters: the convolution and the normalisation of a tower and of a level of the masks.
+# Parameter names; pairs are a convolution and its normalisation.
 NAMES = {
     "AdelaiDet": {
         "tower": lambda kind, i: (
@@ -86,7 +86,7 @@ NAMES = {
 
 @pytest.fixture(params=[*NAMES])
 def published(request, model_cfg):
-    """Name of the code base, a state at random, and the network that gives B2 to B5."""
+    """Name of the code base, a random state, and the network that computes B2 to B5."""
     names = NAMES[request.param]
     state = {}
 
@@ -148,7 +148,7 @@ def resize(x, size):
 
 
 def published_network(name, state, features, image):
-    """Scores and kernels of all cells, and mask features, as the published networks give them."""
+    """Compute scores and kernels of all cells and mask features as the published networks do."""
     names = NAMES[name]
 
     def conv(x, key):
@@ -191,7 +191,7 @@ def published_network(name, state, features, image):
 
 
 def settle(cfg):
-    """The published network's shapes, and thresholds that random logits pass."""
+    """Set the shapes of the published network, and thresholds that random logits exceed."""
     cfg.MODEL.RESNETS.NORM = "FrozenBN"
     cfg.MODEL.RESNETS.STRIDE_IN_1X1 = False
     solo = cfg.MODEL.SOLOV2
@@ -202,7 +202,7 @@ def settle(cfg):
     return cfg
 
 
-def test_the_same_instances(published, model_cfg, monkeypatch):
+def test_the_same_instances(published, model_cfg):
     name, state, features = published
     assert publisher_of(state).name == name
     model = build_model(settle(model_cfg)).eval()
@@ -215,8 +215,8 @@ def test_the_same_instances(published, model_cfg, monkeypatch):
         (found,) = model([{"image": image, "height": 128, "width": 160}])
         scores, kernels, masks = published_network(name, state, features, image[None])
     areas = torch.full((sum(s * s for s in GRIDS),), 8)
-    monkeypatch.setattr(test_selection, "MIN_AREAS", areas)
-    expected = detect_by_loops(scores, kernels, masks, model.settings, (128, 160), (128, 160))
+    sizes = ((128, 160), (128, 160))
+    expected = detect_by_loops(scores, kernels, masks, areas, model.settings, *sizes)
     expected = [e for e in expected if e[2].any()]
     found = found["instances"]
     assert len(found) == len(expected) > 5
@@ -229,7 +229,7 @@ def test_the_same_instances(published, model_cfg, monkeypatch):
 
 
 def test_command(published, model_cfg, tmp_path, monkeypatch, capsys):
-    """Five classes here, three there; what other libraries have put into the file is not needed."""
+    """The checkpoint has three classes instead of five, and objects of an unknown library."""
     name, state, _ = published
     file, converted = tmp_path / "published.pth", tmp_path / "converted.pth"
     key = "model" if name == "AdelaiDet" else "state_dict"
@@ -280,7 +280,7 @@ def test_facenet_takes_backbone_and_heads(published, model_cfg):
 
 
 def test_deformable_convolutions(model_cfg):
-    """MMDetection's, whose offsets and modulation are channels of one convolution as here."""
+    """MMDetection's deformable layers too predict offsets and modulation by one convolution."""
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["category", "kernel"]
     model = build_model(model_cfg)
     names = model.state_dict()
@@ -294,7 +294,7 @@ def test_deformable_convolutions(model_cfg):
 
 
 class Harm:
-    """What a hostile file may hold: a call."""
+    """Object whose unpickling calls a function, as in a hostile file."""
 
     def __init__(self, path):
         self.path = path
@@ -304,7 +304,7 @@ class Harm:
 
 
 def test_dotted_names_are_not_followed(tmp_path):
-    """``_rebuild_tensor.__globals__...`` would lead from an allowed function to all of Python."""
+    """``_rebuild_tensor.__globals__...`` leads from an allowed function to all of Python."""
 
     def text(value):
         return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
@@ -328,8 +328,8 @@ def test_a_file_runs_no_code(tmp_path):
     [
         (b"no pickle", "cannot be read as a PyTorch checkpoint"),
         (b"", "cannot be read as a PyTorch checkpoint"),
-        ({"epoch": 3}, "no state of a model"),
-        ({"state_dict": {"roi_head.weight": torch.ones(1)}}, "this is no SOLOv2 of AdelaiDet"),
+        ({"epoch": 3}, "does not contain the state of a model"),
+        ({"state_dict": {"roi_head.weight": torch.ones(1)}}, "is not a SOLOv2 of AdelaiDet"),
     ],
 )
 def test_other_files_give_one_sentence(content, message, tmp_path):

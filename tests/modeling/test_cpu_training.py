@@ -1,4 +1,4 @@
-"""Backward passes of our own against autograd's through PyTorch's operators."""
+"""Fast backward passes against autograd through PyTorch's operators."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from facenet_d2.modeling.layers.cpu_training import use_fast_backward
 
 
 def compare(module, x, *, rtol=1e-4, atol=1e-5):
-    """Output and gradients of a module in double precision, and of its fast version in float32."""
+    """Compute outputs and gradients of a module in float64 and of its fast version in float32."""
     reference = type(module).__new__(type(module))
     reference.__dict__ = {
         **module.__dict__,
@@ -91,7 +91,7 @@ def test_without_gradients_it_is_pytorchs_own():
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 3.0])
 def test_group_norm_in_bfloat16(mean):
-    """Gradients next to those of double precision, also far from zero mean."""
+    """Gradients are close to those of double precision, also for a mean far from zero."""
     norm = nn.GroupNorm(8, 32)
     nn.init.normal_(norm.weight)
     x = (torch.randn(2, 32, 40, 40) + mean).bfloat16()

@@ -1,20 +1,20 @@
-"""FACE-FPN as a whole against equations (1), (2) and (5), and its switches."""
+"""FACE-FPN against equations (1), (2) and (5), and its options."""
 
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling import Backbone, build_backbone, build_model
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from facenet_d2.modeling.backbone import FACEFPN
+from facenet_d2.modeling.backbone import FACEFPN, check_sem, neck_arguments, register_neck
 from facenet_d2.modeling.layers import SemanticEnhancementModule
 
 CHANNELS = {"res2": 8, "res3": 16, "res4": 32, "res5": 64}
 
 
 class Features(Backbone):
-    """A bottom-up network that gives what it is told to."""
+    """A bottom-up network that returns given features."""
 
     def __init__(self, features):
         super().__init__()
@@ -117,7 +117,8 @@ def test_sem_takes_the_place_of_the_finest_projection_only():
 
 def test_wrong_levels_are_named():
     features = Features(features_for(64, 64))
-    with pytest.raises(ValueError, match="res2, res3, res4, res5"):
+    wrong = r"in_features is \['res3', 'res4', 'res5'\].*strides \[4, 8, 16, 32\]"
+    with pytest.raises(ValueError, match=wrong):
         FACEFPN(features, ["res3", "res4", "res5"], 32, aspp_channels=32)
 
 
@@ -155,6 +156,38 @@ def test_sem_fpn_is_the_stock_fpn_with_sem_on_its_finest_level(model_cfg):
         torch.testing.assert_close(fpn(x), stock(x))
         torch.nn.init.ones_(sem.expand.weight)
         assert not torch.allclose(fpn(x)["p2"], stock(x)["p2"])
+
+
+NECKS_WITHOUT_SEM = ["fpn", "retinanet_fpn", "pafpn", "bifpn", "hrfpn", "resnet_hrfpn"]
+
+
+@pytest.mark.parametrize("name", NECKS_WITHOUT_SEM)
+def test_necks_without_sem_refuse_it(model_cfg, name):
+    model_cfg.MODEL.BACKBONE.NAME = f"build_{name}_backbone"
+    model_cfg.MODEL.SEM.ENABLED = True
+    with pytest.raises(ValueError, match=f"MODEL.SEM.ENABLED is True.*build_{name}_backbone"):
+        build_backbone(model_cfg)
+
+
+def test_sem_with_other_builders(model_cfg):
+    """Detectron2's own builders would ignore SEM; a user's builder may have it."""
+    model_cfg.MODEL.SEM.ENABLED = True
+    model_cfg.MODEL.BACKBONE.NAME = "build_resnet_fpn_backbone"
+    with pytest.raises(ValueError, match=r"MODEL\.SEM\.ENABLED"):
+        check_sem(model_cfg)
+
+    @register_neck("own")
+    def own(cfg, bottom_up):
+        return FACEFPN(**neck_arguments(cfg, bottom_up, has_sem=True), aspp_channels=32)
+
+    try:
+        for name in ("build_own_backbone", "build_resnet_own_backbone"):
+            model_cfg.MODEL.BACKBONE.NAME = name
+            check_sem(model_cfg)
+            assert isinstance(build_backbone(model_cfg), FACEFPN)
+    finally:
+        for name in ("build_own_backbone", "build_resnet_own_backbone"):
+            del BACKBONE_REGISTRY._obj_map[name]
 
 
 def test_mask_rcnn_trains_on_face_fpn_by_config_alone(model_cfg):

@@ -1,4 +1,4 @@
-"""The heads against a plain functional rendering of SOLOv2's description."""
+"""SOLOv2's heads against a functional version of its description, and wrong values."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 
+from facenet_d2.modeling.grids import GridLayout
 from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
 from facenet_d2.modeling.solov2.heads import SOLOv2InstanceHead, SOLOv2MaskHead
@@ -134,6 +135,16 @@ def test_wrong_values_are_named(model_cfg, key, value, match):
         build_model(model_cfg)
 
 
+def test_constructors_name_their_arguments():
+    arguments = {"num_classes": 3, "kernel_channels": 5, "num_grids": (6, 4)}
+    with pytest.raises(ValueError, match=r"deform_branches is \['mask'\]"):
+        SOLOv2InstanceHead(32, deform_branches=["mask"], **arguments)
+    with pytest.raises(ValueError, match=r"deform_convs is 5; it must be between 0 and 4"):
+        SOLOv2InstanceHead(32, deform_convs=5, num_convs=4, **arguments)
+    with pytest.raises(ValueError, match=r"'num_grids': 2, 'scale_ranges': 1"):
+        GridLayout((6, 4), ((1, 96),), 0.2)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "match"),
     [
@@ -143,6 +154,7 @@ def test_wrong_values_are_named(model_cfg, key, value, match):
         ("FACE_FPN.ASPP_CHANNELS", 100, "MODEL.FACE_FPN.ASPP_CHANNELS is 100"),
         ("FACE_FPN.ASPP_DILATIONS", [0, 6], "MODEL.FACE_FPN.ASPP_DILATIONS is"),
         ("FPN.NORM", "GNN", "MODEL.FPN.NORM is 'GNN'"),
+        ("FPN.IN_FEATURES", ["res3", "res4"], "MODEL.FPN.IN_FEATURES is.*4, 8, 16, 32"),
     ],
 )
 def test_wrong_values_of_the_neck_are_named(model_cfg, key, value, match):

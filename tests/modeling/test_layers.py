@@ -1,4 +1,4 @@
-"""Each module against its equation, computed plainly."""
+"""Each layer against its equation in plain loops or functions."""
 
 import math
 
@@ -188,7 +188,7 @@ def test_coordinates_are_x_then_y_from_minus_one_to_one():
 
 
 def bilinear(image: np.ndarray, y: float, x: float) -> float:
-    """Value of a map between its pixels, zero outside."""
+    """Interpolate a map between its pixels; it is zero outside."""
     y0, x0 = math.floor(y), math.floor(x)
     value = 0.0
     for yi, wy in ((y0, 1 - (y - y0)), (y0 + 1, y - y0)):
@@ -258,7 +258,7 @@ def test_gradients_reach_the_offsets_and_the_modulation():
 
 
 def test_deformable_convolution_samples_in_float32_under_autocast():
-    """Positions far to the right, which bfloat16 rounds to whole pixels, in an image of noise."""
+    """Sampling positions far to the right, which bfloat16 would round to whole pixels."""
     layer = ModulatedDeformConv2d(4, 6, bias=False)
     with torch.no_grad():
         layer.conv_offset_mask.bias[1:18:2] = 150.3

@@ -1,4 +1,4 @@
-"""The loss, equations (9) to (11), computed plainly."""
+"""The loss against equations (9) to (11) in plain loops."""
 
 import math
 
@@ -117,7 +117,7 @@ def one_object():
 )
 def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck, batch):
     model_cfg.MODEL.BACKBONE.NAME = neck
-    model_cfg.MODEL.SEM.ENABLED = True
+    model_cfg.MODEL.SEM.ENABLED = "face" in neck
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
     model = build_model(model_cfg).train()
     with EventStorage():
@@ -134,7 +134,7 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck
 
 
 def test_training_under_autocast(model_cfg):
-    """Losses and gradients next to those of float32; the losses themselves in float32."""
+    """Losses are float32, and they and their gradients are close to those of float32 training."""
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
     model = build_model(model_cfg).train()
     batch = [image(one_object())]
@@ -167,7 +167,7 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
 
 @pytest.mark.parametrize("chunk", [1, 10**9])
 def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
-    """Values and gradients, against automatic differentiation of equation (11) written plainly."""
+    """Values and gradients against automatic differentiation of equation (11)."""
     monkeypatch.setattr(losses, "CHUNK_FLOATS", chunk)
     kernels = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     features = torch.randn(5, 30, dtype=torch.float64, requires_grad=True)
@@ -186,7 +186,7 @@ def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
 
 
 def test_cap_on_positive_cells_takes_them_evenly():
-    """Losses of pairs known one by one: which are taken shows in the mean."""
+    """The mean shows which of the pairs, whose losses are known, are selected."""
     features = torch.zeros(2, 1, 1, 4)
     features[:, 0, 0, :] = torch.tensor([40.0, -40, -40, -40])  # Predicts the first pixel alone.
     masks = torch.zeros(4, 1, 4, dtype=torch.bool)

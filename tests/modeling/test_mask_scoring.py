@@ -1,4 +1,4 @@
-"""Mask Scoring R-CNN's head: its target is the IoU, and scores are multiplied by the estimate."""
+"""Mask Scoring R-CNN's head: IoU targets, losses, and scores multiplied by the estimate."""
 
 import numpy as np
 import pytest
@@ -155,7 +155,7 @@ def test_scores_are_multiplied_by_the_estimate(model):
 
 @torch.no_grad()
 def test_the_head_is_its_layers():
-    """Of features and mask, the mask taken at half its size by its largest pixel of four."""
+    """The mask is max-pooled to the size of the features."""
     head = MaskIoUHead(6, 3, size=14, conv_dim=8, num_conv=3, fc_dim=10)
     features, masks = torch.randn(2, 6, 14, 14), torch.rand(2, 28, 28)
     small = masks.view(2, 14, 2, 14, 2).amax(dim=(2, 4))
@@ -173,7 +173,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_masks_that_touch_their_object
     head.train()
     instances = image()["instances"]
     proposals = instances[torch.zeros(4, dtype=torch.int64)]
-    # The third is beside the object; of the fourth a part is.
+    # The third misses the object; the fourth covers a part of it.
     proposals.proposal_boxes = Boxes(
         torch.tensor([[10.0, 10, 50, 40], [5, 5, 45, 45], [60, 50, 90, 60], [30, 20, 90, 60]])
     )

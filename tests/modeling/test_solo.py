@@ -1,4 +1,6 @@
-"""SOLO against its definition: masks of cells, losses, targets and post-processing as SOLOv2's."""
+"""SOLO against its definition: masks of cells, losses, and SOLOv2's targets and post-processing."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +10,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from facenet_d2.modeling import solov2
-from facenet_d2.modeling.solo import DecoupledMaskHead, SOLOMaskHead
+from facenet_d2.modeling.grids import assign_targets, category_loss
+from facenet_d2.modeling.solo import DecoupledMaskHead, SOLOMaskHead, SOLOPredictions
 from facenet_d2.structures.masks import reduce_masks
 
 GRIDS = (4, 3)
@@ -114,11 +116,11 @@ def scene(size=(128, 160)):
 
 def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
     gt = [scene(), scene()]
-    outputs = model.predict(torch.randn(2, 3, 128, 160))
+    predictions = model.predict(torch.randn(2, 3, 128, 160))
     with EventStorage():
-        losses = model.losses(*outputs, gt)
-    logits, *maps = outputs
-    targets = [solov2.assign_targets(x, model.layout, 3, (32, 40)) for x in gt]
+        losses = model.losses(predictions, gt)
+    logits, maps = predictions
+    targets = [assign_targets(x, model.layout, 3, (32, 40)) for x in gt]
     expected = []
     starts = np.cumsum([0] + [s * s for s in model.layout.num_grids])
     used = set()
@@ -134,7 +136,7 @@ def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
     assert len(used) > 1
     torch.testing.assert_close(losses["loss_mask"], 3 * torch.stack(expected).mean())
     torch.testing.assert_close(
-        losses["loss_category"], solov2.category_loss(logits, targets, alpha=0.25, gamma=2.0)
+        losses["loss_category"], category_loss(logits, targets, alpha=0.25, gamma=2.0)
     )
 
 
@@ -152,7 +154,7 @@ def test_every_parameter_has_a_gradient(model, with_objects):
 
 def test_perfect_outputs_give_the_objects_back(model):
     gt = scene()
-    target = solov2.assign_targets(gt, model.layout, 3, (32, 40))
+    target = assign_targets(gt, model.layout, 3, (32, 40))
     cells = model.layout.num_cells
     logits = torch.full((1, cells, 3), -20.0)
     mask_of = {}
@@ -170,7 +172,8 @@ def test_perfect_outputs_give_the_objects_back(model):
     model.mask_head = Perfect()
     strides = (4, 4, 8, 16, 16)
     maps = [torch.zeros(1, 1, 128 // s, 160 // s) for s in strides]
-    (out,) = model.eval().inference(logits, *maps, [(128, 160)], [(128, 160)])
+    predictions = SOLOPredictions(logits, maps)
+    (out,) = model.eval().inference(predictions, [(128, 160)], [(128, 160)])
     # Other cells of an instance have the same mask: Matrix NMS leaves them exp(-2) of their score.
     out = out[out.scores > 0.5]
     assert sorted(out.pred_classes.tolist()) == [0, 1, 2]
@@ -187,7 +190,7 @@ def test_images_of_any_size(model):
         {"image": torch.rand(3, 70, 101) * 255, "height": 35, "width": 50},
         {"image": torch.rand(3, 96, 64) * 255},
     ]
-    model.eval().settings = solov2.InferenceSettings(score_threshold=0.0, update_threshold=0.0)
+    model.eval().settings = replace(model.settings, score_threshold=0.0, update_threshold=0.0)
     model.cell_min_areas.fill_(-1)
     with torch.no_grad():
         first, second = (x["instances"] for x in model(batch))
@@ -204,10 +207,10 @@ def test_reduced_masks_against_loops():
     out = reduce_masks(masks, (3, 5))
     blocks = masks.unflatten(2, (5, 4)).unflatten(1, (3, 4))
     for n in range(4):
-        least = 1 if n == 1 else 8
+        minimum = 1 if n == 1 else 8
         for y in range(3):
             for x in range(5):
-                assert out[n, y, x] == (int(blocks[n, y, :, x].sum()) >= least)
+                assert out[n, y, x] == (int(blocks[n, y, :, x].sum()) >= minimum)
     assert reduce_masks(masks, (12, 20)) is masks
 
 
@@ -230,7 +233,7 @@ def test_masks_start_with_their_prior(model, model_cfg):
     model_cfg.MODEL.SOLO.MASK_PRIOR_PROB = 0.3
     model = build_model(model_cfg)
     with torch.no_grad():
-        _, *maps = model.predict(torch.zeros(1, 3, 64, 64))
+        maps = model.predict(torch.zeros(1, 3, 64, 64)).mask_maps
         p = model.mask_head.logits(maps[0][0], 0, torch.arange(5)).sigmoid()
     prior = 0.3**2 if model_cfg.MODEL.SOLO.DECOUPLED else 0.3
     torch.testing.assert_close(p, torch.full_like(p, prior), rtol=0.2, atol=0.02)

@@ -1,4 +1,4 @@
-"""timm's models as bottom-up networks: timm's own features, under every neck, frozen or not."""
+"""timm's models as bottom-up networks: features, frozen stages, and every neck on top."""
 
 import json
 import sys
@@ -21,9 +21,9 @@ NECKS = ["fpn", "sem_fpn", "face_fpn", "pafpn", "bifpn", "hrfpn", "retinanet_fpn
 
 
 def features_of_whole_model(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    """Features of a timm model that was not made for features, by the forward pass it trains with.
+    """Collect the features of a timm classifier in its own forward pass.
 
-    The last map of each stride is what the stage gives.
+    The feature of a stage is the last map of its stride.
     """
     maps = {}
 
@@ -45,7 +45,7 @@ def features_of_whole_model(model: nn.Module, x: torch.Tensor) -> list[torch.Ten
 
 
 def with_statistics(model: nn.Module) -> nn.Module:
-    """Batch normalisation that does something."""
+    """Set random statistics and parameters of batch normalisation."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.2)
@@ -76,7 +76,7 @@ def test_features_are_those_of_timm(name, freeze):
 
 @pytest.mark.parametrize("name", [*MODELS, "resnet18", "mobilenetv3_small_100"])
 def test_freezing_by_stages(name):
-    """What is frozen at k is what res(k) is made of and the rest of the network is not."""
+    """``freeze_at`` k freezes exactly the layers that ``res{k}`` depends on."""
     x = torch.randn(1, 3, 64, 64)
     for freeze_at in range(6):
         model = TimmBottomUp(name, freeze_at=freeze_at, freeze_batch_norm=False)
@@ -90,10 +90,13 @@ def test_freezing_by_stages(name):
     assert trainable[0]
 
 
-def test_stages_that_cannot_be_frozen():
+def test_stages_that_cannot_be_frozen(model_cfg):
     assert len(TimmBottomUp("hrnet_w18_small").output_shape()) == 4
-    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT is 2.*must be 0"):
+    with pytest.raises(ValueError, match=r"freeze_at is 2.*must be 0"):
         TimmBottomUp("hrnet_w18_small", freeze_at=2)
+    model_cfg.MODEL.TIMM.NAME, model_cfg.MODEL.BACKBONE.FREEZE_AT = "hrnet_w18_small", 2
+    with pytest.raises(ValueError, match=r"MODEL\.BACKBONE\.FREEZE_AT 2.*must be 0"):
+        build_timm_backbone(model_cfg, ShapeSpec(channels=3))
 
 
 def test_frozen_batch_norm_does_not_change():
@@ -120,7 +123,7 @@ def test_batch_norm_of_frozen_stages_alone():
 
 
 def test_nhwc_features_are_turned():
-    """Swin's stages give their maps with the channels last."""
+    """Swin's stages return their maps with the channels last."""
     model = TimmBottomUp("swin_tiny_patch4_window7_224", model_arguments={"img_size": 64})
     for feature, value in model(torch.randn(1, 3, 64, 64)).items():
         spec = model.output_shape()[feature]

@@ -1,4 +1,4 @@
-"""YOLACT against its definition: heads, matching, losses, Fast NMS and masks by plain loops."""
+"""YOLACT against its definition in plain loops: heads, matching, losses, Fast NMS and masks."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torchvision.ops import box_iou, nms
 
-from facenet_d2.modeling.yolact import AnchorHead, PrototypeHead, fast_nms
+from facenet_d2.modeling.yolact import AnchorHead, PrototypeHead, YOLACTPredictions, fast_nms
 from facenet_d2.modeling.yolact.losses import hard_negative_loss, lincomb_loss, semantic_loss
 from facenet_d2.modeling.yolact.matching import best_anchors
 from facenet_d2.structures.masks import downsample_masks
@@ -32,7 +32,7 @@ def test_fast_nms_is_its_definition():
         ranked = sorted((r for r in range(80) if scores[r, c] > 0.3), key=lambda r: -scores[r, c])
         ranked = ranked[:25]
         for place, r in enumerate(ranked):
-            # Whatever became of the better ones.
+            # Dropped boxes suppress others too.
             if all(iou[r, better] <= 0.4 for better in ranked[:place]):
                 expected.append((scores[r, c].item(), r, c))
     expected.sort(reverse=True)
@@ -41,7 +41,7 @@ def test_fast_nms_is_its_definition():
 
 
 def test_fast_nms_lets_a_dropped_box_drop_others():
-    # B overlaps A, C overlaps B alone: the loop would keep C.
+    # B overlaps A, C overlaps B alone: plain NMS keeps C.
     boxes = torch.tensor([[0.0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])
     scores = torch.tensor([[0.9], [0.8], [0.7]])
     rows, _ = fast_nms(
@@ -71,7 +71,7 @@ def test_predictions_lie_where_their_anchors_do():
     )
     features = []
     for (h, w), stride in (((5, 7), 8), ((3, 4), 16)):
-        # Channels that say where they are.
+        # Two channels with the coordinates of each position.
         x = (torch.arange(w) + 0.5) * stride
         y = (torch.arange(h) + 0.5) * stride
         features.append(torch.stack([x.expand(h, w), y[:, None].expand(h, w)])[None])
@@ -117,9 +117,9 @@ def test_hard_negatives():
     each = [-F.log_softmax(logits[i], dim=0)[labels[i]].item() for i in range(40) if labels[i] >= 0]
     expected = sum(each[:4]) + sum(sorted(each[4:])[-12:])
     torch.testing.assert_close(hard_negative_loss(logits, labels, 3.0).item(), expected)
-    # More than there are.
+    # The ratio exceeds the number of negative anchors.
     torch.testing.assert_close(hard_negative_loss(logits, labels, 100.0).item(), sum(each))
-    # Nothing to be found: nothing counts.
+    # Without positive anchors the loss is zero.
     assert hard_negative_loss(logits, torch.full((40,), 3), 3.0) == 0
 
 
@@ -134,7 +134,7 @@ def test_mask_losses_of_pairs():
         total = 0.0
         for y in range(8):
             for x in range(10):
-                # One pixel more on every side.
+                # The box and one pixel more on every side.
                 if x0 - 1 <= x + 0.5 <= x1 + 1 and y0 - 1 <= y + 0.5 <= y1 + 1:
                     p = torch.sigmoid(coefficients[pair] @ prototypes[:, y, x])
                     total -= torch.log(p if masks[owners[pair], y, x] else 1 - p).item()
@@ -205,7 +205,7 @@ def nothing(size=(128, 160)):
 
 
 def greedy(iou):
-    """The published loop: the best pair of all, without either from then on."""
+    """Match the pair with the largest IoU, remove both, and repeat, as published."""
     free, owners = iou.clone(), {}
     while free.max() > 0:
         i, a = divmod(free.argmax().item(), free.shape[1])
@@ -216,14 +216,14 @@ def greedy(iou):
 
 @pytest.mark.parametrize("size", [4, 30])
 def test_each_object_has_an_anchor_of_its_own(size):
-    # Many objects of a few pixels, or overlapping each other, on anchors every 8 pixels.
+    # Tiny or overlapping objects on anchors every 8 pixels.
     places = torch.cartesian_prod(torch.arange(0, 64, 8), torch.arange(0, 64, 8)) + 4.0
     anchors = torch.cat([places - 12, places + 12], dim=1)
     corners = torch.rand(60, 2) * 56
     iou = box_iou(torch.cat([corners, corners + size], dim=1), anchors)
     owners = best_anchors(iou)
     assert {a: owners[a].item() for a in owners.add(1).nonzero()[:, 0].tolist()} == greedy(iou)
-    # Without the rule many share their best anchor.
+    # Otherwise many objects would share their best anchor.
     assert len(set(owners.tolist()) - {-1}) > len(set(iou.argmax(dim=1).tolist())) + 10
 
 
@@ -234,9 +234,9 @@ def test_more_objects_than_anchors():
 
 def test_matching(model):
     instances = scene()
-    # Some around the objects, some anywhere.
+    # Anchors around the objects and anywhere.
     around = instances.gt_boxes.tensor.repeat(60, 1) + 10 * torch.randn(180, 4)
-    # None is at half an IoU of the third.
+    # No anchor has an IoU of 0.5 with the third object.
     around = around[torch.arange(180) % 3 != 2]
     anchors = torch.cat([around, random_boxes(200, size=120)])
     labels, owners = model.match_anchors(anchors, instances)
@@ -259,9 +259,9 @@ def test_matching(model):
 
 def losses_of(model, batch):
     model.train()
-    outputs = model.predict(torch.randn(len(batch), 3, 128, 160))
+    predictions = model.predict(torch.randn(len(batch), 3, 128, 160))
     with EventStorage():
-        return model.losses(*outputs, batch), outputs
+        return model.losses(predictions, batch), predictions
 
 
 @pytest.mark.parametrize("objects", [True, False])
@@ -275,21 +275,21 @@ def test_every_parameter_has_a_gradient(model, objects):
 
 
 def test_losses_are_means_over_the_positive_anchors(model):
-    """Of a batch of two image sizes, the smaller one padded."""
+    """The batch has images of two sizes; the smaller one is padded."""
     model.max_masks, model.semantic_weight = 10**6, 0.5
     small = scene(size=(120, 152), full=False)
     batch = [scene(), nothing(), small]
-    losses, outputs = losses_of(model, batch)
-    logits, deltas, coefficients, anchors, prototypes, semantic = outputs
+    losses, predictions = losses_of(model, batch)
+    logits, deltas, coefficients, anchors, prototypes, semantic = predictions
     cls, box, mask, seg, count = 0.0, 0.0, 0.0, 0.0, 0
     for i, gt in enumerate(batch):
         labels, owners = model.match_anchors(anchors, gt)
         cls += hard_negative_loss(logits[i], labels, 3.0)
         found = [a for a in range(len(anchors)) if 0 <= labels[a] < 3]
         count += len(found)
-        quarter = scene(full=False).gt_stride4_masks
-        assert torch.equal(F.pad(small.gt_stride4_masks, (0, 2, 0, 2)), quarter)
-        seg += semantic_loss(semantic[i], quarter[: len(gt)], gt.gt_classes)
+        small_masks = scene(full=False).gt_stride4_masks
+        assert torch.equal(F.pad(small.gt_stride4_masks, (0, 2, 0, 2)), small_masks)
+        seg += semantic_loss(semantic[i], small_masks[: len(gt)], gt.gt_classes)
         for a in found:
             target = gt.gt_boxes.tensor[owners[a]]
             size, middle = anchors[a, 2:] - anchors[a, :2], (anchors[a, 2:] + anchors[a, :2]) / 2
@@ -303,7 +303,7 @@ def test_losses_are_means_over_the_positive_anchors(model):
             mask += lincomb_loss(
                 coefficients[i, a : a + 1],
                 prototypes[i],
-                quarter,
+                small_masks,
                 owners[a : a + 1],
                 gt.gt_boxes.tensor / 4,
             ).sum()
@@ -315,7 +315,7 @@ def test_losses_are_means_over_the_positive_anchors(model):
 
 
 def test_a_part_of_the_masks_stands_for_all(model):
-    """``MAX_MASKS`` positives, evenly of all of the image, weigh as much as all would."""
+    """``MAX_MASKS`` evenly spaced positive anchors have the weight of all of them."""
     model.max_masks, model.matcher = 3, Matcher([0.2, 0.3], [0, -1, 1])
     batch = [scene(), scene()]
     losses, (_, _, coefficients, anchors, prototypes, _) = losses_of(model, batch)
@@ -323,9 +323,9 @@ def test_a_part_of_the_masks_stands_for_all(model):
     found = ((labels >= 0) & (labels < 3)).nonzero()[:, 0]
     assert len(found) > 8
     some = found[[0, len(found) // 3, 2 * len(found) // 3]]
-    quarter, boxes = scene(full=False).gt_stride4_masks, batch[0].gt_boxes.tensor / 4
+    small_masks, boxes = scene(full=False).gt_stride4_masks, batch[0].gt_boxes.tensor / 4
     each = [
-        lincomb_loss(coefficients[i, some], prototypes[i], quarter, owners[some], boxes)
+        lincomb_loss(coefficients[i, some], prototypes[i], small_masks, owners[some], boxes)
         for i in range(2)
     ]
     torch.testing.assert_close(losses["loss_mask"], 6.125 * torch.cat(each).mean())
@@ -337,22 +337,23 @@ def test_boxes_end_where_the_image_does(model):
     logits = torch.full((1, 2, 4), -8.0)
     logits[0, :, 0] = 8
     coefficients, prototypes = torch.ones(1, 2, 8), torch.ones(1, 8, 32, 40)
-    (found,) = model.inference(
-        logits, torch.zeros(1, 2, 4), coefficients, anchors, prototypes, [(120, 152)], [(120, 152)]
+    predictions = YOLACTPredictions(
+        logits, torch.zeros(1, 2, 4), coefficients, anchors, prototypes, None
     )
+    (found,) = model.inference(predictions, [(120, 152)], [(120, 152)])
     expected = torch.tensor([[0.0, 100, 24, 120], [140, 0, 152, 20]])
     assert torch.equal(found.pred_boxes.tensor.sort(dim=0).values, expected.sort(dim=0).values)
     assert found.pred_masks.shape == (2, 120, 152)
 
 
 def test_a_found_object_at_the_images_own_size(model):
-    """Planted outputs: one anchor that is sure, whose prototype is a known square."""
+    """Chosen predictions: one confident anchor, whose prototype is a known rectangle."""
     model.eval()
     anchors = torch.tensor([[16.0, 8, 48, 40], [80, 80, 112, 112]])
     logits = torch.full((1, 2, 4), -8.0)
     logits[0, 0, 1] = 8
     logits[0, 1, 3] = 8
-    # As sure of another, whose mask has no pixel.
+    # Another confident anchor has an empty mask.
     anchors = torch.cat([anchors, torch.tensor([[112.0, 16, 144, 48]])])
     logits = torch.cat([logits, logits[:, :1]], dim=1)
     deltas = torch.zeros(1, 3, 4)
@@ -360,17 +361,16 @@ def test_a_found_object_at_the_images_own_size(model):
     coefficients[0, 0, 0], coefficients[0, 0, 1], coefficients[0, 2, 1] = 1, -1, -1
     prototypes = torch.zeros(1, 8, 32, 40)
     prototypes[0, 1] = 9
-    # Inside of the box by one pixel on the left, beyond it by far on the right.
+    # The rectangle starts one pixel inside the box and ends far to its right.
     prototypes[0, 0, 3:9, 5:30] = 18
-    (found,) = model.inference(
-        logits, deltas, coefficients, anchors, prototypes, [(120, 160)], [(240, 320)]
-    )
+    predictions = YOLACTPredictions(logits, deltas, coefficients, anchors, prototypes, None)
+    (found,) = model.inference(predictions, [(120, 160)], [(240, 320)])
     assert found.pred_classes.tolist() == [1]
     torch.testing.assert_close(found.pred_boxes.tensor, torch.tensor([[32.0, 16, 96, 80]]))
     assert found.scores.item() > 0.99
     assert found.pred_masks.shape == (1, 240, 320)
     ys, xs = found.pred_masks[0].nonzero(as_tuple=True)
-    # Rows 3 to 9 and columns 5 to 13 (the box's 12, and one more) at stride 4, twice enlarged.
+    # Rows 3 to 9 and columns 5 to 13 (the box's 12, and one more) at stride 4, scaled by 2.
     for first, last, actual in ((24, 72, ys), (40, 104, xs)):
         assert abs(actual.min() - first) <= 3
         assert abs(actual.max() + 1 - last) <= 4

@@ -22,9 +22,9 @@ def make_source(folder):
     for split, names in (("train", ("P0001_0", "P0001_1", "P0002_0")), ("test", ("P0003_0",))):
         images, annotations = [], []
         for i, name in enumerate(names):
-            picture = np.full((80, 80, 3), 40 + 20 * i, np.uint8)
-            picture[20:40, 10:50] = 220
-            Image.fromarray(picture).save(folder / "JPEGImages" / f"{name}.jpg")
+            pixels = np.full((80, 80, 3), 40 + 20 * i, np.uint8)
+            pixels[20:40, 10:50] = 220
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg")
             images.append({"id": i, "file_name": f"{name}.jpg", "height": 80, "width": 80})
             annotations.append(
                 {
@@ -50,7 +50,7 @@ def test_prepares_the_published_layout(tmp_path, monkeypatch, capsys):
     source = make_source(tmp_path / "HRSID_JPG")
     assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr()
-    assert "the published train split has 3642 images, this one 3" in printed.err
+    assert "the published train split has 3642 images, but this one has 3" in printed.err
     for split, number in (("train", 3), ("test", 1)):
         content = json.loads((tmp_path / "out" / f"{split}.json").read_text())
         assert len(content["images"]) == len(content["annotations"]) == number
@@ -67,7 +67,7 @@ def test_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     test_content = test.read_text()
     test.write_text(content)
     assert prepare(monkeypatch, *source, *out) == 2
-    assert "3 images are in both splits, the first is P0001_0.jpg" in capsys.readouterr().err
+    assert "3 images are in both splits, such as P0001_0.jpg" in capsys.readouterr().err
     test.write_text(test_content)
     train.unlink()
     assert prepare(monkeypatch, *source, *out) == 2

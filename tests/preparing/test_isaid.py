@@ -1,4 +1,4 @@
-"""From iSAID's published pictures to patches and COCO JSON, against the pictures themselves."""
+"""From iSAID's published images to patches and COCO JSON, against the images themselves."""
 
 import json
 import re
@@ -19,7 +19,7 @@ from PIL import Image
 
 from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS, CLASSES
 from facenet_d2.engine import run_command
-from facenet_d2.preparing.color_maps import color_code, regions
+from facenet_d2.preparing.color_maps import color_code, find_regions
 from facenet_d2.preparing.patches import patch_starts
 
 TOOL = REPOSITORY / "tools" / "prepare_isaid.py"
@@ -30,8 +30,8 @@ def prepare(monkeypatch, *args):
     return run_command(prepare_isaid.main)
 
 
-def codes_of(picture):
-    rgb = np.asarray(picture).astype(np.int64)
+def codes_of(image):
+    rgb = np.asarray(image).astype(np.int64)
     return rgb[..., 0] * 65536 + rgb[..., 1] * 256 + rgb[..., 2]
 
 
@@ -39,8 +39,8 @@ def read(file):
     return codes_of(Image.open(file).convert("RGB"))
 
 
-def check_against_pictures(content, root, ids, classes, image):
-    """Every patch and annotation recomputed from the scene's pictures, pixel by pixel."""
+def check_against_scene(content, root, ids, classes, image):
+    """Recompute every patch and annotation from the scene's images, pixel by pixel."""
     names = {color_code(c): i + 1 for i, c in enumerate(ANNOTATION_COLORS)}
     class_of = {code: names[int(classes[ids == code][0])] for code in np.unique(ids[ids > 0])}
     by_patch = {}
@@ -50,8 +50,8 @@ def check_against_pictures(content, root, ids, classes, image):
     for patch in content["images"]:
         x, y, w, h = (patch[k] for k in ("x", "y", "width", "height"))
         window = np.s_[y : y + h, x : x + w]
-        picture = np.asarray(Image.open(root / patch["file_name"]))
-        assert np.array_equal(picture, image[window])
+        pixels = np.asarray(Image.open(root / patch["file_name"]))
+        assert np.array_equal(pixels, image[window])
         annotations = by_patch.get(patch["id"], [])
         there = np.unique(ids[window])
         assert [a["instance_id"] for a in annotations] == there[there > 0].tolist()
@@ -82,7 +82,7 @@ def test_round_trip_of_a_large_scene(tmp_path, monkeypatch):
     crossing = len(content["annotations"]) - len(instances)
     assert len(instances) > 250
     assert crossing > 100
-    check_against_pictures(content, tmp_path / "out", codes, codes_of(classes), image)
+    check_against_scene(content, tmp_path / "out", codes, codes_of(classes), image)
 
 
 def test_patches_are_where_the_publisher_has_them():
@@ -98,8 +98,8 @@ def test_patches_are_where_the_publisher_has_them():
 def test_odd_sizes(tmp_path, monkeypatch, options):
     sizes = {"P0001": (90, 70), "P0002": (60, 170), "P0003": (131, 163), "P0004": (64, 64)}
     scenes = {n: isaid_scene.draw(h, w, 12, seed=5) for n, (h, w) in sizes.items()}
-    for name, pictures in scenes.items():
-        isaid_scene.write(tmp_path / "in" / "val" / "images", name, *pictures)
+    for name, images in scenes.items():
+        isaid_scene.write(tmp_path / "in" / "val" / "images", name, *images)
     args = ("--source", tmp_path / "in", "--output", tmp_path / "out")
     args += ("--patch-size", 64, "--overlap", 16, *options)
     assert prepare(monkeypatch, *args) == 0
@@ -124,7 +124,7 @@ def test_odd_sizes(tmp_path, monkeypatch, options):
         }
         for number, a in enumerate(part["annotations"], start=1):
             a["id"] = number
-        check_against_pictures(part, tmp_path / "out", codes_of(ids), codes_of(classes), image)
+        check_against_scene(part, tmp_path / "out", codes_of(ids), codes_of(classes), image)
 
 
 def tree(folder):
@@ -133,8 +133,8 @@ def tree(folder):
 
 def test_killed_and_run_again(tmp_path):
     for seed in range(8):
-        pictures = isaid_scene.draw(900, 1100, 40, seed)
-        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *pictures)
+        images = isaid_scene.draw(900, 1100, 40, seed)
+        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *images)
     command = [sys.executable, TOOL, "--source", tmp_path / "in", "--workers", "2", "--output"]
     subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
     killed = subprocess.Popen([*command, tmp_path / "out"], stderr=subprocess.DEVNULL)
@@ -150,15 +150,15 @@ def test_killed_and_run_again(tmp_path):
     assert 0 < len(done) < 8
     subprocess.run([*command, tmp_path / "out"], check=True, capture_output=True)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
-    # What was finished was not done again.
+    # Finished scenes were not cut again.
     assert all(p.stat().st_mtime_ns == time_of for p, time_of in done.items())
 
 
 @pytest.fixture
 def source(tmp_path):
     for seed in range(2):
-        pictures = isaid_scene.draw(150, 130, 5, seed)
-        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *pictures)
+        images = isaid_scene.draw(150, 130, 5, seed)
+        isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *images)
     return tmp_path / "in"
 
 
@@ -172,11 +172,11 @@ def test_second_run_does_what_is_missing_or_changed(tmp_path, monkeypatch, sourc
     next((tmp_path / "out" / "train").glob("P0001*")).unlink()
     capsys.readouterr()
     assert prepare(monkeypatch, *args) == 0
-    assert "1 of 2 scenes are done already" in capsys.readouterr().out
+    assert "1 of 2 scenes are already finished" in capsys.readouterr().out
     assert tree(tmp_path / "out") == first
     isaid_scene.write(source / "train" / "images", "P0000", *isaid_scene.draw(150, 130, 7, 9))
     assert prepare(monkeypatch, *args) == 0
-    assert "1 of 2 scenes are done already" in capsys.readouterr().out
+    assert "1 of 2 scenes are already finished" in capsys.readouterr().out
     assert tree(tmp_path / "out") != first
     assert prepare(monkeypatch, *args[:-1], 0) == 2
     assert "cut with other settings (overlap 16)" in capsys.readouterr().err
@@ -203,7 +203,7 @@ def test_flags_for_empty_patches_and_slivers(tmp_path, monkeypatch):
 
 
 def test_patches_of_one_name(tmp_path, monkeypatch, capsys):
-    """A small scene that is called like another's patch; splits named twice count once."""
+    """A small scene with the name of another's patch; repeated splits count once."""
     folder = tmp_path / "in" / "train" / "images"
     isaid_scene.write(folder, "P0001", *isaid_scene.draw(150, 130, 3, seed=0))
     isaid_scene.write(folder, "P0001_0_64_48_112", *isaid_scene.draw(30, 30, 1, seed=1))
@@ -247,7 +247,7 @@ def spoil_file(folder):
 
 
 def spoil_id_file(folder):
-    (folder / "P0001_instance_id_RGB.png").write_text("no picture")
+    (folder / "P0001_instance_id_RGB.png").write_text("not an image")
 
 
 def spoil_names(folder):
@@ -258,11 +258,11 @@ def spoil_names(folder):
     ("spoil", "message"),
     [
         (spoil_size, r"130x150 pixels, .*10x10"),
-        (spoil_color, r"colour \(1, 2, 3\), which is of no class"),
+        (spoil_color, r"colour \(1, 2, 3\), which belongs to no class"),
         (spoil_file, r"P0001.png cannot be used"),
         (spoil_id_file, r"P0001_instance_id_RGB.png cannot be used"),
         (spoil_names, r"P0001.png has no P0001_instance_color_RGB.png"),
-        (lambda folder: shutil.rmtree(folder), r"has none of train/images"),
+        (lambda folder: shutil.rmtree(folder), r"contains neither train/images"),
         (lambda folder: (folder / "P0001.png").unlink(), r"1 scenes .* no image.*P0001\.png"),
     ],
 )
@@ -276,8 +276,26 @@ def test_says_what_is_wrong(tmp_path, monkeypatch, capsys, source, spoil, messag
     assert not (tmp_path / "out" / "train.json").exists()
 
 
+@pytest.mark.parametrize("options", [(), ("--drop-empty",)])
+def test_published_patches_without_annotations(tmp_path, monkeypatch, options):
+    """A split whose masks are withheld stays without a list of annotations."""
+    folder = tmp_path / "in" / "test" / "images"
+    isaid_scene.write(folder, "P0006", isaid_scene.draw(64, 64, 0, seed=0)[0], None, None)
+    content = {
+        "images": [{"id": 1, "file_name": "P0006.png", "height": 64, "width": 64}],
+        "categories": [{"id": 1, "name": "ship"}],
+    }
+    file = tmp_path / "in" / "test" / "instancesonly_filtered_test.json"
+    file.write_text(json.dumps(content))
+    args = ("--source", tmp_path / "in", "--output", tmp_path / "out", *options)
+    assert prepare(monkeypatch, *args) == 0
+    made = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert [i["file_name"] for i in made["images"]] == ["test/P0006.png"]
+    assert "annotations" not in made
+
+
 def test_published_annotations_of_patches(tmp_path, monkeypatch, capsys):
-    """The publisher numbers categories as they come up, differently in each split."""
+    """The publisher numbers categories in order of appearance, differently in each split."""
     folder = tmp_path / "in" / "val" / "images"
     image = isaid_scene.draw(64, 64, 0, seed=0)[0]
     for name in ("P0001_0_64_0_64", "P0001_0_64_48_112"):
@@ -310,8 +328,8 @@ def test_published_annotations_of_patches(tmp_path, monkeypatch, capsys):
 
 
 def test_regions_of_nothing_and_of_everything():
-    assert regions(np.zeros((5, 7), np.int32)) == []
-    (region,) = regions(np.full((5, 7), 3, np.int32))
+    assert find_regions(np.zeros((5, 7), np.int32)) == []
+    (region,) = find_regions(np.full((5, 7), 3, np.int32))
     assert (region.label, region.area, region.box) == (3, 35, (0, 0, 7, 5))
     assert mask_util.decode(region.rle).all()
 

@@ -19,7 +19,7 @@ def prepare(monkeypatch, *args):
 
 
 def make_source(folder, spoil=lambda content: None):
-    """Ten images with a square each, ids from 0, in the published layout."""
+    """Write ten images with one square each, ids from 0, in the published layout."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for i in range(10):
@@ -45,7 +45,7 @@ def make_source(folder, spoil=lambda content: None):
     return "--images", folder / "images", "--annotations", folder / "annotations.json"
 
 
-def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
+def test_splits_checks_and_repairs(tmp_path, monkeypatch, capsys):
     source = make_source(tmp_path / "source")
     assert prepare(monkeypatch, *source, "--output", tmp_path / "out") == 0
     printed = capsys.readouterr().out
@@ -59,7 +59,7 @@ def test_splits_checks_and_mends(tmp_path, monkeypatch, capsys):
         assert a["bbox"] == [5, 5, 20, 15]
         assert a["area"] == 300
     assert (tmp_path / "out" / "images" / "000.jpg").is_file()
-    # The same again through its own link, then with copies in place of the link.
+    # Again from its own link, then with copies instead of the link.
     link = ("--images", tmp_path / "out" / "images", *source[2:], "--output", tmp_path / "out")
     assert prepare(monkeypatch, *link) == 0
     assert (tmp_path / "out" / "images" / "000.jpg").is_file()
@@ -75,13 +75,13 @@ def test_never_touches_images_that_are_there(tmp_path, monkeypatch, capsys):
     (tmp_path / "out" / "images").mkdir(parents=True)
     (tmp_path / "out" / "images" / "precious.txt").write_text("")
     inside = tmp_path / "source" / "images" / "out"
-    for output, message in ((tmp_path / "out", "exists already"), (inside, "lies in --images")):
+    for output, message in ((tmp_path / "out", "exists already"), (inside, "is inside --images")):
         for copy in ([], ["--copy"]):
             assert prepare(monkeypatch, *source, "--output", output, *copy) == 2
             assert message in capsys.readouterr().err
     assert (tmp_path / "out" / "images" / "precious.txt").exists()
     assert sorted((tmp_path / "source" / "images").iterdir()) == originals
-    # The images in place are used in place.
+    # If the output is the folder of the images, they are used in place.
     assert prepare(monkeypatch, *source, "--output", tmp_path / "source", "--copy") == 0
     assert sorted((tmp_path / "source" / "images").iterdir()) == originals
 
@@ -97,23 +97,23 @@ def set_value(key, index, field, value):
     ("spoil", "message"),
     [
         (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
-        (set_value("images", 3, "width", 51), "50x40 pixels, stated 51x40"),
+        (set_value("images", 3, "width", 51), "50x40 pixels, but annotated as 51x40"),
         (set_value("categories", 2, "name", "windmill"), "windmill"),
         (
             set_value("annotations", 4, "image_id", 99),
-            "annotation 4 is of image 99, which is not listed",
+            "annotation 4 has image_id 99, which is not listed",
         ),
         (set_value("annotations", 4, "segmentation", [[1, 1, 2, 2]]), "annotation 4: its polygons"),
         (lambda c: c.pop("categories"), "not COCO JSON"),
         (set_value("images", 3, "file_name", "./002.jpg"), "002.jpg is listed twice"),
         (set_value("images", 3, "file_name", "../003.jpg"), "003.jpg is not in"),
-        (set_value("images", 3, "file_name", "a\0.jpg"), "must be the name of a file"),
+        (set_value("images", 3, "file_name", "a\0.jpg"), "must be a file name"),
         (set_value("images", 3, "width", 10**400), "must be a positive integer"),
         (set_value("annotations", 4, "iscrowd", "0"), "'iscrowd' must be 0 or 1, not '0'"),
         (set_value("annotations", 4, "bbox", [10**400, 1, 2, 3]), "must be four numbers"),
         (
             set_value("annotations", 4, "segmentation", {"size": [40, 50], "counts": "PPh0" * 6}),
-            "annotation 4: its run lengths are broken",
+            "annotation 4: its RLE is broken",
         ),
         (lambda c: [c["images"].clear(), c["annotations"].clear()], "has 0 images"),
     ],
@@ -155,7 +155,7 @@ def test_split_is_stable(tmp_path, monkeypatch):
     args = ("--images", real / "images", "--annotations", real / "annotations.json")
     assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
     files = [i["file_name"] for i in json.loads((tmp_path / "test.json").read_text())["images"]]
-    # Figures are only comparable on the same split: it must never change.
+    # Results are only comparable on the same split, so it must never change.
     assert hashlib.sha256(" ".join(files).encode()).hexdigest().startswith("ce9a16740bd8463b")
 
 

@@ -1,4 +1,4 @@
-"""Masks drawn small, against the full-size masks of Detectron2's own mapper."""
+"""Masks rasterised at stride 4, against the full-size masks of Detectron2's mapper."""
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -16,8 +16,9 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
-from facenet_d2.structures.masks import downsample_masks, mass_centers
-from facenet_d2.structures.rasterize import affine_matrix, downsample_mask, rasterize_instances
+from facenet_d2.structures import rasterize
+from facenet_d2.structures.masks import downsample_mask, downsample_masks, mass_centers
+from facenet_d2.structures.rasterize import affine_matrix, rasterize_instances
 
 FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
 ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITUDE", "20"]
@@ -30,7 +31,7 @@ def both_mappers(cfg: CfgNode):
 
 
 def mapped(mappers, record, *seed):
-    """What each makes of a record, with the same augmentations."""
+    """Map a record with each mapper, with the same augmentations."""
     results = []
     for mapper in mappers:
         with augmentation_seed(*seed):
@@ -39,7 +40,7 @@ def mapped(mappers, record, *seed):
 
 
 def assert_same_targets(small, full):
-    """All that the targets are made of, to the last bit."""
+    """Everything that the targets depend on, to the last bit."""
     masks = full.gt_masks.tensor
     height, width = full.image_size
     size = (-(-height // 4), -(-width // 4))
@@ -47,7 +48,7 @@ def assert_same_targets(small, full):
     assert torch.equal(small.gt_boxes.tensor, full.gt_boxes.tensor)
     assert torch.equal(small.gt_stride4_masks, downsample_masks(masks, size))
     assert torch.equal(small.gt_centers, torch.stack(mass_centers(masks), dim=1))
-    layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)))
+    layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)), 0.2)
     padded = (-(-height // 32) * 8, -(-width // 32) * 8)
     a, b = (assign_targets(x, layout, 10, padded) for x in (small, full))
     assert torch.equal(a.categories, b.categories)
@@ -73,7 +74,7 @@ def test_polygons_of_real_images(model_cfg, options):
     assert objects > 150
 
 
-def scene_of_run_lengths(folder, size=(120, 160), number=12, seed=0):
+def scene_of_rles(folder, size=(120, 160), number=12, seed=0):
     rng = np.random.default_rng(seed)
     height, width = size
     Image.new("RGB", (width, height)).save(folder / "a.png")
@@ -104,22 +105,22 @@ def scene_of_run_lengths(folder, size=(120, 160), number=12, seed=0):
     }
 
 
-def test_run_lengths_that_are_not_resampled(model_cfg, tmp_path):
-    """Flips and quarter turns move pixels to pixels: both ways give the same."""
+def test_rles_that_are_not_resampled(model_cfg, tmp_path):
+    """Flips and quarter turns map pixels to pixels: both mappers give the same."""
     model_cfg.merge_from_list([*FLIPS, "INPUT.MIN_SIZE_TRAIN", (120,), "INPUT.MAX_SIZE_TRAIN", 160])
     mappers = both_mappers(model_cfg)
     for seed in range(12):
-        d = scene_of_run_lengths(tmp_path, seed=seed)
+        d = scene_of_rles(tmp_path, seed=seed)
         assert_same_targets(*(r["instances"] for r in mapped(mappers, d, seed)))
 
 
-def test_run_lengths_that_are(model_cfg, tmp_path):
-    """Sampled once, not once a transform: next to the same."""
+def test_rles_that_are_resampled(model_cfg, tmp_path):
+    """They are sampled once, not once per transform: the masks agree closely."""
     model_cfg.merge_from_list([*ALL, "INPUT.MIN_SIZE_TRAIN", (180,)])
     mappers = both_mappers(model_cfg)
     agreements = []
     for seed in range(12):
-        d = scene_of_run_lengths(tmp_path, seed=seed)
+        d = scene_of_rles(tmp_path, seed=seed)
         a, b = (r["instances"] for r in mapped(mappers, d, seed))
         if len(a) != len(b):
             continue  # One of a pixel or two.
@@ -137,7 +138,7 @@ def test_transforms_that_are_not_affine(tmp_path):
     """They fall back to warping the whole mask."""
     ys, xs = np.mgrid[0:1:120j, 0:1:160j]
     grid = np.stack([xs**1.5, ys], axis=-1) * 2 - 1
-    d = scene_of_run_lengths(tmp_path)
+    d = scene_of_rles(tmp_path)
 
     class Bend(GridSampleTransform):
         def apply_coords(self, coords):
@@ -154,7 +155,27 @@ def test_transforms_that_are_not_affine(tmp_path):
     assert torch.equal(instances.gt_stride4_masks, downsample_masks(expected, (30, 40)))
 
 
-def test_quarter_keeps_what_is_thin():
+def test_masks_are_drawn_once_and_within_their_boxes(monkeypatch):
+    drawn = []
+
+    def recorded(mask):
+        drawn.append(mask.size)
+        return downsample_mask(mask)
+
+    monkeypatch.setattr(rasterize, "downsample_mask", recorded)
+    annotations = [
+        {"category_id": 0, "segmentation": [[x, y, x + 10, y, x + 10, y + 6, x, y + 6]]}
+        for x in range(0, 800, 20)
+        for y in range(0, 800, 40)
+    ]
+    nothing = T.TransformList([T.NoOpTransform()])
+    assert len(rasterize_instances(annotations, nothing, (800, 800), (800, 800))) == 800
+    assert len(drawn) == 800
+    # The boxes have 10x6 pixels; the frame of each adds a margin and starts at a multiple of 4.
+    assert max(drawn) <= (10 + 6) * (6 + 6)
+
+
+def test_downsample_mask_keeps_thin_masks():
     pixels = np.zeros((6, 9), np.uint8)
     pixels[:, 0] = 1
     small = downsample_mask(pixels)
@@ -163,7 +184,7 @@ def test_quarter_keeps_what_is_thin():
     assert torch.equal(torch.from_numpy(small), expected)
 
 
-def test_uncompressed_run_lengths_and_wrong_kinds():
+def test_uncompressed_rles_and_invalid_segmentations():
     annotation = {"category_id": 2, "segmentation": {"size": [4, 4], "counts": [5, 2, 9]}}
     nothing = T.TransformList([T.NoOpTransform()])
     instances = rasterize_instances([annotation], nothing, (4, 4), (4, 4))

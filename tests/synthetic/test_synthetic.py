@@ -7,7 +7,9 @@ import pytest
 from conftest import REPOSITORY
 
 from facenet_d2.errors import UserError
-from facenet_d2.synthetic import CLASSES, SCENES_VERSION, draw_scene, write_dataset
+from facenet_d2.synthetic import CLASSES, SCENES_VERSION
+from facenet_d2.synthetic.dataset import write_dataset
+from facenet_d2.synthetic.scenes import draw_scene
 
 
 def test_a_scene_is_a_function_of_its_seed():
@@ -40,7 +42,7 @@ def test_all_classes_occur():
 
 
 def test_outlines_follow_what_is_drawn():
-    """Across the outline the picture changes more than a little inside of it."""
+    """The image changes more across an outline than a few pixels away."""
     ratios = []
     for seed in range(10):
         image, objects = draw_scene(seed)

@@ -1,4 +1,4 @@
-"""COCO-format data sets: loading with clear errors, registration, the number of classes."""
+"""COCO-format data sets: registration, and loading with clear errors."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from ..coco_json import read_coco
 
 logger = logging.getLogger(__name__)
 
-# What dataset dicts keep of an annotation.
-KEPT = ("iscrowd", "bbox")
+# Fields of an annotation that are copied to dataset dicts.
+KEPT_FIELDS = ("iscrowd", "bbox")
 
 
 def datasets_root() -> Path:
-    """Where the built-in data sets are looked for: ``$DETECTRON2_DATASETS``, else ``datasets``."""
+    """Return the folder of the built-in data sets, ``$DETECTRON2_DATASETS`` or ``datasets``."""
     return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
 
 
 def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[dict[str, Any]]:
-    """What Detectron2's ``load_coco_json`` gives, with one clear sentence for what is wrong.
+    """Load a data set like Detectron2's ``load_coco_json``, with clear errors.
 
-    The file is read once, and polygons are arrays from the start: annotations of iSAID's number
-    take half of the time and two thirds of the memory.
+    The file is read once, and polygons are converted to arrays while it is parsed. For a data set
+    of iSAID's size, this halves the time and saves a third of the memory.
 
     Args:
-        name: of the data set; its metadata gets ``thing_classes`` and
-            ``thing_dataset_id_to_contiguous_id``.
+        name: name of the data set; ``thing_classes`` and ``thing_dataset_id_to_contiguous_id`` are
+            set in its metadata.
         json_file: annotations in COCO format.
-        image_root: the folder that ``file_name`` in the JSON is relative to.
+        image_root: folder that ``file_name`` in the JSON is relative to.
 
     Returns:
-        Detectron2's dataset dicts. Polygons of fewer than three points are left out, and so are
-        annotations of which none is left, with a warning.
+        Detectron2's dataset dicts. Polygons with fewer than three points are left out, and
+        annotations without any other polygon are skipped with a warning.
 
     Raises:
-        UserError: for a missing file or folder, JSON that is not COCO, images that are not there.
+        UserError: if the file, the folder or the images are missing, or the JSON is not COCO.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     if not image_root.is_dir():
@@ -77,13 +77,13 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
     annotations = content.get("annotations", [])
     annotations.reverse()
     while annotations:
-        # Taken from the list, so that what is not needed goes at once.
+        # Entries are removed from the list, so that unused fields are freed.
         entry = annotations.pop()
         segmentation = _usable(entry["segmentation"])
         if segmentation is None:
             unusable += 1
             continue
-        annotation = {key: entry[key] for key in KEPT if key in entry}
+        annotation = {key: entry[key] for key in KEPT_FIELDS if key in entry}
         annotation["category_id"] = class_of[entry["category_id"]]
         annotation["bbox_mode"] = BoxMode.XYWH_ABS
         if segmentation:
@@ -91,19 +91,19 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
         records[entry["image_id"]]["annotations"].append(annotation)
     if unusable:
         logger.warning(
-            "%s: %d annotations without a polygon of three points are left out.", name, unusable
+            "%s: %d annotations without a polygon of three points are skipped.", name, unusable
         )
     first = Path(next(iter(records.values()))["file_name"])
     if not first.is_file():
         raise UserError(
-            f"dataset {name!r}: image {first} does not exist; is {image_root} the folder that the "
-            f"file names in {json_file} are relative to?"
+            f"dataset {name!r}: image {first} does not exist; check that the file names in "
+            f"{json_file} are relative to {image_root}."
         )
     return list(records.values())
 
 
 def _usable(segmentation: list | dict) -> list | dict | None:
-    """A segmentation as training takes it; None where no polygon of it can be used."""
+    """Return a segmentation as training expects it, or None if none of its polygons is usable."""
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):
             return mask_util.frPyObjects(segmentation, *segmentation["size"])
@@ -121,15 +121,16 @@ def register_coco(
     classes: Sequence[str] | None = None,
     colors: Sequence[tuple[int, int, int]] | None = None,
 ) -> None:
-    """Register a COCO-format data set with Detectron2; nothing is read before it is used.
+    """Register a COCO-format data set with Detectron2. Its files are not read before it is used.
 
     Args:
-        name: to use in ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
-        json_file: annotations.
+        name: name for ``DATASETS.TRAIN`` and ``DATASETS.TEST``.
+        json_file: annotations in COCO format.
         image_root: folder of the images.
-        loader: gives the dataset dicts; :func:`load_coco` of the three above by default.
-        classes: class names in order, where they are known beforehand; checked on loading.
-        colors: one RGB colour a class, for drawing.
+        loader: function that returns the dataset dicts; by default, :func:`load_coco` is called
+            with the three arguments above.
+        classes: class names in order, if known in advance; they are checked on loading.
+        colors: one RGB colour per class, for drawing.
     """
     DatasetCatalog.register(name, loader or (lambda: load_coco(name, json_file, image_root)))
     metadata = MetadataCatalog.get(name)
@@ -146,12 +147,12 @@ def register_coco(
 
 
 def register_coco_from_config(cfg: CfgNode) -> None:
-    """Register the sets in ``DATASETS.COCO``: [name, JSON file, image folder] each.
+    """Register the data sets in ``DATASETS.COCO``, each a list [name, JSON file, image folder].
 
-    Registering one of the same name again replaces it, unless it is a built-in set's name.
+    A data set that an earlier config registered under the same name is replaced.
 
     Raises:
-        UserError: where an entry has another form or takes the name of another data set.
+        UserError: if an entry has another form, or the name of any other data set.
     """
     for entry in cfg.DATASETS.COCO:
         if not (isinstance(entry, (list, tuple)) and len(entry) == 3 and all(entry)):
@@ -163,7 +164,7 @@ def register_coco_from_config(cfg: CfgNode) -> None:
             if not getattr(MetadataCatalog.get(name), "from_config", False):
                 raise UserError(
                     f"DATASETS.COCO: {name!r} is already the name of a registered data set; "
-                    "choose another."
+                    "choose another name."
                 )
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
@@ -172,10 +173,10 @@ def register_coco_from_config(cfg: CfgNode) -> None:
 
 
 def class_names(dataset: str) -> list[str]:
-    """Class names of a registered data set, read from its JSON where they are not known yet.
+    """Return the class names of a registered data set, loading it if necessary.
 
     Raises:
-        UserError: for an unknown name, or as :func:`load_coco`.
+        UserError: if the data set is not registered, or cannot be loaded.
     """
     if dataset not in DatasetCatalog.list():
         own = [
@@ -184,8 +185,8 @@ def class_names(dataset: str) -> list[str]:
             if MetadataCatalog.get(d).get("registered_by", None) == "facenet_d2"
         ]
         raise UserError(
-            f"dataset {dataset!r} is not registered; this project knows {', '.join(sorted(own))}, "
-            "Detectron2's own, and what DATASETS.COCO lists."
+            f"dataset {dataset!r} is not registered; available are {', '.join(sorted(own))}, "
+            "those of Detectron2 and those in DATASETS.COCO."
         )
     metadata = MetadataCatalog.get(dataset)
     if not hasattr(metadata, "thing_classes"):
@@ -194,10 +195,10 @@ def class_names(dataset: str) -> list[str]:
 
 
 def check_available(datasets: Sequence[str]) -> None:
-    """See that the annotation files are there, before hours are spent on training.
+    """Check that the annotation files of data sets exist.
 
     Raises:
-        UserError: as loading the data set does.
+        UserError: the error of loading a data set whose file is missing.
     """
     for dataset in datasets:
         json_file = MetadataCatalog.get(dataset).get("json_file", None)

@@ -3,11 +3,10 @@
 from .prepared import register_prepared
 
 CLASSES = ("ship",)
-# SAR images are gray: any colour is seen on them.
 COLORS = ((255, 112, 31),)
-# RGB of each class in *_instance_color_RGB.png.
+# RGB colour of each class in *_instance_color_RGB.png.
 ANNOTATION_COLORS = ((128, 0, 0),)
-# Images of each split, as published and in the paper.
+# Number of images in each split, as published and in the paper.
 PUBLISHED_IMAGES = {"train": 3642, "test": 1962}
 
 

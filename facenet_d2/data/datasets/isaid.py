@@ -2,7 +2,7 @@
 
 from .prepared import register_prepared
 
-# Names, spelling and order are the publisher's; the id is the place in the list, from 1.
+# Names, spelling and order are the publisher's; the ids count from 1.
 CLASSES = (
     "ship",
     "storage_tank",
@@ -20,7 +20,7 @@ CLASSES = (
     "plane",
     "Harbor",
 )
-# For drawing. The publisher's own (ANNOTATION_COLORS) are too dark and too alike to be read.
+# Colours for drawing; the publisher's (ANNOTATION_COLORS) are too dark and too similar.
 COLORS = (
     (0, 150, 255),
     (255, 183, 3),
@@ -38,7 +38,7 @@ COLORS = (
     (230, 57, 70),
     (0, 180, 180),
 )
-# RGB of each class in *_instance_color_RGB.png; black is background.
+# RGB colour of each class in *_instance_color_RGB.png; black is background.
 ANNOTATION_COLORS = (
     (0, 0, 63),
     (0, 63, 63),

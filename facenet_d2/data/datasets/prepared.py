@@ -1,4 +1,4 @@
-"""The data sets that the prepare commands make: where they lie, and their registration."""
+"""Registration of the data sets that the ``tools/prepare_*`` commands create."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def register_prepared(
 ) -> None:
     """Register ``FOLDER_SPLIT`` for every split of a prepared data set.
 
-    It lies under :func:`datasets_root`: ``FOLDER/SPLIT.json``, whose file names are relative to
-    ``FOLDER``.
+    Its annotations are ``FOLDER/SPLIT.json`` under :func:`datasets_root`, with file names relative
+    to ``FOLDER``.
 
     Args:
-        folder: the set's folder, and the first part of the registered names.
-        splits: the second part of the names.
-        tool: the command that makes the folder, for the error where it is not there.
+        folder: folder of the data set, and first part of the registered names.
+        splits: names of the splits, and second part of the registered names.
+        tool: command that creates the folder, for the error message if it does not exist.
         classes: class names, in the order of their ids from 1.
-        colors: one RGB colour a class.
+        colors: one RGB colour per class.
     """
     root = datasets_root() / folder
     for split in splits:
@@ -37,8 +37,8 @@ def register_prepared(
         def load(name: str = name, json_file: Path = json_file) -> list[dict[str, Any]]:
             if not json_file.is_file():
                 raise UserError(
-                    f"dataset {name!r}: {json_file} does not exist. Make it with {tool}, or set "
-                    f"DETECTRON2_DATASETS to the folder that has {folder}/."
+                    f"dataset {name!r}: {json_file} does not exist. Create it with {tool}, or set "
+                    f"DETECTRON2_DATASETS to the folder that contains {folder}/."
                 )
             return load_coco(name, json_file, root)
 

@@ -1,4 +1,4 @@
-"""BiFPN: weighted fusion both ways, repeated (Tan et al., CVPR 2020; paper, Table 8)."""
+"""BiFPN: repeated weighted fusion in both directions (Tan et al., CVPR 2020; Table 8)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.layers import Conv2d, get_norm
+from detectron2.modeling import Backbone
 from torch import nn
 
-from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
+from ..checks import check_minimum
+from .pyramid import STRIDES, Pyramid, conv_with_norm, neck_arguments, register_neck
 
 
 class WeightedFusion(nn.Module):
-    """Fast normalised fusion, then swish, a depthwise 3x3 and a 1x1 convolution.
+    """Fast normalised fusion, followed by swish, a depthwise 3x3 and a 1x1 convolution.
 
     O = conv(swish(sum_i w_i I_i / (epsilon + sum_j w_j))) with w = relu(learned), section 3.3 of
-    EfficientDet. The weights start equal.
+    EfficientDet. All weights start at 1.
     """
 
     EPSILON = 1e-4
@@ -27,9 +28,9 @@ class WeightedFusion(nn.Module):
     def __init__(self, num_inputs: int, channels: int, *, norm: str) -> None:
         """
         Args:
-            num_inputs: how many maps are fused.
-            channels: of each of them and of the result.
-            norm: normalisation after the convolution.
+            num_inputs: number of fused maps.
+            channels: number of channels of each map and of the result.
+            norm: normalisation after the 1x1 convolution.
         """
         super().__init__()
         self.weights = nn.Parameter(torch.ones(num_inputs))
@@ -39,7 +40,7 @@ class WeightedFusion(nn.Module):
             weight_init.c2_xavier_fill(conv)
 
     def forward(self, *maps: torch.Tensor) -> torch.Tensor:
-        """Maps of one shape, ``(N, channels, h, w)``, to one."""
+        """Fuse maps of the same shape, ``(N, channels, h, w)``."""
         weights = F.relu(self.weights)
         weights = weights / (self.EPSILON + weights.sum())
         fused = sum(w * x for w, x in zip(weights, maps, strict=True))
@@ -47,15 +48,17 @@ class WeightedFusion(nn.Module):
 
 
 class BiFPNLayer(nn.Module):
-    """One repetition: top-down, T(i) = fuse(P(i), up(T(i+1))), then bottom-up,
-    O(i) = fuse(P(i), T(i), down(O(i-1))); the finest is T, the coarsest has no T.
+    """One repetition of BiFPN.
+
+    Top-down, T(i) = fuse(P(i), up(T(i+1))). Then bottom-up, O(i) = fuse(P(i), T(i), down(O(i-1))).
+    On the finest level O = T, and the coarsest has no T.
     """
 
     def __init__(self, num_levels: int, channels: int, *, norm: str) -> None:
         """
         Args:
-            num_levels: levels of the pyramid, each half the size of the one before.
-            channels: of each.
+            num_levels: number of levels, each half the size of the previous one.
+            channels: number of channels of each level.
             norm: normalisation in each fusion.
         """
         super().__init__()
@@ -68,7 +71,7 @@ class BiFPNLayer(nn.Module):
         )
 
     def forward(self, maps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Maps, finest first, to as many of the same shapes."""
+        """Fuse maps, finest first, to maps of the same shapes."""
         between = [maps[-1]]
         for fuse, x in zip(reversed(self.top_down), reversed(maps[:-1]), strict=True):
             between.insert(0, fuse(x, F.interpolate(between[0], size=x.shape[-2:])))
@@ -81,7 +84,7 @@ class BiFPNLayer(nn.Module):
 
 
 class BiFPN(Pyramid):
-    """B2..B5 projected by 1x1 convolutions, p6 pooled from B5's, then repeated BiFPN layers."""
+    """Repeated BiFPN layers on the projections of B2..B5 and a sixth level pooled from B5's."""
 
     def __init__(
         self,
@@ -94,19 +97,19 @@ class BiFPN(Pyramid):
     ) -> None:
         """
         Args:
-            bottom_up: gives four features at strides 4, 8, 16 and 32.
-            in_features: their names, finest first.
-            out_channels: channels of every output.
-            repeats: BiFPN layers one after another.
+            bottom_up: bottom-up network with four features at strides 4, 8, 16 and 32.
+            in_features: names of the features, finest first.
+            out_channels: number of channels of every output.
+            repeats: number of BiFPN layers.
             norm: normalisation after every convolution of the neck.
 
         Raises:
-            ValueError: where the features are not four at strides 4, 8, 16, 32, or ``repeats`` is
-                below 1.
+            ValueError: if the features are not four at strides 4, 8, 16, 32, or ``repeats`` is not
+                positive.
         """
         super().__init__(bottom_up, in_features, out_channels)
         if repeats < 1:
-            raise ValueError(f"MODEL.BIFPN.REPEATS is {repeats}; it must be at least 1")
+            raise ValueError(f"repeats is {repeats}; it must be at least 1")
         self.laterals = nn.ModuleList(
             conv_with_norm(channels, out_channels, 1, norm=norm) for channels in self.channels
         )
@@ -117,7 +120,7 @@ class BiFPN(Pyramid):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            x: images, ``(N, 3, H, W)``, of any size.
+            x: images of any size, ``(N, 3, H, W)``.
 
         Returns:
             ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
@@ -130,19 +133,9 @@ class BiFPN(Pyramid):
         return dict(zip(self._out_features, maps, strict=True))
 
 
+@register_neck("bifpn")
 def bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
-    """BiFPN of ``MODEL.BIFPN.REPEATS`` layers on a bottom-up network."""
-    arguments = neck_arguments(cfg, bottom_up, norm_node="BIFPN")
+    """Build a BiFPN of ``MODEL.BIFPN.REPEATS`` layers."""
+    arguments = neck_arguments(cfg, bottom_up, norm_node="BIFPN", strides=STRIDES)
+    check_minimum(1, "MODEL.BIFPN", cfg.MODEL.BIFPN, ["REPEATS"])
     return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)
-
-
-@BACKBONE_REGISTRY.register()
-def build_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
-    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
-    return bifpn(cfg, build_bottom_up(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_resnet_bifpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> BiFPN:
-    """ResNet with this neck."""
-    return bifpn(cfg, build_resnet_backbone(cfg, input_shape))

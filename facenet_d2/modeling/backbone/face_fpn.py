@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import Backbone
 from torch import nn
 
 from ..checks import check_dilations, check_norm
@@ -19,24 +18,24 @@ from ..layers import (
     SubPixelContextEnhancement,
     SubPixelConv2d,
 )
-from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
+from .pyramid import STRIDES, Pyramid, conv_with_norm, neck_arguments, register_neck
 
 
 class FACEFPN(Pyramid):
-    """A bottom-up network with FACE-FPN on top; gives p2..p6 like Detectron2's FPN.
+    """A bottom-up network with FACE-FPN on top; returns p2..p6 like Detectron2's FPN.
 
     With B2..B5 the bottom-up features at strides 4..32:
 
-    - (1) F4 = phi(B4) + S(B5), F3 = phi(B3) + S(B4), F2 = phi(B2), or SEM(B2) where SEM is on;
-    - F'i = ASPP(Fi), and P4..P2 top-down over F'4..F'2;
+    - (1) F4 = phi(B4) + S(B5), F3 = phi(B3) + S(B4), F2 = phi(B2), or SEM(B2) with SEM;
+    - F'i = ASPP(Fi), and P4..P2 top-down from F'4..F'2;
     - I, the integrated map at stride 16: the mean of P2, P3, P4 and SCE(B5) (3);
     - R5 = AdaptiveMaxPool(I), R4 = AdaptiveMaxPool(I) + F'4, R3 = up(R4) + F'3,
       R2 = up(R3) + F'2, "in the order of a top-down hierarchy" (section 3.2). ``top_down=False``
       gives equation (2) literally: R3 = up(I) + F'3, R2 = up(I) + F'2;
     - (4, 5) Hi = CA(I) * Ri. The outputs p2..p5 are H2..H5, p6 is p5 at half size.
 
-    What the paper leaves open was fitted on NWPU VHR-10 (docs/TRIALS.md): the top-down hierarchy,
-    ASPP with a shortcut, and zero-initialised residual branches.
+    Details that the paper leaves open were chosen on NWPU VHR-10 (docs/TRIALS.md): the top-down
+    hierarchy, ASPP with a shortcut, and zero-initialised residual branches.
     """
 
     def __init__(
@@ -57,22 +56,22 @@ class FACEFPN(Pyramid):
     ) -> None:
         """
         Args:
-            bottom_up: network that gives four features at strides 4, 8, 16 and 32.
-            in_features: their names, finest first (``res2`` .. ``res5``).
+            bottom_up: bottom-up network with four features at strides 4, 8, 16 and 32.
+            in_features: names of the features, finest first (``res2`` .. ``res5``).
             out_channels: number of channels of every output.
             aspp_channels: number of channels of each branch of ASPP.
             aspp_dilations: dilation rates of ASPP's 3x3 convolutions.
             aspp_norm: normalisation inside ASPP.
             aspp_shortcut: whether ASPP adds its input to its output.
-            top_down: build R2 and R3 on the level above in place of I.
-            output_convs: apply a 3x3 convolution to each R, as FPN does to each merged map.
-            subpixel_conv_first: whether S has its convolution before the pixel shuffle.
-            norm: normalisation after the projections phi, S and those of SCE, as ``MODEL.FPN.NORM``
-                is in Detectron2's FPN.
-            sem: module in place of phi(B2).
+            top_down: whether R2 and R3 are built on the next coarser level instead of I.
+            output_convs: whether each R has a 3x3 convolution, as each merged map of FPN.
+            subpixel_conv_first: whether the convolution of S precedes its pixel shuffle.
+            norm: normalisation after the projections phi, S and those of SCE, like
+                ``MODEL.FPN.NORM`` in Detectron2's FPN.
+            sem: module that replaces phi(B2).
 
         Raises:
-            ValueError: where the features are not four at strides 4, 8, 16, 32.
+            ValueError: if the features are not four at strides 4, 8, 16, 32.
         """
         super().__init__(bottom_up, in_features, out_channels)
         channels = self.channels
@@ -112,7 +111,7 @@ class FACEFPN(Pyramid):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            x: images, ``(N, 3, H, W)``, of any size.
+            x: images of any size, ``(N, 3, H, W)``.
 
         Returns:
             ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
@@ -131,7 +130,7 @@ class FACEFPN(Pyramid):
     def enhance(
         self, b2: torch.Tensor, b3: torch.Tensor, b4: torch.Tensor, b5: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """F'2, F'3, F'4: equation (1), then ASPP."""
+        """Compute F'2, F'3 and F'4 by equation (1) and ASPP."""
         f4 = self.lateral4(b4) + self.subpixel4(b5, b4.shape[-2:])
         f3 = self.lateral3(b3) + self.subpixel3(b4, b3.shape[-2:])
         f2 = self.lateral2(b2)
@@ -140,7 +139,7 @@ class FACEFPN(Pyramid):
     def integrate(
         self, f2: torch.Tensor, f3: torch.Tensor, f4: torch.Tensor, b5: torch.Tensor
     ) -> torch.Tensor:
-        """I, at F'4's size: the mean of the top-down maps P2..P4 and SCE(B5)."""
+        """Compute I at the size of F'4, the mean of the top-down maps P2..P4 and SCE(B5)."""
         size = f4.shape[-2:]
         p4 = f4
         p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
@@ -156,7 +155,7 @@ class FACEFPN(Pyramid):
         f4: torch.Tensor,
         b5: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """R2..R5, equation (2). Pooling I to F'4's size, which it has, changes nothing."""
+        """Compute R2..R5 by equation (2); I is not pooled for R4, as it has the size of F'4."""
 
         def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
             return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
@@ -169,10 +168,10 @@ class FACEFPN(Pyramid):
 
 
 def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Adaptive maximum pooling, ``(N, C, H, W)`` to ``(N, C, *size)``.
+    """Apply adaptive maximum pooling, ``(N, C, H, W)`` to ``(N, C, *size)``.
 
-    Where H and W are the same multiple of it, as in padded images, that is a plain one, of which
-    ``torch.compile`` needs no version for each size.
+    If H and W are the same multiple of the size, as in padded images, plain maximum pooling gives
+    the same result, and ``torch.compile`` does not specialise it on the size.
     """
     factor = x.shape[-2] // size[0]
     if x.shape[-2] == factor * size[0] and x.shape[-1] == factor * size[1]:
@@ -181,7 +180,7 @@ def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
-    """SEM on the finest bottom-up level, as ``MODEL.SEM`` says."""
+    """Build SEM for the finest bottom-up level from ``MODEL.SEM``."""
     check_norm("MODEL.SEM.NORM", cfg.MODEL.SEM.NORM, "MODEL.SEM.CHANNELS", cfg.MODEL.SEM.CHANNELS)
     check_dilations("MODEL.SEM.DILATIONS", cfg.MODEL.SEM.DILATIONS)
     return SemanticEnhancementModule(
@@ -195,13 +194,14 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
     )
 
 
+@register_neck("face_fpn")
 def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
-    """FACE-FPN on a bottom-up network, with SEM where ``MODEL.SEM.ENABLED``."""
+    """Build FACE-FPN, with SEM if ``MODEL.SEM.ENABLED``."""
     face = cfg.MODEL.FACE_FPN
     aspp = ("MODEL.FACE_FPN.ASPP_NORM", "MODEL.FACE_FPN.ASPP_CHANNELS")
     check_norm(aspp[0], face.ASPP_NORM, aspp[1], face.ASPP_CHANNELS)
     check_dilations("MODEL.FACE_FPN.ASPP_DILATIONS", face.ASPP_DILATIONS)
-    arguments = neck_arguments(cfg, bottom_up)
+    arguments = neck_arguments(cfg, bottom_up, strides=STRIDES, has_sem=True)
     sem = None
     if cfg.MODEL.SEM.ENABLED:
         finest = arguments["in_features"][0]
@@ -217,15 +217,3 @@ def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
         subpixel_conv_first=face.SUBPIXEL_CONV_FIRST,
         sem=sem,
     )
-
-
-@BACKBONE_REGISTRY.register()
-def build_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
-    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
-    return face_fpn(cfg, build_bottom_up(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_resnet_face_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FACEFPN:
-    """ResNet with this neck."""
-    return face_fpn(cfg, build_resnet_backbone(cfg, input_shape))

@@ -1,4 +1,4 @@
-"""HRNet's neck: all levels in one map, pooled out again (Wang et al., TPAMI 2020; Table 8)."""
+"""HRNet's neck: all levels merged and pooled to a pyramid (Wang et al., TPAMI 2020; Table 8)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,27 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
+from detectron2.modeling import Backbone
 from torch import nn
 
-from .pyramid import Pyramid, build_bottom_up, conv_with_norm, neck_arguments
+from .pyramid import STRIDES, Pyramid, conv_with_norm, neck_arguments, register_neck
 
 
 class HRFPN(Pyramid):
-    """M = conv1x1(concatenation of B2..B5, enlarged to stride 4), p(i) = conv3x3(AvgPool(M))."""
+    """M = conv1x1(concatenation of B2..B5, upsampled to stride 4), p(i) = conv3x3(AvgPool(M))."""
 
     def __init__(
         self, bottom_up: Backbone, in_features: Sequence[str], out_channels: int, *, norm: str = ""
     ) -> None:
         """
         Args:
-            bottom_up: gives four features at strides 4, 8, 16 and 32.
-            in_features: their names, finest first.
-            out_channels: channels of every output.
+            bottom_up: bottom-up network with four features at strides 4, 8, 16 and 32.
+            in_features: names of the features, finest first.
+            out_channels: number of channels of every output.
             norm: normalisation after every convolution of the neck.
 
         Raises:
-            ValueError: where the features are not four at strides 4, 8, 16, 32.
+            ValueError: if the features are not four at strides 4, 8, 16, 32.
         """
         super().__init__(bottom_up, in_features, out_channels)
         self.reduce = conv_with_norm(sum(self.channels), out_channels, 1, norm=norm)
@@ -42,7 +41,7 @@ class HRFPN(Pyramid):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """
         Args:
-            x: images, ``(N, 3, H, W)``, of any size.
+            x: images of any size, ``(N, 3, H, W)``.
 
         Returns:
             ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)`` rounded up.
@@ -60,18 +59,7 @@ class HRFPN(Pyramid):
         return outputs
 
 
+@register_neck("hrfpn")
 def hrfpn(cfg: CfgNode, bottom_up: Backbone) -> HRFPN:
-    """HRNet's neck on a bottom-up network."""
-    return HRFPN(**neck_arguments(cfg, bottom_up))
-
-
-@BACKBONE_REGISTRY.register()
-def build_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
-    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
-    return hrfpn(cfg, build_bottom_up(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_resnet_hrfpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> HRFPN:
-    """ResNet with this neck."""
-    return hrfpn(cfg, build_resnet_backbone(cfg, input_shape))
+    """Build HRNet's neck."""
+    return HRFPN(**neck_arguments(cfg, bottom_up, strides=STRIDES))

@@ -1,4 +1,4 @@
-"""PANet's neck: an FPN and a bottom-up path after it (Liu et al., CVPR 2018; paper, Table 8)."""
+"""PANet's neck: an FPN followed by a bottom-up path (Liu et al., CVPR 2018; Table 8)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, build_resnet_backbone
+from detectron2.modeling import FPN, Backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from torch import nn
 
-from .pyramid import build_bottom_up, conv_with_norm, neck_arguments
+from .pyramid import conv_with_norm, neck_arguments, register_neck
 
 
 class PAFPN(FPN):
@@ -32,11 +31,12 @@ class PAFPN(FPN):
     ) -> None:
         """
         Args:
-            bottom_up: gives features, each at twice the stride of the one before.
-            in_features: their names, finest first.
-            out_channels: channels of every output.
+            bottom_up: bottom-up network.
+            in_features: names of its features, finest first, each at twice the stride of the
+                previous one.
+            out_channels: number of channels of every output.
             norm: normalisation after every convolution of the neck.
-            fuse_type: how the FPN adds its levels, "sum" or "avg".
+            fuse_type: fusion of the FPN's levels, "sum" or "avg".
         """
         super().__init__(
             bottom_up,
@@ -55,10 +55,16 @@ class PAFPN(FPN):
         )
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Images ``(N, 3, H, W)``, H and W multiples of 32, to ``p2`` .. ``p6``."""
+        """
+        Args:
+            x: images, ``(N, 3, H, W)``, with H and W multiples of 32.
+
+        Returns:
+            ``p2`` .. ``p6``, each ``(N, out_channels, H/2^i, W/2^i)``.
+        """
         (finest, previous), *others = super().forward(x).items()
         outputs = {finest: previous}
-        # The last of the FPN's is its own p6.
+        # The last output of the FPN, its p6, is replaced.
         for (name, p), downsample, fuse in zip(
             others[:-1], self.downsample, self.fuse, strict=True
         ):
@@ -68,18 +74,7 @@ class PAFPN(FPN):
         return outputs
 
 
+@register_neck("pafpn")
 def pafpn(cfg: CfgNode, bottom_up: Backbone) -> PAFPN:
-    """PANet's neck on a bottom-up network."""
+    """Build PANet's neck."""
     return PAFPN(**neck_arguments(cfg, bottom_up), fuse_type=cfg.MODEL.FPN.FUSE_TYPE)
-
-
-@BACKBONE_REGISTRY.register()
-def build_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """The bottom-up network of ``MODEL.BOTTOM_UP`` with this neck."""
-    return pafpn(cfg, build_bottom_up(cfg, input_shape))
-
-
-@BACKBONE_REGISTRY.register()
-def build_resnet_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> PAFPN:
-    """ResNet with this neck."""
-    return pafpn(cfg, build_resnet_backbone(cfg, input_shape))

@@ -1,48 +1,46 @@
-"""What every neck of this project has in common with Detectron2's FPN."""
+"""Parts shared by the necks: base class, convolution, bottom-up network and registration."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
-from ..checks import check_norm
+from ..checks import check_levels, check_norm
+
+# Strides of the bottom-up features of all necks but the FPNs.
+STRIDES = (4, 8, 16, 32)
 
 
 class Pyramid(Backbone):
-    """A bottom-up network with a neck on top; gives p2..p6, all of the same channels.
+    """Base class of the necks that return p2..p6, all with the same number of channels.
 
     Attributes:
-        bottom_up: gives B2..B5.
-        channels: of B2..B5.
-        top_block: makes p6 of p5 by taking every other pixel, as Detectron2's FPN does.
+        bottom_up: bottom-up network that returns B2..B5.
+        channels: numbers of channels of B2..B5.
+        top_block: layer that computes p6 from p5 by taking every other pixel, as in Detectron2's
+            FPN.
     """
 
     def __init__(self, bottom_up: Backbone, in_features: Sequence[str], out_channels: int) -> None:
         """
         Args:
-            bottom_up: gives four features at strides 4, 8, 16 and 32.
-            in_features: their names, finest first (``res2`` .. ``res5``).
-            out_channels: channels of every output.
+            bottom_up: bottom-up network with four features at strides 4, 8, 16 and 32.
+            in_features: names of the features, finest first (``res2`` .. ``res5``).
+            out_channels: number of channels of every output.
 
         Raises:
-            ValueError: where the features are not four at strides 4, 8, 16, 32.
+            ValueError: if the features are not four at strides 4, 8, 16, 32.
         """
         super().__init__()
         shapes = bottom_up.output_shape()
-        strides = [shapes[f].stride for f in in_features]
-        if strides != [4, 8, 16, 32]:
-            raise ValueError(
-                f"{type(self).__name__} needs bottom-up features at strides 4, 8, 16, 32 "
-                f"(MODEL.FPN.IN_FEATURES res2, res3, res4, res5), not {list(in_features)} at "
-                f"strides {strides}"
-            )
+        check_levels("in_features", in_features, shapes, STRIDES)
         self.bottom_up = bottom_up
         self.in_features = tuple(in_features)
         self.channels = [shapes[f].channels for f in in_features]
@@ -53,7 +51,7 @@ class Pyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """Images are padded to multiples of this, so that all levels fit on each other."""
+        """Number whose multiples images are padded to, so that all levels are aligned."""
         return 32
 
     @property
@@ -61,7 +59,7 @@ class Pyramid(Backbone):
         return {"size_divisibility": self.size_divisibility}
 
     def bottom_up_features(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Images ``(N, 3, H, W)`` to B2..B5, each ``(N, C_i, H/2^i, W/2^i)`` rounded up."""
+        """Compute B2..B5, ``(N, C_i, H/2^i, W/2^i)`` rounded up, of images ``(N, 3, H, W)``."""
         features = self.bottom_up(x)
         return [features[f] for f in self.in_features]
 
@@ -69,7 +67,7 @@ class Pyramid(Backbone):
 def conv_with_norm(
     in_channels: int, out_channels: int, kernel_size: int, *, norm: str, stride: int = 1
 ) -> Conv2d:
-    """A convolution of a neck, as those of Detectron2's FPN: Xavier, no activation."""
+    """Build a convolution as in Detectron2's FPN: Xavier initialisation, no activation."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -84,10 +82,10 @@ def conv_with_norm(
 
 
 def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """The bottom-up network that ``MODEL.BOTTOM_UP.NAME`` names.
+    """Build the bottom-up network ``MODEL.BOTTOM_UP.NAME``.
 
     Raises:
-        ValueError: where no builder of that name is registered.
+        ValueError: if no builder of that name is registered.
     """
     name = cfg.MODEL.BOTTOM_UP.NAME
     if name not in BACKBONE_REGISTRY:
@@ -98,19 +96,93 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
 
 
-def neck_arguments(cfg: CfgNode, bottom_up: Backbone, *, norm_node: str = "FPN") -> dict[str, Any]:
-    """Arguments that all necks share, from ``MODEL.FPN``.
+def neck_arguments(
+    cfg: CfgNode,
+    bottom_up: Backbone,
+    *,
+    norm_node: str = "FPN",
+    strides: Sequence[int] | None = None,
+    has_sem: bool = False,
+) -> dict[str, Any]:
+    """Read the arguments that all necks share from ``MODEL.FPN``.
 
     Args:
-        cfg: the whole config.
-        bottom_up: the bottom-up network.
-        norm_node: the node of ``MODEL`` whose ``NORM`` the neck has.
+        cfg: config of the model.
+        bottom_up: bottom-up network.
+        norm_node: node of ``MODEL`` with the neck's ``NORM``.
+        strides: required strides of ``MODEL.FPN.IN_FEATURES``; None for any.
+        has_sem: whether the neck has a semantic enhancement module.
+
+    Raises:
+        ValueError: for a wrong value, or ``MODEL.SEM.ENABLED`` with a neck without SEM.
     """
     fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
+    if cfg.MODEL.SEM.ENABLED and not has_sem:
+        raise ValueError(_no_sem(cfg.MODEL.BACKBONE.NAME))
     check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
+    if strides is not None:
+        shapes = bottom_up.output_shape()
+        check_levels("MODEL.FPN.IN_FEATURES", fpn.IN_FEATURES, shapes, strides)
     return {
         "bottom_up": bottom_up,
         "in_features": fpn.IN_FEATURES,
         "out_channels": fpn.OUT_CHANNELS,
         "norm": norm,
     }
+
+
+def check_sem(cfg: CfgNode) -> None:
+    """Refuse ``MODEL.SEM.ENABLED`` with one of Detectron2's own builders, which would ignore it.
+
+    Raises:
+        ValueError: if SEM is enabled and ``MODEL.BACKBONE.NAME`` is a builder of Detectron2.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if (
+        cfg.MODEL.SEM.ENABLED
+        and name in BACKBONE_REGISTRY
+        and BACKBONE_REGISTRY.get(name).__module__.startswith("detectron2.")
+    ):
+        raise ValueError(_no_sem(name))
+
+
+def _no_sem(name: str) -> str:
+    return (
+        f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {name} has no SEM; choose "
+        "build_face_fpn_backbone or build_sem_fpn_backbone, or set MODEL.SEM.ENABLED False"
+    )
+
+
+NeckBuilder = Callable[[CfgNode, Backbone], Backbone]
+
+
+def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilder], NeckBuilder]:
+    """Register the backbone builders of a neck: ``@register_neck("hrfpn")``.
+
+    The decorated function puts the neck on a bottom-up network. ``build_{name}_backbone`` builds it
+    on ``MODEL.BOTTOM_UP``, and ``build_resnet_{name}_backbone`` always on a ResNet, as Detectron2's
+    own builders do.
+
+    Args:
+        name: name of the neck.
+        resnet: whether to register the second builder.
+    """
+
+    def register(build_neck: NeckBuilder) -> NeckBuilder:
+        def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+            return build_neck(cfg, build_bottom_up(cfg, input_shape))
+
+        def build_on_resnet(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
+            return build_neck(cfg, build_resnet_backbone(cfg, input_shape))
+
+        builders = {f"build_{name}_backbone": build}
+        if resnet:
+            builders[f"build_resnet_{name}_backbone"] = build_on_resnet
+        for builder_name, builder in builders.items():
+            # The registry takes the name from the function.
+            builder.__name__ = builder.__qualname__ = builder_name
+            builder.__module__ = build_neck.__module__
+            BACKBONE_REGISTRY.register(builder)
+        return build_neck
+
+    return register

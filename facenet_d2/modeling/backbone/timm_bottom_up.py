@@ -1,4 +1,4 @@
-"""Bottom-up networks of timm (https://huggingface.co/docs/timm) under this project's necks."""
+"""Bottom-up networks from timm (https://huggingface.co/docs/timm)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-# Detectron2's names of the features at these strides.
+from ..checks import check_range
+
+# Detectron2's feature names by stride.
 FEATURES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
 
 def create_feature_model(name: str, **arguments: Any) -> nn.Module:
-    """A timm model that returns its features at strides 4, 8, 16 and 32, finest first.
+    """Create a timm model that returns its features at strides 4, 8, 16 and 32, finest first.
 
     Args:
-        name: timm's name of the architecture, ``convnext_tiny`` for instance.
+        name: name of the architecture in timm, for example ``convnext_tiny``.
         arguments: further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: for a name that timm does not know, or a model without these features.
+        ValueError: for a name that is not in timm, or a model without these features.
     """
     if not timm.is_model(name):
         raise ValueError(f"{name} is not a model of timm {timm.__version__}")
@@ -41,9 +43,9 @@ def create_feature_model(name: str, **arguments: Any) -> nn.Module:
 
 
 class TimmBottomUp(Backbone):
-    """A timm model's features at strides 4, 8, 16 and 32, as ``res2`` .. ``res5``.
+    """Features of a timm model at strides 4, 8, 16 and 32, as ``res2`` .. ``res5``.
 
-    Frozen batch normalisation is timm's own layer in evaluation mode. To replace it by Detectron2's
+    Frozen batch normalisation is timm's own layer in evaluation mode: Detectron2's
     ``FrozenBatchNorm2d`` would lose the activation that timm's ``BatchNormAct2d`` also applies.
 
     Attributes:
@@ -61,21 +63,21 @@ class TimmBottomUp(Backbone):
     ) -> None:
         """
         Args:
-            name: timm's name of the architecture, ``convnext_tiny`` for instance.
+            name: name of the architecture in timm, for example ``convnext_tiny``.
             in_channels: number of channels of the images.
-            freeze_at: number of stages to freeze, as ``MODEL.BACKBONE.FREEZE_AT``: 1 for the stem,
-                2 for the stem and ``res2``, and so on. Dropout and stochastic depth stay active in
-                frozen stages. Models whose stages are not modules of their own allow only 0.
-            freeze_batch_norm: freeze statistics and affine parameters of all batch normalisation.
+            freeze_at: number of frozen stages, as in Detectron2's ResNet: 1 for the stem, 2 for the
+                stem and ``res2``, and so on. Dropout and stochastic depth stay active in frozen
+                stages. Models whose stages are not separate modules allow only 0.
+            freeze_batch_norm: whether the statistics and affine parameters of all batch
+                normalisation are frozen.
             model_arguments: further arguments of ``timm.create_model``.
 
         Raises:
-            ValueError: for a name that timm does not know, a model without features at these
-                strides, or a ``freeze_at`` that is not from 0 to 5 or not possible.
+            ValueError: for a name that is not in timm, a model without features at these strides,
+                or a ``freeze_at`` outside 0 to 5 or that the model does not support.
         """
         super().__init__()
-        if not 0 <= freeze_at <= 5:
-            raise ValueError(f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}; it must be from 0 to 5")
+        check_range("freeze_at", freeze_at, 0, 5)
         self.model = create_feature_model(name, in_chans=in_channels, **(model_arguments or {}))
         self._out_features = list(FEATURES.values())
         self._out_feature_strides = {feature: stride for stride, feature in FEATURES.items()}
@@ -96,22 +98,22 @@ class TimmBottomUp(Backbone):
         self.train()
 
     def _first_parameters(self, freeze_at: int) -> list[nn.Parameter]:
-        """Parameters of the stem and the first ``freeze_at - 1`` stages.
+        """Return the parameters of the stem and the first ``freeze_at - 1`` stages.
 
-        timm's models define their modules in the order in which they run: a stage ends with the
-        module that gives its feature, and the stem where that of ``res2`` begins.
+        timm's models define their modules in the order of execution: a stage ends with the module
+        that returns its feature, and the stem ends where the module of ``res2`` begins.
         """
         if freeze_at == 0:
             return []
         parameters = list(self.model.named_parameters())
         module = self.model.feature_info.module_name()[max(freeze_at - 2, 0)]
-        # Where timm has made a flat list of the model's modules, "stages.0" is called "stages_0".
+        # In models that timm flattens, "stages.0" becomes "stages_0".
         prefixes = (f"{module}.", f"{module.replace('.', '_')}.")
         within = [i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)]
         if not within:
             raise ValueError(
-                f"MODEL.BACKBONE.FREEZE_AT is {freeze_at}, but timm does not tell which parameters "
-                "are in which stage of this model; it must be 0"
+                f"freeze_at is {freeze_at}, but the stages of this model are not separate modules; "
+                "it must be 0"
             )
         end = within[0] if freeze_at == 1 else within[-1] + 1
         return [parameter for _, parameter in parameters[:end]]
@@ -127,7 +129,7 @@ class TimmBottomUp(Backbone):
         """
         Args:
             x: images, ``(N, in_channels, H, W)``. H and W should be multiples of 32, as the necks
-                require; some models, ConvNeXt for one, crop the remainder.
+                require; some models, such as ConvNeXt, crop the remainder.
 
         Returns:
             ``res2`` .. ``res5``, each ``(N, C_i, H/2^i, W/2^i)``.
@@ -140,11 +142,21 @@ class TimmBottomUp(Backbone):
 
 @BACKBONE_REGISTRY.register()
 def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBottomUp:
-    """The timm model of ``MODEL.TIMM``, frozen as ``MODEL.BACKBONE.FREEZE_AT`` says."""
-    return TimmBottomUp(
-        cfg.MODEL.TIMM.NAME,
-        in_channels=input_shape.channels,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-        freeze_batch_norm=cfg.MODEL.TIMM.FREEZE_BATCH_NORM,
-        model_arguments=cfg.MODEL.TIMM.ARGUMENTS,
-    )
+    """Build the timm model of ``MODEL.TIMM``, frozen up to ``MODEL.BACKBONE.FREEZE_AT``.
+
+    Raises:
+        ValueError: for a model or a number of frozen stages that is not supported.
+    """
+    name, freeze_at = cfg.MODEL.TIMM.NAME, cfg.MODEL.BACKBONE.FREEZE_AT
+    try:
+        return TimmBottomUp(
+            name,
+            in_channels=input_shape.channels,
+            freeze_at=freeze_at,
+            freeze_batch_norm=cfg.MODEL.TIMM.FREEZE_BATCH_NORM,
+            model_arguments=cfg.MODEL.TIMM.ARGUMENTS,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"MODEL.TIMM.NAME {name} with MODEL.BACKBONE.FREEZE_AT {freeze_at}: {error}"
+        ) from error

@@ -1,5 +1,7 @@
+"""CondInst: FCOS targets and losses, heads and meta-architecture."""
+
 from .dynamic_head import DynamicMaskHead
 from .heads import ControllerHead, MaskBranch
-from .meta_arch import CondInst
+from .meta_arch import CondInst, CondInstPredictions
 
-__all__ = ["CondInst", "ControllerHead", "DynamicMaskHead", "MaskBranch"]
+__all__ = ["CondInst", "CondInstPredictions", "ControllerHead", "DynamicMaskHead", "MaskBranch"]

@@ -1,4 +1,4 @@
-"""CondInst's mask head, whose weights are predicted for each instance (CondInst, section 3.1)."""
+"""CondInst's mask head, with parameters predicted for each instance (CondInst, section 3.1)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import nn
 
 
 class DynamicMaskHead(nn.Module):
-    """A few 1x1 convolutions with ReLU between, on the mask features and relative coordinates.
+    """1x1 convolutions, with ReLU in between, of the mask features and relative coordinates.
 
-    It has no parameters: each instance brings its own, all weights first, then all biases.
+    The module has no parameters of its own: each instance brings all weights, then all biases.
     """
 
     def __init__(self, in_channels: int = 8, *, channels: int = 8, num_convs: int = 3) -> None:
         """
         Args:
-            in_channels: channels of the mask features; two coordinates come before them.
-            channels: between the convolutions.
-            num_convs: how many there are; the last gives one channel.
+            in_channels: number of channels of the mask features. Two coordinates are prepended.
+            channels: number of channels between the convolutions.
+            num_convs: number of convolutions; the last one has one output channel.
         """
         super().__init__()
         widths = [in_channels + 2, *[channels] * (num_convs - 1), 1]
@@ -27,7 +27,7 @@ class DynamicMaskHead(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Length of an instance's parameters: 169 as published."""
+        """Number of parameters of an instance, 169 in the published model."""
         return sum(self.sizes)
 
     def forward(
@@ -40,14 +40,16 @@ class DynamicMaskHead(nn.Module):
     ) -> torch.Tensor:
         """
         Args:
-            mask_features: of one image, ``(in_channels, h, w)``.
-            parameters: of K instances, ``(K, num_parameters)``.
-            centers: where each was found, ``(K, 2)``, (x, y) in pixels of the network's input.
-            scales: what its relative coordinates are divided by, ``(K,)``, in the same.
-            stride: of the mask features.
+            mask_features: mask features of one image, ``(in_channels, h, w)``.
+            parameters: parameters of K instances, ``(K, num_parameters)``.
+            centers: position (x, y) that found each instance, in pixels of the network's input,
+                ``(K, 2)``.
+            scales: divisors of the relative coordinates, in pixels of the network's input,
+                ``(K,)``.
+            stride: stride of the mask features.
 
         Returns:
-            mask logits, ``(K, h, w)``.
+            Mask logits, ``(K, h, w)``.
         """
         height, width = mask_features.shape[-2:]
         places = torch.arange(max(height, width), device=centers.device) * stride + stride / 2
@@ -64,10 +66,10 @@ class DynamicMaskHead(nn.Module):
         ).flatten(2)
         pieces = parameters.split(self.sizes, dim=1)
         layers = len(self.shapes)
-        for number, (shape, weight, bias) in enumerate(
+        for i, (shape, weight, bias) in enumerate(
             zip(self.shapes, pieces[:layers], pieces[layers:], strict=True)
         ):
             x = torch.baddbmm(bias[:, :, None], weight.view(count, *shape), x)
-            if number < layers - 1:
+            if i < layers - 1:
                 x = F.relu(x)
         return x.view(count, height, width)

@@ -1,40 +1,48 @@
-"""CondInst's heads: FCOS's with the instances' parameters, and the mask features (section 3)."""
+"""CondInst's heads: FCOS's head with the mask parameters, and the mask branch (section 3)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import fvcore.nn.weight_init as weight_init
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.fcos import FCOSHead
 from torch import nn
 
 
 class ControllerHead(FCOSHead):
-    """Detectron2's FCOS head; its box tower predicts the parameters of the mask head too."""
+    """Detectron2's FCOS head, whose box tower also predicts the parameters of the mask head."""
 
     def __init__(
-        self, *, num_parameters: int, conv_dims: list[int], norm: str = "GN", **kwargs: Any
+        self,
+        *,
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        conv_dims: list[int],
+        norm: str,
+        prior_prob: float,
+        num_parameters: int,
     ) -> None:
         """
         Args:
-            num_parameters: of an instance's mask head.
-            conv_dims: channels of the towers' convolutions.
-            norm: normalisation in the towers.
-            kwargs: of Detectron2's head.
+            input_shape: shapes of the levels.
+            num_classes: number of classes.
+            conv_dims: number of channels of each convolution of a tower.
+            norm: normalisation in the towers. "BN" and "SyncBN" are built once per level.
+            prior_prob: initial score of every class.
+            num_parameters: number of parameters of an instance's mask head.
         """
-        if norm not in ("", "BN", "SyncBN"):  # Of these it makes one for each level.
-            # It tries what it is given on a single channel, which no group normalisation has.
-            name = norm
-
-            def norm(channels: int) -> nn.Module:
-                return nn.Identity() if channels == 1 else get_norm(name, channels)
-
-        super().__init__(conv_dims=conv_dims, norm=norm, **kwargs)
+        super().__init__(
+            input_shape=input_shape,
+            num_classes=num_classes,
+            conv_dims=conv_dims,
+            norm=norm if norm in ("", "BN", "SyncBN") else partial(_norm_or_identity, norm),
+            prior_prob=prior_prob,
+        )
         self.controller = nn.Conv2d(conv_dims[-1], num_parameters, 3, padding=1)
         nn.init.normal_(self.controller.weight, std=0.01)
         nn.init.zeros_(self.controller.bias)
@@ -42,11 +50,11 @@ class ControllerHead(FCOSHead):
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], ...]:
         """
         Args:
-            features: one map a level, ``(N, C, H_l, W_l)``.
+            features: one map per level, ``(N, C, H_l, W_l)``.
 
         Returns:
-            class logits, box distances, centerness logits and parameters of the positions of each
-            level, ``(N, H_l * W_l, classes)``, 4, 1 and ``num_parameters``.
+            Class logits, box distances, centerness logits and mask parameters, one tensor per level
+            each: ``(N, H_l * W_l, K)`` with K = ``num_classes``, 4, 1 and ``num_parameters``.
         """
         logits, distances, centerness, parameters = [], [], [], []
         for x in features:
@@ -58,12 +66,17 @@ class ControllerHead(FCOSHead):
         return logits, distances, centerness, parameters
 
 
+def _norm_or_identity(name: str, channels: int) -> nn.Module:
+    # Detectron2 0.6 probes the norm with a single channel, which group normalisation rejects.
+    return nn.Identity() if channels == 1 else get_norm(name, channels)
+
+
 def _by_position(x: torch.Tensor) -> torch.Tensor:
     return permute_to_N_HWA_K(x, x.shape[1])
 
 
 class MaskBranch(nn.Module):
-    """Mask features at the finest of its levels' strides, from the sum of its levels."""
+    """Mask features at the stride of the finest level, from the sum of all levels."""
 
     def __init__(
         self,
@@ -77,12 +90,12 @@ class MaskBranch(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the levels.
-            num_levels: how many, finest first.
-            conv_channels: channels inside.
-            num_convs: convolutions after the sum.
-            out_channels: channels of the mask features.
-            norm: normalisation after each convolution but the last.
+            in_channels: number of channels of each level.
+            num_levels: number of levels.
+            conv_channels: number of channels inside.
+            num_convs: number of convolutions after the sum.
+            out_channels: number of channels of the mask features.
+            norm: normalisation after each convolution except the last.
         """
         super().__init__()
 
@@ -104,7 +117,13 @@ class MaskBranch(nn.Module):
         self.predict = Conv2d(conv_channels, out_channels, 1)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps ``(N, in_channels, H_l, W_l)``, finest first, to ``(N, out_channels, H_0, W_0)``."""
+        """
+        Args:
+            features: one map per level, finest first, ``(N, in_channels, H_l, W_l)``.
+
+        Returns:
+            Mask features, ``(N, out_channels, H_0, W_0)``.
+        """
         fused = None
         for x, refine in zip(features, self.refine, strict=True):
             x = refine(x)

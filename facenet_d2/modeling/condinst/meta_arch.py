@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
-from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
-from detectron2.modeling.meta_arch.fcos import FCOS
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from fvcore.nn import giou_loss, sigmoid_focal_loss
 
-from ...structures.masks import full_size_masks, mass_centers, stride4_masks
+from ...structures.masks import stride4_masks
 from ..checks import (
-    check_at_least,
     check_levels,
+    check_minimum,
     check_norm,
     check_num_classes,
     check_probability,
@@ -28,20 +31,50 @@ from ..checks import (
 from ..instance_model import InstanceModel
 from ..losses import dice_loss
 from ..postprocessing import with_full_masks
+from ..precision import full_precision
+from ..sampling import best_of_each
 from .dynamic_head import DynamicMaskHead
+from .fcos_targets import (
+    SIZE_OF_INTEREST,
+    anchor_strides,
+    centerness_targets,
+    mask_centers,
+    match_positions,
+    position_centers,
+)
 from .heads import ControllerHead, MaskBranch
 
-# Relative coordinates are divided by the greatest size of object that a level is to find, in its
-# strides (FCOS's ranges end at 64 for stride 8).
-SIZE_OF_INTEREST = 8
 MASK_FEATURE_STRIDE = 8
 
 
-@META_ARCH_REGISTRY.register()
-class CondInst(InstanceModel, FCOS):
-    """Detectron2's FCOS; each instance it finds brings the parameters of its own mask head.
+class CondInstPredictions(NamedTuple):
+    """Predictions for N images of padded size (H, W), with R_l positions on level l.
 
-    Masks are made at stride 8 and enlarged to stride 4, where the loss compares them.
+    All fields but the last have one tensor per level.
+
+    Attributes:
+        logits: class logits, ``(N, R_l, C)``.
+        distances: distances to the left, top, right and bottom side of the box, in strides,
+            ``(N, R_l, 4)``.
+        centerness: centerness logits, ``(N, R_l, 1)``.
+        parameters: parameters of the mask heads, ``(N, R_l, num_parameters)``.
+        anchors: one box of the stride's size around each position, ``(R_l, 4)``.
+        mask_features: ``(N, channels, H/8, W/8)``.
+    """
+
+    logits: list[torch.Tensor]
+    distances: list[torch.Tensor]
+    centerness: list[torch.Tensor]
+    parameters: list[torch.Tensor]
+    anchors: list[torch.Tensor]
+    mask_features: torch.Tensor
+
+
+@META_ARCH_REGISTRY.register()
+class CondInst(InstanceModel):
+    """FCOS whose detections each bring the parameters of their own mask head.
+
+    Masks are computed at stride 8 and upsampled to stride 4, where the loss compares them.
     """
 
     CONFIG_NODE = "CONDINST"
@@ -50,333 +83,330 @@ class CondInst(InstanceModel, FCOS):
     def __init__(
         self,
         *,
+        backbone: Backbone,
+        head: ControllerHead,
         mask_branch: MaskBranch,
         mask_head: DynamicMaskHead,
+        in_features: Sequence[str],
         mask_in_features: Sequence[str],
+        anchor_generator: DefaultAnchorGenerator,
+        num_classes: int,
+        center_sampling_radius: float,
+        focal_alpha: float,
+        focal_gamma: float,
         max_masks: int,
+        score_threshold: float,
+        nms_threshold: float,
+        top_k: int,
         mask_threshold: float,
-        **fcos: Any,
+        max_instances: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
     ) -> None:
         """
         Args:
-            mask_branch: mask features at stride 8.
-            mask_head: applies an instance's parameters.
-            mask_in_features: levels of the mask branch, finest first.
-            max_masks: at most about so many positive positions of an image have a mask loss: of
-                each object the best, at least one.
-            mask_threshold: least probability of a mask's pixel.
-            fcos: the arguments of Detectron2's :class:`FCOS`, with a :class:`ControllerHead`.
+            backbone: network that returns the feature pyramid by level name.
+            head: head for class scores, boxes, centerness and mask parameters.
+            mask_branch: head for the mask features at stride 8.
+            mask_head: function of the mask features and an instance's parameters.
+            in_features: names of the levels of ``head``, finest first.
+            mask_in_features: names of the levels of ``mask_branch``, finest first.
+            anchor_generator: generator of one anchor per position with the stride as its size.
+            num_classes: number of classes C.
+            center_sampling_radius: radius of centre sampling, in strides.
+            focal_alpha: weight of the positive class in the focal loss.
+            focal_gamma: focusing exponent of the focal loss.
+            max_masks: approximate maximum number of positions of an image in the mask loss. Each
+                object keeps its best positions, at least one.
+            score_threshold: minimum score of a detection.
+            nms_threshold: IoU above which NMS drops a box.
+            top_k: maximum number of candidates per level before NMS.
+            mask_threshold: minimum probability of a mask's pixels.
+            max_instances: maximum number of instances per image.
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
         """
-        super().__init__(**fcos)
+        super().__init__(backbone=backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.head = head
         self.mask_branch = mask_branch
         self.mask_head = mask_head
+        self.in_features = tuple(in_features)
         self.mask_in_features = tuple(mask_in_features)
+        self.anchor_generator = anchor_generator
+        self.box_transform = Box2BoxTransformLinear(normalize_by_size=True)
+        self.num_classes = num_classes
+        self.center_sampling_radius = center_sampling_radius
+        self.focal_alpha = focal_alpha
+        self.focal_gamma = focal_gamma
         self.max_masks = max_masks
+        self.score_threshold = score_threshold
+        self.nms_threshold = nms_threshold
+        self.top_k = top_k
         self.mask_threshold = mask_threshold
+        self.max_instances = max_instances
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        inst = cfg.MODEL.CONDINST
-        check_num_classes("MODEL.CONDINST.NUM_CLASSES", inst.NUM_CLASSES)
-        for key in ("PRIOR_PROB", "MASK_THRESH_TEST"):
-            check_probability(f"MODEL.CONDINST.{key}", inst[key])
+        node = cfg.MODEL.CONDINST
+        check_num_classes("MODEL.CONDINST.NUM_CLASSES", node.NUM_CLASSES)
+        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
+            check_probability(f"MODEL.CONDINST.{name}", node[name])
         counts = ["NUM_CONVS", "MASK_CHANNELS", "DYNAMIC_CONVS", "DYNAMIC_CHANNELS", "MAX_MASKS"]
-        check_at_least(1, "MODEL.CONDINST", inst, [*counts, "TOPK_CANDIDATES_TEST"])
-        check_at_least(0, "MODEL.CONDINST", inst, ["NUM_MASK_CONVS", "FOCAL_LOSS_GAMMA"])
-        check_at_least(0.5, "MODEL.CONDINST", inst, ["CENTER_SAMPLING_RADIUS"])
-        check_share(
-            "MODEL.CONDINST", inst, ["FOCAL_LOSS_ALPHA", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"]
-        )
+        check_minimum(1, "MODEL.CONDINST", node, [*counts, "TOPK_CANDIDATES_TEST"])
+        check_minimum(0, "MODEL.CONDINST", node, ["NUM_MASK_CONVS", "FOCAL_LOSS_GAMMA"])
+        check_minimum(0.5, "MODEL.CONDINST", node, ["CENTER_SAMPLING_RADIUS"])
+        shares = ["FOCAL_LOSS_ALPHA", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"]
+        check_share("MODEL.CONDINST", node, shares)
         for norm, channels in (("NORM", "CONV_CHANNELS"), ("MASK_NORM", "MASK_CONV_CHANNELS")):
             check_norm(
-                f"MODEL.CONDINST.{norm}", inst[norm], f"MODEL.CONDINST.{channels}", inst[channels]
+                f"MODEL.CONDINST.{norm}", node[norm], f"MODEL.CONDINST.{channels}", node[channels]
             )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        levels = dense_levels("MODEL.CONDINST.IN_FEATURES", inst.IN_FEATURES, shapes)
-        if not inst.MASK_IN_FEATURES:
+        levels = dense_levels("MODEL.CONDINST.IN_FEATURES", node.IN_FEATURES, shapes)
+        if not node.MASK_IN_FEATURES:
             raise ValueError("MODEL.CONDINST.MASK_IN_FEATURES is empty; it must name a level")
-        mask_levels = [MASK_FEATURE_STRIDE * 2**i for i in range(len(inst.MASK_IN_FEATURES))]
-        check_levels("MODEL.CONDINST.MASK_IN_FEATURES", inst.MASK_IN_FEATURES, shapes, mask_levels)
+        mask_strides = [MASK_FEATURE_STRIDE * 2**i for i in range(len(node.MASK_IN_FEATURES))]
+        check_levels("MODEL.CONDINST.MASK_IN_FEATURES", node.MASK_IN_FEATURES, shapes, mask_strides)
         mask_head = DynamicMaskHead(
-            inst.MASK_CHANNELS,
-            channels=inst.DYNAMIC_CHANNELS,
-            num_convs=inst.DYNAMIC_CONVS,
+            node.MASK_CHANNELS,
+            channels=node.DYNAMIC_CHANNELS,
+            num_convs=node.DYNAMIC_CONVS,
         )
         return {
             "backbone": backbone,
             "head": ControllerHead(
                 input_shape=levels,
-                num_classes=inst.NUM_CLASSES,
-                conv_dims=[inst.CONV_CHANNELS] * inst.NUM_CONVS,
-                norm=inst.NORM,
-                prior_prob=inst.PRIOR_PROB,
+                num_classes=node.NUM_CLASSES,
+                conv_dims=[node.CONV_CHANNELS] * node.NUM_CONVS,
+                norm=node.NORM,
+                prior_prob=node.PRIOR_PROB,
                 num_parameters=mask_head.num_parameters,
             ),
-            "head_in_features": list(inst.IN_FEATURES),
             "mask_branch": MaskBranch(
                 levels[0].channels,
-                num_levels=len(inst.MASK_IN_FEATURES),
-                conv_channels=inst.MASK_CONV_CHANNELS,
-                num_convs=inst.NUM_MASK_CONVS,
-                out_channels=inst.MASK_CHANNELS,
-                norm=inst.MASK_NORM,
+                num_levels=len(node.MASK_IN_FEATURES),
+                conv_channels=node.MASK_CONV_CHANNELS,
+                num_convs=node.NUM_MASK_CONVS,
+                out_channels=node.MASK_CHANNELS,
+                norm=node.MASK_NORM,
             ),
             "mask_head": mask_head,
-            "mask_in_features": inst.MASK_IN_FEATURES,
-            "max_masks": inst.MAX_MASKS,
-            "mask_threshold": inst.MASK_THRESH_TEST,
-            "num_classes": inst.NUM_CLASSES,
-            "center_sampling_radius": inst.CENTER_SAMPLING_RADIUS,
-            "focal_loss_alpha": inst.FOCAL_LOSS_ALPHA,
-            "focal_loss_gamma": inst.FOCAL_LOSS_GAMMA,
-            "test_score_thresh": inst.SCORE_THRESH_TEST,
-            "test_topk_candidates": inst.TOPK_CANDIDATES_TEST,
-            "test_nms_thresh": inst.NMS_THRESH_TEST,
-            "max_detections_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "in_features": node.IN_FEATURES,
+            "mask_in_features": node.MASK_IN_FEATURES,
+            "anchor_generator": DefaultAnchorGenerator(
+                sizes=[[s.stride] for s in levels],
+                aspect_ratios=[1.0],
+                strides=[s.stride for s in levels],
+            ),
+            "num_classes": node.NUM_CLASSES,
+            "center_sampling_radius": node.CENTER_SAMPLING_RADIUS,
+            "focal_alpha": node.FOCAL_LOSS_ALPHA,
+            "focal_gamma": node.FOCAL_LOSS_GAMMA,
+            "max_masks": node.MAX_MASKS,
+            "score_threshold": node.SCORE_THRESH_TEST,
+            "nms_threshold": node.NMS_THRESH_TEST,
+            "top_k": node.TOPK_CANDIDATES_TEST,
+            "mask_threshold": node.MASK_THRESH_TEST,
+            "max_instances": cfg.TEST.DETECTIONS_PER_IMAGE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def predict(self, images: torch.Tensor) -> tuple[Any, ...]:
-        """The network: ``(N, 3, H, W)`` to what losses and inference work on.
-
-        Returns:
-            one tensor a level, of its R_l positions: class logits ``(N, R_l, C)``, box distances
-            ``(N, R_l, 4)``, centerness logits ``(N, R_l, 1)``, parameters ``(N, R_l, ...)``, and a
-            box of the stride's size around each, ``(R_l, 4)``; then mask features
-            ``(N, channels, H/8, W/8)``.
-        """
+    def predict(self, images: torch.Tensor) -> CondInstPredictions:
         features = self.backbone(images)
-        levels = [features[f] for f in self.head_in_features]
+        levels = [features[f] for f in self.in_features]
         anchors = [a.tensor for a in self.anchor_generator(levels)]
         mask_features = self.mask_branch([features[f] for f in self.mask_in_features])
-        return (*self.head(levels), anchors, mask_features)
+        return CondInstPredictions(*self.head(levels), anchors, mask_features)
 
-    def match_anchors(
-        self, anchors: list[Boxes], gt_instances: list[Instances]
-    ) -> list[torch.Tensor]:
-        """As FCOS's, with centre sampling around the masks' centres of mass.
+    def match(self, anchors: Sequence[torch.Tensor], instances: Instances) -> torch.Tensor:
+        """Find the object of each position of an image.
 
         Args:
-            anchors: of the levels, finest first.
-            gt_instances: of each image: ``gt_boxes``, and ``gt_centers`` of
-                :class:`~facenet_d2.data.SceneMapper` or ``gt_masks``.
+            anchors: see :class:`CondInstPredictions`.
+            instances: ``gt_boxes`` and masks of the image.
 
         Returns:
-            of each image the object of each position, -1 for none: ``(R,)`` int64.
+            Object of each position of all levels in turn, -1 for background, ``(R,)`` int64.
         """
-        # FCOS's cannot do with an image without objects.
-        matched = [torch.full((sum(map(len, anchors)),), -1, device=self.device)] * len(
-            gt_instances
+        return match_positions(
+            anchors,
+            instances.gt_boxes.tensor,
+            mask_centers(instances),
+            self.center_sampling_radius,
         )
-        for i, gt in enumerate(gt_instances):
-            if len(gt):
-                boxes = _MassCenteredBoxes(gt.gt_boxes.tensor, mask_centers(gt))
-                one = Instances(gt.image_size, gt_boxes=boxes)
-                (matched[i],) = super().match_anchors(anchors, [one])
-        return matched
-
-    def _ema_update(
-        self, name: str, value: float, initial_value: float, momentum: float = 0.9
-    ) -> float:
-        # Losses are divided by the positives of the batch, the mean over the processes, as
-        # published. Detectron2's moving average is not in checkpoints, so that a resumed run would
-        # not be what it would have been.
-        if comm.get_world_size() == 1:
-            return value
-        mean = torch.tensor(float(value), device=self.device)
-        dist.all_reduce(mean)
-        return mean.item() / comm.get_world_size()
 
     def losses(
+        self, predictions: CondInstPredictions, gt_instances: Sequence[Instances]
+    ) -> dict[str, torch.Tensor]:
+        """Compute FCOS's losses and ``loss_mask``, the mean Dice loss of positive positions."""
+        owners = [self.match(predictions.anchors, gt) for gt in gt_instances]
+        return {
+            **self._detection_losses(predictions, owners, gt_instances),
+            "loss_mask": self._mask_loss(predictions, owners, gt_instances),
+        }
+
+    def _detection_losses(
         self,
-        logits: list[torch.Tensor],
-        distances: list[torch.Tensor],
-        centerness: list[torch.Tensor],
-        parameters: list[torch.Tensor],
-        anchors: list[torch.Tensor],
-        mask_features: torch.Tensor,
+        predictions: CondInstPredictions,
+        owners: Sequence[torch.Tensor],
         gt_instances: Sequence[Instances],
     ) -> dict[str, torch.Tensor]:
-        """FCOS's losses, and ``loss_mask``, the mean Dice loss of the positive positions.
-
-        Args:
-            logits: and the others, as :meth:`predict` gives them.
-            distances: of the boxes.
-            centerness: logits.
-            parameters: of the mask heads.
-            anchors: of the positions.
-            mask_features: of the images.
-            gt_instances: of each image.
-        """
-        places = [Boxes(a) for a in anchors]
-        matched = self.match_anchors(places, gt_instances)
-        labels, boxes = [], []
-        for owners, gt in zip(matched, gt_instances, strict=True):
-            # The last entry is what -1 finds.
-            classes = torch.cat([gt.gt_classes, gt.gt_classes.new_tensor([self.num_classes])])
-            nothing = gt.gt_boxes.tensor.new_zeros(1, 4)
-            labels.append(classes[owners])
-            boxes.append(Boxes(torch.cat([gt.gt_boxes.tensor, nothing])[owners]))
         logits, distances, centerness = (
-            [x.float() for x in levels] for levels in (logits, distances, centerness)
+            torch.cat([x.float() for x in levels], dim=1)
+            for levels in (predictions.logits, predictions.distances, predictions.centerness)
         )
-        # The focal loss of Detectron2's is compiled, and from its third call on rounds otherwise: a
-        # resumed run would not be what it would have been.
-        with torch.jit.optimized_execution(False):
-            losses = FCOS.losses(self, places, logits, labels, distances, boxes, centerness)
-        every, scale = torch.cat(anchors), self._scales(anchors)
-        parameters = torch.cat(parameters, dim=1)
-        scores = torch.cat(logits, dim=1).detach().sigmoid() * (
-            torch.cat(centerness, dim=1).detach().sigmoid()
+        anchors = torch.cat(predictions.anchors)
+        positive = torch.stack([*owners]) >= 0
+        num_positive = positive.sum().item()
+        get_event_storage().put_scalar("num_pos_anchors", num_positive / len(owners))
+        normalizer = mean_over_processes(max(num_positive, 1), self.device)
+
+        one_hot = F.one_hot(self._labels(owners, gt_instances), self.num_classes + 1)
+        cls = sigmoid_focal_loss(
+            logits,
+            one_hot[..., : self.num_classes].to(logits.dtype),
+            alpha=self.focal_alpha,
+            gamma=self.focal_gamma,
+            reduction="sum",
+        )
+        # Positions of all images in turn, as in positive.
+        own_anchors = anchors.expand(len(owners), -1, -1)[positive]
+        boxes = torch.cat(
+            [gt.gt_boxes.tensor[own[own >= 0]] for own, gt in zip(owners, gt_instances)]
+        )
+        loc = giou_loss(
+            self.box_transform.apply_deltas(distances[positive], own_anchors),
+            boxes,
+            reduction="sum",
+        )
+        targets = centerness_targets(self.box_transform.get_deltas(own_anchors, boxes))
+        ctr = F.binary_cross_entropy_with_logits(
+            centerness[positive][:, 0], targets, reduction="sum"
+        )
+        return {
+            "loss_fcos_cls": cls / normalizer,
+            "loss_fcos_loc": loc / normalizer,
+            "loss_fcos_ctr": ctr / normalizer,
+        }
+
+    def _labels(
+        self, owners: Sequence[torch.Tensor], gt_instances: Sequence[Instances]
+    ) -> torch.Tensor:
+        """Return the class of each position, C for background, ``(N, R)`` int64."""
+        labels = []
+        for own, gt in zip(owners, gt_instances, strict=True):
+            # The index -1 of background selects the last entry.
+            classes = torch.cat([gt.gt_classes, gt.gt_classes.new_tensor([self.num_classes])])
+            labels.append(classes[own])
+        return torch.stack(labels)
+
+    def _mask_loss(
+        self,
+        predictions: CondInstPredictions,
+        owners: Sequence[torch.Tensor],
+        gt_instances: Sequence[Instances],
+    ) -> torch.Tensor:
+        anchors = torch.cat(predictions.anchors)
+        parameters = torch.cat(predictions.parameters, dim=1)
+        mask_features = predictions.mask_features
+        scores = (
+            torch.cat([x.float() for x in predictions.logits], dim=1).detach().sigmoid()
+            * torch.cat([x.float() for x in predictions.centerness], dim=1).detach().sigmoid()
         )
         size = tuple(2 * s for s in mask_features.shape[-2:])
-        each = []
-        for i, (owners, gt) in enumerate(zip(matched, gt_instances, strict=True)):
+        losses = []
+        for i, (own, gt) in enumerate(zip(owners, gt_instances, strict=True)):
             if len(gt) == 0:
                 continue
-            classes = labels[i].clamp(max=self.num_classes - 1)
-            of_class = scores[i].gather(1, classes[:, None])[:, 0]
-            some = best_of_each(owners, of_class, max(1, self.max_masks // len(gt)))
+            # Background is given any class: its scores are not used.
+            own_scores = scores[i].gather(1, gt.gt_classes[own.clamp(min=0)][:, None])[:, 0]
+            some = best_of_each(own, own_scores, max(1, self.max_masks // len(gt)))
             if len(some) == 0:
                 continue
-            masks = self.masks(
-                parameters[i, some], every[some], scale[some], mask_features[i], logits=False
-            )
-            each.append(dice_loss(masks, stride4_masks(gt, size)[owners[some]].float()))
-        # Also where there is nothing to be found, every parameter is in the graph.
+            masks = self.masks(parameters[i, some], anchors[some], mask_features[i])
+            losses.append(dice_loss(masks, stride4_masks(gt, size)[own[some]].float()))
+        # Keeps every parameter in the graph for batches without objects.
         zero = 0.0 * (mask_features.float().sum() + parameters.float().sum())
-        return {**losses, "loss_mask": zero + (torch.cat(each).mean() if each else 0.0)}
-
-    @staticmethod
-    def _scales(anchors: list[torch.Tensor]) -> torch.Tensor:
-        """What relative coordinates of each position are divided by, ``(R,)``."""
-        every = torch.cat(anchors)
-        return (every[:, 2] - every[:, 0]) * SIZE_OF_INTEREST
+        return zero + (torch.cat(losses).mean() if losses else 0.0)
 
     def masks(
-        self,
-        parameters: torch.Tensor,
-        anchors: torch.Tensor,
-        scales: torch.Tensor,
-        mask_features: torch.Tensor,
-        *,
-        logits: bool = False,
+        self, parameters: torch.Tensor, anchors: torch.Tensor, mask_features: torch.Tensor
     ) -> torch.Tensor:
-        """The masks of K instances of one image, ``(K, H/4, W/4)``: probabilities, or logits.
+        """Compute the masks of K instances of an image.
 
         Args:
-            parameters: ``(K, num_parameters)``.
-            anchors: of the positions they were found at, ``(K, 4)``.
-            scales: of their relative coordinates, ``(K,)``.
-            mask_features: of the image, ``(channels, H/8, W/8)``.
-            logits: give these.
+            parameters: parameters of the mask heads, ``(K, num_parameters)``.
+            anchors: anchors of the positions that found the instances, ``(K, 4)``.
+            mask_features: mask features of the image, ``(channels, H/8, W/8)``.
+
+        Returns:
+            Probabilities, ``(K, H/4, W/4)``.
         """
-        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
-        with torch.autocast(mask_features.device.type, enabled=False):
+        with full_precision(mask_features.device.type):
             small = self.mask_head(
-                mask_features.float(), parameters.float(), centers, scales, MASK_FEATURE_STRIDE
+                mask_features.float(),
+                parameters.float(),
+                position_centers(anchors),
+                # Relative coordinates are divided by the largest size of the level's objects.
+                anchor_strides(anchors) * SIZE_OF_INTEREST,
+                MASK_FEATURE_STRIDE,
             )
-        # The instances as a batch, which may be empty; channels may not.
+        # F.interpolate accepts an empty batch but not zero channels.
         small = small[:, None]
         large = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)[:, 0]
-        return large if logits else large.sigmoid()
+        return large.sigmoid()
 
     @torch.no_grad()
     def inference(
         self,
-        logits: list[torch.Tensor],
-        distances: list[torch.Tensor],
-        centerness: list[torch.Tensor],
-        parameters: list[torch.Tensor],
-        anchors: list[torch.Tensor],
-        mask_features: torch.Tensor,
+        predictions: CondInstPredictions,
         input_sizes: Sequence[tuple[int, int]],
-        image_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """FCOS's boxes, each with its mask.
-
-        Args:
-            logits: and the others, as :meth:`predict` gives them.
-            distances: of the boxes.
-            centerness: logits.
-            parameters: of the mask heads.
-            anchors: of the positions.
-            mask_features: of the images.
-            input_sizes: (height, width) of each image as the network saw it, without padding.
-            image_sizes: (height, width) of each result.
-        """
+        """Select boxes as FCOS does and compute their masks."""
+        logits, distances, centerness, parameters, anchors, mask_features = predictions
         firsts = torch.tensor([0, *(len(a) for a in anchors)]).cumsum(0).tolist()
-        every, scale = torch.cat(anchors), self._scales(anchors)
+        every = torch.cat(anchors)
         all_distances, parameters = torch.cat(distances, dim=1), torch.cat(parameters, dim=1)
         results = []
-        for i, (input_size, image_size) in enumerate(zip(input_sizes, image_sizes, strict=True)):
-            places, classes, scores = [], [], []
+        for i, (input_size, output_size) in enumerate(zip(input_sizes, output_sizes, strict=True)):
+            candidates = []
             for first, level_logits, level_centerness in zip(firsts, logits, centerness):
                 score = (
                     level_logits[i].float().sigmoid() * level_centerness[i].float().sigmoid()
                 ).sqrt()
-                place, of_class = (score > self.test_score_thresh).nonzero(as_tuple=True)
-                found = score[place, of_class]
-                best = found.argsort(descending=True, stable=True)[: self.test_topk_candidates]
-                places.append(first + place[best])
-                classes.append(of_class[best])
-                scores.append(found[best])
-            place, of_class, score = torch.cat(places), torch.cat(classes), torch.cat(scores)
-            boxes = self.box2box_transform.apply_deltas(
-                all_distances[i, place].float(), every[place]
+                position, label = (score > self.score_threshold).nonzero(as_tuple=True)
+                found = score[position, label]
+                best = found.argsort(descending=True, stable=True)[: self.top_k]
+                candidates.append((first + position[best], label[best], found[best]))
+            positions, classes, scores = (torch.cat(x) for x in zip(*candidates))
+            boxes = self.box_transform.apply_deltas(
+                all_distances[i, positions].float(), every[positions]
             )
-            keep = batched_nms(boxes, score, of_class, self.test_nms_thresh)
-            keep = keep[: self.max_detections_per_image]
-            place = place[keep]
+            keep = batched_nms(boxes, scores, classes, self.nms_threshold)[: self.max_instances]
+            positions = positions[keep]
             detected = Instances(
                 tuple(input_size),
                 pred_boxes=Boxes(boxes[keep]),
-                scores=score[keep],
-                pred_classes=of_class[keep],
+                scores=scores[keep],
+                pred_classes=classes[keep],
             )
-            masks = self.masks(parameters[i, place], every[place], scale[place], mask_features[i])
-            results.append(with_full_masks(detected, masks, image_size, self.mask_threshold))
+            masks = self.masks(parameters[i, positions], every[positions], mask_features[i])
+            results.append(with_full_masks(detected, masks, output_size, self.mask_threshold))
         return results
 
 
-class _MassCenteredBoxes(Boxes):
-    """Boxes that say that their centres are where their masks' are."""
+def mean_over_processes(value: float, device: torch.device) -> float:
+    """Average a number over the processes of distributed training.
 
-    def __init__(self, tensor: torch.Tensor, centers: torch.Tensor) -> None:
-        super().__init__(tensor)
-        self.centers = centers
-
-    def get_centers(self) -> torch.Tensor:
-        return self.centers
-
-
-def mask_centers(instances: Instances) -> torch.Tensor:
-    """Centres of mass of ground-truth masks, ``(N, 2)``: (x, y) in pixels of the input."""
-    if instances.has("gt_centers"):
-        centers = instances.gt_centers
-    else:
-        centers = torch.stack(mass_centers(full_size_masks(instances)), dim=1)
-    # Of pixels by number; the middle of the first is at 0.5.
-    return centers.float() + 0.5
-
-
-def best_of_each(owners: torch.Tensor, scores: torch.Tensor, limit: int) -> torch.Tensor:
-    """Of the positions of each object the best ``limit``, all of fewer.
-
-    Args:
-        owners: the object of each position, ``(R,)`` int64, -1 for none.
-        scores: ``(R,)``.
-        limit: how many.
-
-    Returns:
-        the positions, int64.
+    CondInst divides its losses by the mean number of positive positions, as published. Detectron2's
+    FCOS divides by a moving average, which checkpoints do not contain: a resumed run would differ
+    from an uninterrupted one.
     """
-    found = (owners >= 0).nonzero()[:, 0]
-    found = found[scores[found].argsort(descending=True, stable=True)]
-    # Object by object, in each from the best score on.
-    found = found[owners[found].argsort(stable=True)]
-    own = owners[found]
-    rank = torch.arange(len(own), device=own.device) - torch.searchsorted(own, own)
-    return found[rank < limit]
+    if comm.get_world_size() == 1:
+        return value
+    mean = torch.tensor(float(value), device=device)
+    dist.all_reduce(mean)
+    return mean.item() / comm.get_world_size()

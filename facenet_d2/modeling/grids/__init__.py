@@ -1,4 +1,4 @@
-"""Grids whose cells find instances: targets, losses and selection shared by SOLO and SOLOv2."""
+"""Grids whose cells find instances: targets, losses and selection of SOLO and SOLOv2."""
 
 from .grid_model import GridModel
 from .layout import GridLayout

@@ -1,10 +1,11 @@
-"""What SOLO and SOLOv2 have in common: instances are found by the cells of grids."""
+"""Base class of SOLO and SOLOv2, which find instances by the cells of grids."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -12,11 +13,17 @@ from detectron2.modeling import Backbone, build_backbone
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
-from ..checks import check_levels, check_norm, check_num_classes, check_probability
+from ..checks import (
+    check_choice,
+    check_equal_lengths,
+    check_levels,
+    check_num_classes,
+    check_probability,
+)
 from ..instance_model import InstanceModel
 from .layout import GridLayout
 from .losses import category_loss
-from .matrix_nms import check_kernel
+from .matrix_nms import KERNELS
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import ImageTargets, assign_targets
 
@@ -24,8 +31,8 @@ from .targets import ImageTargets, assign_targets
 class GridModel(InstanceModel):
     """Instance segmentation by locations: each cell of a grid finds the instance centred in it.
 
-    A subclass has a network, :meth:`predict`, whose first output are the class logits of all cells,
-    a loss on its other outputs, :meth:`mask_loss`, and makes masks of them, :meth:`mask_logits`.
+    The predictions of a subclass have a field ``logits``, the class logits ``(N, cells, C)`` of the
+    cells of all levels in turn. The subclass computes the masks of cells from the other fields.
     """
 
     CONFIG_NODE = "SOLOV2"
@@ -47,34 +54,30 @@ class GridModel(InstanceModel):
     ) -> None:
         """
         Args:
-            backbone: gives the pyramid.
+            backbone: network that returns the feature pyramid by level name.
             num_classes: number of classes C.
-            instance_in_features: levels under the grids, finest first.
-            layout: the grids and their scale ranges.
-            min_mask_areas: of each level, in pixels at stride 4; predicted masks of no more are
-                dropped.
+            instance_in_features: names of the levels under the grids, finest first.
+            layout: grids and their scale ranges.
+            min_mask_areas: one area per level, in pixels at stride 4; predicted masks that are not
+                larger are dropped.
             settings: thresholds and limits of inference.
-            focal_alpha: alpha of the focal loss.
-            focal_gamma: gamma of the focal loss.
+            focal_alpha: weight of the positive class in the focal loss.
+            focal_gamma: focusing exponent of the focal loss.
             dice_weight: lambda of equation (9).
-            pixel_mean: of each channel, subtracted from the input.
-            pixel_std: of each channel, the input is divided by it.
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
 
         Raises:
-            ValueError: where the lists of levels, grids, ranges and areas differ in length.
+            ValueError: if the numbers of levels, grids and areas differ.
         """
-        super().__init__()
-        lengths = {
-            "MODEL.SOLOV2.IN_FEATURES": len(instance_in_features),
-            "MODEL.SOLOV2.NUM_GRIDS": len(layout.num_grids),
-            "MODEL.SOLOV2.SCALE_RANGES": len(layout.scale_ranges),
-            "MODEL.SOLOV2.MIN_MASK_AREAS": len(min_mask_areas),
-        }
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                f"one entry a level is needed in each of these, but they have {lengths}"
-            )
-        self.backbone = backbone
+        super().__init__(backbone=backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        check_equal_lengths(
+            {
+                "instance_in_features": instance_in_features,
+                "layout.num_grids": layout.num_grids,
+                "min_mask_areas": min_mask_areas,
+            }
+        )
         self.num_classes = num_classes
         self.instance_in_features = tuple(instance_in_features)
         self.layout = layout
@@ -82,125 +85,94 @@ class GridModel(InstanceModel):
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.dice_weight = dice_weight
-        self.register_buffer(
-            "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
-        )
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         areas = [torch.full((s * s,), a) for s, a in zip(layout.num_grids, min_mask_areas)]
         self.register_buffer("cell_min_areas", torch.cat(areas), persistent=False)
 
-    @staticmethod
-    def common_arguments(cfg: CfgNode, *norm_keys: str) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.SOLOV2``, which SOLO shares.
-
-        Args:
-            cfg: of the model.
-            norm_keys: those of ``MODEL.SOLOV2`` with numbers of channels that its norm must divide.
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Build the constructor's arguments from ``MODEL.SOLOV2``.
 
         Raises:
-            ValueError: for a value that is not allowed, naming the key.
+            ValueError: for a value that is not allowed; the message names the key.
         """
-        solo = cfg.MODEL.SOLOV2
-        check_num_classes("MODEL.SOLOV2.NUM_CLASSES", solo.NUM_CLASSES)
-        check_kernel(solo.NMS_KERNEL)
-        check_probability("MODEL.SOLOV2.PRIOR_PROB", solo.PRIOR_PROB)
-        check_probability("MODEL.SOLOV2.MASK_THRESH_TEST", solo.MASK_THRESH_TEST)
-        if any(len(r) != 2 for r in solo.SCALE_RANGES):
-            raise ValueError(
-                f"MODEL.SOLOV2.SCALE_RANGES is {solo.SCALE_RANGES}; it must be pairs of a "
-                "least and a greatest size"
-            )
-        for key in norm_keys:
-            check_norm("MODEL.SOLOV2.NORM", solo.NORM, f"MODEL.SOLOV2.{key}", solo[key])
+        node = cfg.MODEL.SOLOV2
+        check_num_classes("MODEL.SOLOV2.NUM_CLASSES", node.NUM_CLASSES)
+        check_choice("MODEL.SOLOV2.NMS_KERNEL", node.NMS_KERNEL, KERNELS)
+        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
+            check_probability(f"MODEL.SOLOV2.{name}", node[name])
+        layout = GridLayout.from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        check_levels("MODEL.SOLOV2.IN_FEATURES", solo.IN_FEATURES, shapes, (4, 8, 16, 32, 64))
+        check_levels("MODEL.SOLOV2.IN_FEATURES", node.IN_FEATURES, shapes, (4, 8, 16, 32, 64))
+        names = ("IN_FEATURES", "NUM_GRIDS", "MIN_MASK_AREAS")
+        check_equal_lengths({f"MODEL.SOLOV2.{name}": node[name] for name in names})
         return {
             "backbone": backbone,
-            "instance_in_features": solo.IN_FEATURES,
-            "layout": GridLayout(
-                num_grids=tuple(solo.NUM_GRIDS),
-                scale_ranges=tuple((low, high) for low, high in solo.SCALE_RANGES),
-                center_scale=solo.CENTER_SCALE,
-            ),
-            "min_mask_areas": solo.MIN_MASK_AREAS,
-            "settings": InferenceSettings(
-                score_threshold=solo.SCORE_THRESH_TEST,
-                mask_threshold=solo.MASK_THRESH_TEST,
-                max_candidates=solo.TOPK_CANDIDATES_TEST,
-                nms_pre=solo.PRE_NMS_TOPK_TEST,
-                nms_kernel=solo.NMS_KERNEL,
-                nms_sigma=solo.NMS_SIGMA,
-                update_threshold=solo.NMS_SCORE_THRESH_TEST,
-                max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
-            ),
-            "focal_alpha": solo.FOCAL_LOSS_ALPHA,
-            "focal_gamma": solo.FOCAL_LOSS_GAMMA,
-            "dice_weight": solo.DICE_WEIGHT,
+            "num_classes": node.NUM_CLASSES,
+            "instance_in_features": node.IN_FEATURES,
+            "layout": layout,
+            "min_mask_areas": node.MIN_MASK_AREAS,
+            "settings": InferenceSettings.from_config(cfg),
+            "focal_alpha": node.FOCAL_LOSS_ALPHA,
+            "focal_gamma": node.FOCAL_LOSS_GAMMA,
+            "dice_weight": node.DICE_WEIGHT,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     @abstractmethod
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The network: ``(N, 3, H, W)`` to the class logits ``(N, cells, C)`` and what else losses
-        and inference work on.
-        """
+    def mask_size(self, predictions: NamedTuple) -> tuple[int, int]:
+        """Return (H/4, W/4), the size of the masks."""
 
     @abstractmethod
-    def mask_size(self, *mask_outputs: torch.Tensor) -> tuple[int, int]:
-        """(H/4, W/4), from the network's outputs other than the logits."""
+    def mask_loss(self, predictions: NamedTuple, targets: Sequence[ImageTargets]) -> torch.Tensor:
+        """Return the mean Dice loss of the batch, a scalar."""
 
     @abstractmethod
-    def mask_loss(
-        self, mask_outputs: Sequence[torch.Tensor], targets: Sequence[ImageTargets]
-    ) -> torch.Tensor:
-        """Mean Dice loss of the batch."""
-
-    @abstractmethod
-    def mask_logits(
-        self, mask_outputs: Sequence[torch.Tensor], image: int
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        """What gives the mask logits of cells of an image, as :func:`detect_instances` takes it."""
-
-    def losses(self, logits: torch.Tensor, *outputs: Any) -> dict[str, torch.Tensor]:
-        """Both terms of equation (9), the mask loss times lambda.
+    def mask_logits(self, predictions: NamedTuple, image: int, cells: torch.Tensor) -> torch.Tensor:
+        """Compute the mask logits of cells of an image.
 
         Args:
-            logits: of the classes.
-            outputs: the other outputs of :meth:`predict`, then the ground truth of each image.
+            predictions: result of :meth:`predict`.
+            image: index of the image in the batch.
+            cells: increasing indices of K cells, ``(K,)`` int64.
+
+        Returns:
+            Logits, ``(K, H/4 * W/4)`` float32.
         """
-        *mask_outputs, gt_instances = outputs
-        size = self.mask_size(*mask_outputs)
+
+    def losses(
+        self, predictions: NamedTuple, gt_instances: Sequence[Instances]
+    ) -> dict[str, torch.Tensor]:
+        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``."""
+        size = self.mask_size(predictions)
         targets = [assign_targets(x, self.layout, self.num_classes, size) for x in gt_instances]
         num_positive = sum((t.categories < self.num_classes).sum() for t in targets)
         get_event_storage().put_scalar("positive_cells", num_positive.item() / len(targets))
         return {
             "loss_category": category_loss(
-                logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma
+                predictions.logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma
             ),
-            "loss_mask": self.dice_weight * self.mask_loss(mask_outputs, targets),
+            "loss_mask": self.dice_weight * self.mask_loss(predictions, targets),
         }
 
-    def inference(self, logits: torch.Tensor, *outputs: Any) -> list[Instances]:
-        """One :class:`Instances` an image.
-
-        Args:
-            logits: of the classes.
-            outputs: the other outputs of :meth:`predict`, then (height, width) of each image as the
-                network saw it, without padding, and as the result is to be.
-        """
-        *mask_outputs, input_sizes, image_sizes = outputs
-        scores = suppress_neighbours(logits.float().sigmoid(), self.layout.num_grids)
+    def inference(
+        self,
+        predictions: NamedTuple,
+        input_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
+    ) -> list[Instances]:
+        """Select instances by Points NMS and Matrix NMS."""
+        scores = suppress_neighbours(predictions.logits.float().sigmoid(), self.layout.num_grids)
         return [
             detect_instances(
                 scores[i],
-                self.mask_logits(mask_outputs, i),
-                self.mask_size(*mask_outputs),
+                partial(self.mask_logits, predictions, i),
+                self.mask_size(predictions),
                 self.cell_min_areas,
                 self.settings,
                 tuple(input_sizes[i]),
-                tuple(image_sizes[i]),
+                tuple(output_sizes[i]),
             )
             for i in range(len(scores))
         ]

@@ -1,29 +1,58 @@
-"""The grids, and the object sizes each of them is responsible for."""
+"""Grids of SOLO and SOLOv2, and the object sizes that each of them finds."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
 
+from detectron2.config import CfgNode
+
+from ..checks import check_equal_lengths
+
 
 @dataclass(frozen=True)
 class GridLayout:
-    """The grids and the instance sizes each is responsible for.
+    """One grid of S x S cells and one range of object sizes per level, finest level first.
 
     Attributes:
-        num_grids: S of each level.
-        scale_ranges: (least, greatest) square root of a box's area, in pixels of the network's
-            input, both included, of each level.
-        center_scale: side of the centre region as a share of the box's (the papers' epsilon, 0.2).
+        num_grids: number of cells S along each side, per level.
+        scale_ranges: (minimum, maximum) square root of a box's area per level, in pixels of the
+            network's input, both included.
+        center_scale: side of the centre region, whose cells are positive, as a share of the box's
+            side (epsilon in the papers).
     """
 
     num_grids: tuple[int, ...]
     scale_ranges: tuple[tuple[float, float], ...]
-    center_scale: float = 0.2
+    center_scale: float
+
+    def __post_init__(self) -> None:
+        check_equal_lengths({"num_grids": self.num_grids, "scale_ranges": self.scale_ranges})
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> GridLayout:
+        """Read the layout from ``MODEL.SOLOV2``, which SOLO shares.
+
+        Raises:
+            ValueError: for lists of different lengths or a scale range that is not a pair.
+        """
+        node = cfg.MODEL.SOLOV2
+        if any(len(r) != 2 for r in node.SCALE_RANGES):
+            raise ValueError(
+                f"MODEL.SOLOV2.SCALE_RANGES is {node.SCALE_RANGES}; it must be pairs of a minimum "
+                "and a maximum size"
+            )
+        names = ("NUM_GRIDS", "SCALE_RANGES")
+        check_equal_lengths({f"MODEL.SOLOV2.{name}": node[name] for name in names})
+        return cls(
+            num_grids=tuple(node.NUM_GRIDS),
+            scale_ranges=tuple((low, high) for low, high in node.SCALE_RANGES),
+            center_scale=node.CENTER_SCALE,
+        )
 
     @property
     def first_cells(self) -> list[int]:
-        """The number of each level's first cell, and after the last level that of all cells."""
+        """Index of each level's first cell, followed by the number of all cells."""
         return list(itertools.accumulate((s * s for s in self.num_grids), initial=0))
 
     @property

@@ -1,4 +1,4 @@
-"""The loss (paper, section 3.5): L = L_cate + lambda * L_mask (equation 9)."""
+"""Terms of the loss L = L_cate + lambda * L_mask (paper, section 3.5, equation 9)."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from .targets import ImageTargets
 def category_loss(
     logits: torch.Tensor, targets: Sequence[ImageTargets], *, alpha: float, gamma: float
 ) -> torch.Tensor:
-    """Focal loss of all cells, summed and divided by the number of positive cells + 1.
+    """Sum the focal loss of all cells and divide it by the number of positive cells + 1.
 
     Args:
-        logits: ``(N, cells, C)``.
-        targets: of the N images.
+        logits: class logits, ``(N, cells, C)``.
+        targets: targets of the N images.
         alpha: weight of the positive class.
         gamma: focusing exponent.
 
     Returns:
-        a scalar.
+        The loss, a scalar.
     """
     num_classes = logits.shape[-1]
     categories = torch.stack([t.categories for t in targets])
@@ -43,18 +43,17 @@ def mask_loss(
     *,
     max_pairs: int = 0,
 ) -> torch.Tensor:
-    """Mean Dice loss over all pairs of a positive cell and its instance, equation (10).
+    """Average the Dice loss over all pairs of a positive cell and its instance, equation (10).
 
     Args:
         mask_features: ``(N, D, H/4, W/4)``.
-        kernels: ``(N, cells, D)``.
-        targets: of the N images.
-        max_pairs: where there are more pairs in the batch, so many of them count, taken evenly from
-            all; 0 for no limit.
+        kernels: kernels of all cells, ``(N, cells, D)``.
+        targets: targets of the N images.
+        max_pairs: maximum number of pairs of the batch, evenly subsampled; 0 for no limit.
 
     Returns:
-        a scalar; zero, but still a function of both inputs, where no image has an instance, so that
-        no parameter is left without a gradient and distributed training does not hang.
+        The loss, a scalar. Without any instance it is zero but still depends on both inputs:
+        distributed training hangs if a parameter has no gradient.
     """
     losses = []
     total = sum(len(t.cells) for t in targets)
@@ -63,7 +62,7 @@ def mask_loss(
         cells, owners = target.cells, target.instances
         number = len(cells)
         if 0 < max_pairs < total:
-            # Of every total / max_pairs pairs of the batch one, wherever an image's begin.
+            # One of every total / max_pairs pairs of the batch, counted across its images.
             count = (
                 torch.arange(first, first + number + 1, device=cells.device) * max_pairs // total
             )

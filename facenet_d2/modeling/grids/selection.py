@@ -1,4 +1,4 @@
-"""From the network's logits to instances at the image's own size (SOLOv2, section 3.4)."""
+"""Selection of instances from the scores and masks of cells (SOLOv2, section 3.4)."""
 
 from __future__ import annotations
 
@@ -8,64 +8,79 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 from ...structures.enlarge import enlarge_masks
 from .matrix_nms import matrix_nms
 
-# Floats in one enlarged chunk of masks; 64 MiB keeps hundreds of instances on a large image from
-# ever being held as floats together.
+# Maximum size of a chunk of masks.
 CHUNK_FLOATS = 16 * 2**20
 
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Thresholds and limits of inference; the defaults are the published ones.
+    """Thresholds and limits of inference.
 
     Attributes:
-        score_threshold: least class score of a cell to be considered.
-        mask_threshold: least probability of a mask's pixel.
-        max_candidates: how many pairs of a cell and a class, those of the best class scores, get a
-            mask. The published code has no limit; under it the result is the same.
-        nms_pre: how many of the best are given to Matrix NMS.
+        score_threshold: minimum class score of a candidate, a pair of a cell and a class.
+        mask_threshold: minimum probability of a mask's pixels.
+        max_candidates: maximum number of candidates, those with the highest class scores. The
+            published code has no limit; results with fewer candidates are the same.
+        nms_pre: maximum number of candidates in Matrix NMS, those with the highest scores.
         nms_kernel: "gaussian" or "linear".
-        nms_sigma: of the gaussian kernel.
-        update_threshold: least score after Matrix NMS.
-        max_instances: most instances an image.
+        nms_sigma: parameter of the gaussian kernel.
+        update_threshold: minimum score after Matrix NMS.
+        max_instances: maximum number of instances per image.
     """
 
-    score_threshold: float = 0.1
-    mask_threshold: float = 0.5
-    max_candidates: int = 1000
-    nms_pre: int = 500
-    nms_kernel: str = "gaussian"
-    nms_sigma: float = 2.0
-    update_threshold: float = 0.05
-    max_instances: int = 100
+    score_threshold: float
+    mask_threshold: float
+    max_candidates: int
+    nms_pre: int
+    nms_kernel: str
+    nms_sigma: float
+    update_threshold: float
+    max_instances: int
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> InferenceSettings:
+        """Read the settings from ``MODEL.SOLOV2`` and ``TEST.DETECTIONS_PER_IMAGE``."""
+        node = cfg.MODEL.SOLOV2
+        return cls(
+            score_threshold=node.SCORE_THRESH_TEST,
+            mask_threshold=node.MASK_THRESH_TEST,
+            max_candidates=node.TOPK_CANDIDATES_TEST,
+            nms_pre=node.PRE_NMS_TOPK_TEST,
+            nms_kernel=node.NMS_KERNEL,
+            nms_sigma=node.NMS_SIGMA,
+            update_threshold=node.NMS_SCORE_THRESH_TEST,
+            max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
 
 
 def suppress_neighbours(scores: torch.Tensor, num_grids: Sequence[int]) -> torch.Tensor:
-    """Points NMS: zero every score that is not the greatest of its 2x2 window.
+    """Apply Points NMS: set every score to zero that is not the maximum of its 2x2 window.
 
-    A window reaches up and to the left of the cell, as in the published code.
+    The window extends up and to the left of the cell, as in the published code.
 
     Args:
-        scores: ``(N, cells, C)``, all levels in turn.
-        num_grids: S of each level.
+        scores: scores of the cells of all levels in turn, ``(N, cells, C)``.
+        num_grids: number of cells S along each side, per level.
 
     Returns:
-        the same shape.
+        The remaining scores, ``(N, cells, C)``.
     """
     levels = []
     for level, grid in zip(scores.split([s * s for s in num_grids], dim=1), num_grids, strict=True):
         grid_scores = level.transpose(1, 2).unflatten(2, (grid, grid))
-        greatest = F.max_pool2d(grid_scores, 2, stride=1, padding=1)[:, :, :-1, :-1]
-        levels.append((grid_scores * (greatest == grid_scores)).flatten(2).transpose(1, 2))
+        maximum = F.max_pool2d(grid_scores, 2, stride=1, padding=1)[:, :, :-1, :-1]
+        levels.append((grid_scores * (maximum == grid_scores)).flatten(2).transpose(1, 2))
     return torch.cat(levels, dim=1)
 
 
 def empty_instances(image_size: tuple[int, int], device: torch.device) -> Instances:
-    """An :class:`Instances` of no predictions, with all fields."""
+    """Return an :class:`Instances` without predictions, with all fields."""
     masks = torch.zeros((0, *image_size), dtype=torch.bool, device=device)
     classes = torch.zeros(0, dtype=torch.int64, device=device)
     return _instances(
@@ -87,17 +102,17 @@ def _instances(
 def area_and_maskness(
     logits: torch.Tensor, binary: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels of each mask, and the mean probability in it: how sure the network is of the mask.
+    """Compute the area of each mask and its maskness, the mean probability of its pixels.
 
     Args:
-        logits: ``(N, pixels)``.
-        binary: ``(N, pixels)`` bool, the pixels in the masks.
+        logits: mask logits, ``(N, pixels)``.
+        binary: pixels of the masks, ``(N, pixels)`` bool.
 
     Returns:
-        two ``(N,)``, both float; the second is 0 for an empty mask.
+        Areas and masknesses, ``(N,)`` float each. The maskness of an empty mask is 0.
     """
     areas, totals = [], []
-    # The places of set pixels are 16 bytes each: some masks at a time.
+    # The indices of a set pixel take 16 bytes: chunks bound the memory.
     step = max(1, CHUNK_FLOATS // 8 // logits.shape[1])
     for part, set_pixels in zip(logits.split(step), binary.split(step)):
         owners, places = set_pixels.nonzero(as_tuple=True)
@@ -117,37 +132,38 @@ def detect_instances(
     cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
-    image_size: tuple[int, int],
+    output_size: tuple[int, int],
 ) -> Instances:
-    """One image's instances.
+    """Select the instances of one image.
 
     Args:
-        scores: ``(cells, C)``, class probabilities after :func:`suppress_neighbours`.
-        mask_logits: gives those of K cells, ``(K,)``, as ``(K, H/4 * W/4)`` float, which is
-            changed.
+        scores: class probabilities after :func:`suppress_neighbours`, ``(cells, C)``.
+        mask_logits: function that returns the mask logits of increasing cells ``(K,)`` as
+            ``(K, H/4 * W/4)`` float. They are changed in place.
         mask_size: (H/4, W/4).
-        cell_min_areas: ``(cells,)``; a mask of no more pixels than its cell's is dropped.
+        cell_min_areas: minimum mask area of each cell, ``(cells,)``. Masks that are not larger are
+            dropped.
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
-        image_size: (height, width) to give the result at.
+        output_size: (height, width) of the result.
 
     Returns:
-        ``pred_masks`` ``(M, *image_size)`` bool, ``scores``, ``pred_classes`` and the masks' tight
-        ``pred_boxes``, by falling score; M may be zero.
+        ``pred_masks`` ``(M, *output_size)`` bool, ``scores``, ``pred_classes`` and the tight
+        ``pred_boxes`` of the masks, sorted by descending score. M may be zero.
     """
     cells, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
     if len(cells) == 0:
-        return empty_instances(image_size, scores.device)
+        return empty_instances(output_size, scores.device)
     cell_scores = scores[cells, classes]
     if len(cells) > settings.max_candidates:
         best = cell_scores.argsort(descending=True, stable=True)[: settings.max_candidates]
         best = best.sort().values
         cells, classes, cell_scores = cells[best], classes[best], cell_scores[best]
 
-    # A cell that passes for several classes has one mask.
+    # Candidates of the same cell share its mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
     logits = mask_logits(unique_cells)
-    # Probabilities are needed in the masks, and of the masks that are kept; not everywhere.
+    # Comparing logits saves the sigmoid of all pixels outside the masks.
     threshold = settings.mask_threshold
     binary = logits > math.log(threshold / (1 - threshold))
     area, maskness = area_and_maskness(logits, binary)
@@ -170,10 +186,10 @@ def detect_instances(
     masks, boxes = enlarge_masks(
         logits[mask_of[order]].sigmoid_().unflatten(1, mask_size),
         input_size,
-        image_size,
+        output_size,
         threshold,
     )
-    # Scaling to a smaller image, or cutting the padding off, can leave nothing of a mask.
+    # A mask can vanish when it is scaled to a smaller image or when the padding is cut off.
     visible = boxes[:, 2] > 0
     if not visible.all():
         masks, boxes, order = masks[visible], boxes[visible], order[visible]

@@ -1,4 +1,4 @@
-"""Which cell of which grid is to find which instance (SOLOv2, section 3.3; SOLO, section 3.3)."""
+"""Assignment of instances to the cells of grids (SOLOv2, section 3.3; SOLO, section 3.3)."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .layout import GridLayout
 
 @dataclass
 class ImageTargets:
-    """What the cells of one image's grids should say. N instances, P positive pairs.
+    """Targets of the cells of one image: P positive pairs of a cell and one of N instances.
 
-    An instance's mask is held once, however many cells refer to it by index.
+    Each mask is stored once; pairs refer to it by index.
 
     Attributes:
-        categories: ``(cells,)`` int64, the class of each cell, or ``num_classes`` for background.
-        cells: ``(P,)`` int64, the cell of each pair.
-        instances: ``(P,)`` int64, the instance of each pair, an index into ``masks``.
-        masks: ``(N, H/4, W/4)`` bool.
+        categories: class of each cell, ``num_classes`` for background, ``(cells,)`` int64.
+        cells: cell of each pair, ``(P,)`` int64.
+        instances: instance of each pair, an index into ``masks``, ``(P,)`` int64.
+        masks: masks of the instances, ``(N, H/4, W/4)`` bool.
     """
 
     categories: torch.Tensor
@@ -38,22 +38,22 @@ def assign_cells(
     extents: tuple[int | torch.Tensor, int | torch.Tensor],
     layout: GridLayout,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The cells of each level that are to find each instance.
+    """Find the cells of each level that are positive for each instance.
 
-    An instance belongs to every level whose scale range holds the square root of its box's area.
-    There its cells are those that the centre region touches (the box shrunk to ``center_scale``
-    around the mass centre), at most one away from the cell of the mass centre.
+    An instance belongs to every level whose scale range contains the square root of its box's area.
+    Its cells are those that intersect the centre region (the box shrunk by ``center_scale`` around
+    the centre of mass) and lie in the 3x3 neighbourhood of the centre's cell.
 
     Args:
-        boxes: ``(N, 4)``, (x0, y0, x1, y1) in pixels of the network's input.
-        center_x: ``(N,)``, of the mass centres.
-        center_y: the same.
-        extents: height and width of the padded input; one for all, or ``(N, 1)`` each.
-        layout: the grids.
+        boxes: (x0, y0, x1, y1) in pixels of the network's input, ``(N, 4)``.
+        center_x: x of the masks' centres of mass, ``(N,)``.
+        center_y: y of the masks' centres of mass, ``(N,)``.
+        extents: height and width of the padded input, as numbers or ``(N, 1)`` each.
+        layout: grids and scale ranges.
 
     Returns:
-        of each level, the instances and the cells, row by row, of its P pairs: ``(P,)`` int64 each,
-        in the order of the instances.
+        For each level, the instances and the cells of its P pairs, ``(P,)`` int64 each, sorted by
+        instance. Cells are numbered row by row within their level.
     """
     device = boxes.device
     boxes = boxes.double()
@@ -65,13 +65,13 @@ def assign_cells(
     in_range = (scales >= ranges[:, 0]) & (scales <= ranges[:, 1])
 
     def cell_of(position: torch.Tensor, extent: int | torch.Tensor) -> torch.Tensor:
-        # Multiplied before it is divided: exact on the border between two cells.
+        # Multiplying first is exact on the border between two cells.
         return (position[:, None] * grids / extent).floor().long()
 
     def span(
         center: torch.Tensor, half: torch.Tensor, extent: int | torch.Tensor, offset: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cells at offsets from the centre's, ``(N, levels, 9)``; whether the region has them."""
+        """Return rows or columns, ``(N, levels, 9)``, and whether the region contains them."""
         cell = cell_of(center, extent)[..., None] + offset
         first = cell_of(center - half, extent).clamp(min=0)[..., None]
         last = torch.minimum(cell_of(center + half, extent), grids - 1)[..., None]
@@ -94,22 +94,22 @@ def assign_cells(
 def assign_targets(
     instances: Instances, layout: GridLayout, num_classes: int, mask_size: tuple[int, int]
 ) -> ImageTargets:
-    """Assign one image's instances to cells, as :func:`assign_cells` says.
+    """Assign the instances of one image to cells by :func:`assign_cells`.
 
-    Where instances share a cell, the last one gives its class and each one a mask pair, as in the
-    published code.
+    If instances share a cell, the last instance decides the class and every instance gets its own
+    mask pair, as in the published code.
 
-    Unlike in AdelaiDet's SOLOv2, which drops instances of few pixels at a quarter of their size,
-    every instance is assigned. For the smallest to be found too, ``MODEL.SOLOV2.MIN_MASK_AREAS``
-    must not be over the area of their masks at a quarter of the input's size.
+    AdelaiDet's SOLOv2 drops instances whose stride-4 mask has few pixels; here every instance is
+    assigned. To find the smallest ones in inference too, ``MODEL.SOLOV2.MIN_MASK_AREAS`` must be
+    below the areas of their stride-4 masks.
 
     Args:
-        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either ``gt_centers`` and
-            ``gt_stride4_masks`` of :class:`~facenet_d2.data.SceneMapper`, or ``gt_masks``, of which
-            those that are empty are left out.
-        layout: the grids.
+        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers`` and
+            ``gt_stride4_masks`` of :class:`~facenet_d2.data.SceneMapper` or ``gt_masks``.
+            Instances with an empty mask in ``gt_masks`` are ignored.
+        layout: grids and scale ranges.
         num_classes: number of classes C, and the label of background.
-        mask_size: (H/4, W/4) of the mask features of the padded batch.
+        mask_size: (H/4, W/4) of the padded batch.
     """
     device = instances.gt_classes.device
     padded_size = (mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE)
@@ -133,7 +133,7 @@ def assign_targets(
     cells = torch.cat([first + cell for first, (_, cell) in zip(layout.first_cells, pairs)])
     last = torch.full((layout.num_cells,), -1, device=device)
     last.scatter_reduce_(0, cells, owners, reduce="amax")
-    # Of an unassigned cell, -1: the last entry.
+    # The index -1 of an unassigned cell selects the last entry.
     labels = torch.cat([classes, classes.new_tensor([num_classes])])
     return ImageTargets(
         categories=labels[last],

@@ -16,7 +16,7 @@ from ..layers import ModulatedDeformConv2d
 def conv_tower(
     in_channels: int, channels: int, num_convs: int, *, norm: str, deform_convs: int = 0
 ) -> nn.Sequential:
-    """3x3 convolutions with normalisation and ReLU, of which the last ``deform_convs`` deform."""
+    """Build 3x3 convolutions with normalisation and ReLU, the last ``deform_convs`` deformable."""
     return nn.Sequential(
         *(
             (ModulatedDeformConv2d if i >= num_convs - deform_convs else Conv2d)(
@@ -34,17 +34,18 @@ def conv_tower(
 
 
 def init_prior(conv: nn.Conv2d, probability: float) -> None:
-    """Let every output of a convolution start with a probability."""
+    """Set the bias of a convolution so that the sigmoid of its output starts near a probability."""
     nn.init.constant_(conv.bias, -math.log((1 - probability) / probability))
 
 
 def init_normal(module: nn.Module) -> None:
+    """Initialise all convolutions of a module: normal weights of deviation 0.01, zero biases."""
     for m in module.modules():
         if isinstance(m, (nn.Conv2d, ModulatedDeformConv2d)):
             nn.init.normal_(m.weight, std=0.01)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
-    # The rule above is for the convolutions themselves: a sampling pattern starts at rest.
+    # The convolutions inside deformable ones predict offsets, which start at zero.
     for m in module.modules():
         if isinstance(m, ModulatedDeformConv2d):
             nn.init.zeros_(m.conv_offset_mask.weight)
@@ -53,11 +54,14 @@ def init_normal(module: nn.Module) -> None:
 def resize_instance_features(
     features: Mapping[str, torch.Tensor], names: Sequence[str]
 ) -> list[torch.Tensor]:
-    """The levels the grids are laid on: p2 halved and p6 enlarged to p5 (strides 8, 8, 16, 32, 32).
+    """Resize p2 to half its size and p6 to the size of p5: strides 8, 8, 16, 32, 32.
 
     Args:
-        features: the pyramid.
-        names: its five levels, finest first.
+        features: feature pyramid by level name.
+        names: names of five levels, finest first.
+
+    Returns:
+        One map per grid.
     """
     finest, *middle, coarsest = (features[name] for name in names)
     return [

@@ -1,3 +1,5 @@
+"""Layers of FACENet's necks and heads."""
+
 from .aspp import ASPP
 from .cag import ChannelAttentionGuidance
 from .coordinates import append_coordinates

@@ -12,13 +12,13 @@ from torch import nn
 
 
 class ASPP(nn.Module):
-    """1x1, three dilated 3x3 and global average pooling, concatenated and projected by 1x1.
+    """1x1, dilated 3x3 and global average pooling branches, concatenated and projected by 1x1.
 
-    Detectron2's own ASPP gives its branches as many channels as its output has. Here the width of
-    the branches is free, since full width would put FACENet far over the paper's Table 2.
+    The branches of Detectron2's own ASPP are as wide as its output. Here their width is free: full
+    width would give FACENet far more parameters than the paper's Table 2.
 
-    With a shortcut the module starts as the identity. At a random start its output is mostly
-    constant over space, by the pooled branch, and hides the features behind it (docs/TRIALS.md).
+    With a shortcut the module starts as the identity. Without one, the pooled branch makes the
+    initial output mostly constant over space, which hides the features (docs/TRIALS.md).
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class ASPP(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the input.
-            out_channels: channels of the output.
-            branch_channels: channels of each branch before the concatenation.
-            dilations: dilation rates of the 3x3 branches.
+            in_channels: number of channels of the input.
+            out_channels: number of channels of the output.
+            branch_channels: number of channels of each branch.
+            dilations: dilation of each 3x3 branch.
             norm: normalisation inside the branches, a name known to
-                :func:`detectron2.layers.get_norm`; empty for none.
-            shortcut: add the input to the output, and start the projection at zero. Input and
-                output must have as many channels.
+                :func:`detectron2.layers.get_norm`; "" for none.
+            shortcut: whether the input is added to the output and the projection starts at zero.
+                Input and output must have the same number of channels.
 
         Raises:
             ValueError: for a shortcut between different numbers of channels.
@@ -62,8 +62,7 @@ class ASPP(nn.Module):
             )
 
         self.branches = nn.ModuleList([branch(1), *(branch(3, d) for d in dilations)])
-        # No normalisation on the pooled branch: its map is one pixel large, and batch
-        # normalisation over one image would set it to zero.
+        # No normalisation: batch normalisation of one image would set the pooled pixel to zero.
         self.pooled = Conv2d(in_channels, branch_channels, 1, activation=F.relu)
         self.project = Conv2d((len(dilations) + 2) * branch_channels, out_channels, 1)
         for conv in [*self.branches, self.pooled]:
@@ -77,7 +76,7 @@ class ASPP(nn.Module):
         """``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
         local = torch.cat([branch(x) for branch in self.branches], dim=1)
         pooled = self.pooled(x.mean(dim=(2, 3), keepdim=True))
-        # The projection of the concatenation by parts: the pooled part is the same at each pixel.
+        # The pooled branch is the same at each pixel: its part of the projection is computed once.
         of_local, of_pooled = self.project.weight.split([local.shape[1], pooled.shape[1]], dim=1)
         out = F.conv2d(local, of_local, self.project.bias) + F.conv2d(pooled, of_pooled)
         return out + x if self.shortcut else out

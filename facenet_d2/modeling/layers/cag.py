@@ -8,16 +8,16 @@ from torch import nn
 
 
 class ChannelAttentionGuidance(nn.Module):
-    """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight a channel (equation 4).
+    """CA(I) = sigmoid(fc1(GAP(I)) + fc2(GMP(I))): one weight per channel (equation 4).
 
-    The pooled vectors are normalised over their channels. Without, the sigmoid saturates when I is
-    large, as with features of EfficientNet-Lite0, and switches channels off image by image.
+    The pooled vectors are normalised over their channels. Otherwise the sigmoid saturates for a
+    large I, such as features of EfficientNet-Lite0, and suppresses channels entirely.
     """
 
     def __init__(self, channels: int) -> None:
         """
         Args:
-            channels: channels of the integrated map I and of the levels that are weighted.
+            channels: number of channels of the integrated map I and of the weighted levels.
         """
         super().__init__()
         self.fc_avg = nn.Linear(channels, channels)
@@ -28,7 +28,7 @@ class ChannelAttentionGuidance(nn.Module):
             nn.init.ones_(fc.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """I ``(N, C, H, W)`` to weights in (0, 1), ``(N, C, 1, 1)``."""
+        """Compute weights in (0, 1), ``(N, C, 1, 1)``, from I, ``(N, C, H, W)``."""
         channels = x.shape[1:2]
         average = F.layer_norm(x.mean(dim=(2, 3)), channels)
         maximum = F.layer_norm(x.amax(dim=(2, 3)), channels)

@@ -6,13 +6,13 @@ import torch
 
 
 def append_coordinates(x: torch.Tensor) -> torch.Tensor:
-    """Append two channels with each position's x, then y, both from -1 (first) to 1 (last).
+    """Append two channels with the x and y of each position, from -1 (first) to 1 (last).
 
     Args:
         x: features, ``(N, C, H, W)``.
 
     Returns:
-        ``(N, C + 2, H, W)`` of the same type.
+        ``(N, C + 2, H, W)`` of the same data type.
     """
     n, _, h, w = x.shape
     xs, ys = _ramp(w, x), _ramp(h, x)
@@ -26,6 +26,6 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
 def _ramp(steps: int, like: torch.Tensor) -> torch.Tensor:
     if not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, steps, device=like.device, dtype=like.dtype)
-    # Of linspace, a version would be compiled for each number of steps.
-    places = torch.arange(steps, device=like.device, dtype=torch.float32)
-    return (places * (2 / max(steps - 1, 1)) - 1).to(like.dtype)
+    # torch.compile specialises linspace on the number of steps; arange it does not.
+    indices = torch.arange(steps, device=like.device, dtype=torch.float32)
+    return (indices * (2 / max(steps - 1, 1)) - 1).to(like.dtype)

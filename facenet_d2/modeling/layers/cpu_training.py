@@ -1,8 +1,9 @@
-"""Backward passes that are faster on a CPU than PyTorch's, for training in channels-last memory.
+"""Backward passes for training on a CPU in channels-last memory that are faster than PyTorch's.
 
 With PyTorch 2.11 and oneDNN, the weight gradient of a depthwise 5x5 convolution takes fifty times
-as long as that of a 3x3 one, and the gradient of group normalisation is slow for images in memory
-order NHWC. ``tools/benchmark.py train`` measures a step, with ``SOLVER.CHANNELS_LAST`` and without.
+as long as that of a 3x3 convolution, and the gradient of group normalisation is slow for images in
+memory order NHWC. ``tools/benchmark.py train`` measures a step, with and without
+``SOLVER.CHANNELS_LAST``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class _DepthwiseConvolution(torch.autograd.Function):
             size = weight.shape[-1]
             height, width = ((n - 1) * stride + 3 for n in grad.shape[-2:])
             window = weight[..., :3, :3].contiguous()
-            # A larger kernel is covered by 3x3 windows, which overlap.
+            # Overlapping 3x3 windows cover a larger kernel.
             starts = [*range(0, size - 3, 3), size - 3]
             for i in starts:
                 for j in starts:
@@ -72,8 +73,8 @@ class _GroupNorm(torch.autograd.Function):
     """Group normalisation of images in memory order NHWC.
 
     With xhat = (x - mean) / std and g the gradient of the output times gamma, the gradient of x is
-    (g - mean(g) - xhat * mean(g * xhat)) / std, the means over a group: for each channel a linear
-    combination of x and the gradient of the output.
+    (g - mean(g) - xhat * mean(g * xhat)) / std with the means over a group: for each channel, a
+    linear combination of x and the gradient of the output.
     """
 
     @staticmethod
@@ -106,8 +107,8 @@ class _GroupNorm(torch.autograd.Function):
             return per_channel(sums) * (groups / (c * h * w))
 
         mean, rstd = per_channel(mean.view(n, groups)), per_channel(rstd.view(n, groups))
-        # Around the mean as x's type has it, and the rest exactly: without, a mean far from zero
-        # would cost most of bfloat16's digits.
+        # x is centred on the mean rounded to its data type, and the remainder corrected in float32:
+        # a mean far from zero would cost most of bfloat16's digits.
         rounded = _row(mean, x)
         sum_grad = grad.sum(dim=1, dtype=torch.float32)
         sum_grad_centred = (grad * (x - rounded)).sum(dim=1, dtype=torch.float32)
@@ -164,8 +165,8 @@ class _FastDepthwiseConv2dSame(_FastDepthwiseConv2d, Conv2dSame):
 def use_fast_backward(model: nn.Module) -> None:
     """Replace group normalisation and depthwise convolutions by versions with a faster backward.
 
-    They are used on a CPU with gradients enabled. Parameters and outputs are the same, gradients
-    are the same up to rounding.
+    The faster backward is used on a CPU with gradients enabled. Parameters and outputs are
+    unchanged, gradients are the same up to rounding.
 
     Args:
         model: model in channels-last memory; changed in place.

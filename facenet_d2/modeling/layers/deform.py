@@ -21,21 +21,21 @@ def deform_conv2d_by_bags(
     dilation: int,
     mask: torch.Tensor,
 ) -> torch.Tensor:
-    """``torchvision.ops.deform_conv2d`` as an embedding bag and one matrix product.
+    """Compute ``torchvision.ops.deform_conv2d`` by an embedding bag and one matrix product.
 
-    A modulated sample is the weighted sum of the four pixels around its place, a bag of four rows
-    of the image. On a CPU, torchvision's kernel takes several times as long, above all in the
-    backward pass, which runs on one thread. This takes K times the memory of the input.
+    A modulated sample is the weighted sum of the four pixels around it, a bag of four rows of the
+    image. On a CPU, torchvision's kernel takes several times as long, above all in the backward
+    pass, which runs on one thread. This version takes K times the memory of the input.
 
     Args:
-        x: ``(N, C, H, W)``.
-        offsets: ``(N, 2K, H', W')``, (dy, dx) of each tap in turn, in pixels.
+        x: input, ``(N, C, H, W)``.
+        offsets: (dy, dx) of each tap in turn, in pixels, ``(N, 2K, H', W')``.
         weight: ``(O, C, k, k)``, K = k * k.
         bias: ``(O,)`` or None.
-        stride: as of a plain convolution.
-        padding: as of a plain convolution.
-        dilation: as of a plain convolution.
-        mask: ``(N, K, H', W')``, the modulation.
+        stride: stride of the convolution.
+        padding: padding of the convolution.
+        dilation: dilation of the convolution.
+        mask: modulation of each tap, ``(N, K, H', W')``.
 
     Returns:
         ``(N, O, H', W')``.
@@ -47,7 +47,7 @@ def deform_conv2d_by_bags(
     tap = torch.arange(taps, device=x.device)
     rows = (torch.arange(out_h, device=x.device) * stride - padding)[:, None, None]
     columns = (torch.arange(out_w, device=x.device) * stride - padding)[:, None]
-    # Tensors below are (N, H', W', K): the taps of a position lie together, as in the product.
+    # Tensors below are (N, H', W', K): the taps of a position are contiguous, as in the product.
     dy, dx = offsets.unflatten(1, (taps, 2)).permute(2, 0, 3, 4, 1)
     y = dy + (rows + tap // k * dilation)
     x_at = dx + (columns + tap % k * dilation)
@@ -64,6 +64,9 @@ def deform_conv2d_by_bags(
             x_index = column.clamp(0, w - 1).nan_to_num().long()
             pixels.append(image + y_index * w + x_index)
             shares.append(row_share * column_share * inside * modulation)
+    if shares[0].requires_grad and not x.requires_grad:
+        # Older PyTorch (2.5, for one) cannot differentiate embedding_bag by its weights alone.
+        x = x.detach().requires_grad_()
     sampled = F.embedding_bag(
         torch.stack(pixels, dim=-1).view(-1, 4),
         x.permute(0, 2, 3, 1).reshape(n * h * w, c),
@@ -80,12 +83,11 @@ def deform_conv2d_by_bags(
 class ModulatedDeformConv2d(nn.Module):
     """y(p) = sum over k of w_k * x(p + p_k + dp_k) * dm_k, with offsets and modulation learned.
 
-    A plain convolution of the input predicts, at every position, an offset (dy, dx) and a
-    modulation in (0, 1) for each of the kernel's K positions. It starts at zero: no offsets, every
-    modulation one half.
+    A plain convolution of the input predicts an offset (dy, dx) and a modulation in (0, 1) for each
+    of the kernel's K positions. It starts at zero: no offsets, and every modulation one half.
 
-    Built on torchvision's operator (Detectron2's own has no CPU kernel), and on
-    :func:`deform_conv2d_by_bags` where torchvision's would be slow.
+    It uses torchvision's operator on GPUs (Detectron2's own has no CPU kernel) and
+    :func:`deform_conv2d_by_bags` on CPUs.
     """
 
     def __init__(
@@ -101,7 +103,7 @@ class ModulatedDeformConv2d(nn.Module):
         norm: nn.Module | None = None,
         activation: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        """The arguments are those of :class:`detectron2.layers.Conv2d`."""
+        """Take the arguments of :class:`detectron2.layers.Conv2d`."""
         super().__init__()
         self.stride = stride
         self.padding = padding
@@ -119,21 +121,21 @@ class ModulatedDeformConv2d(nn.Module):
         nn.init.zeros_(self.conv_offset_mask.bias)
 
     def offsets_and_mask(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The learned sampling pattern for ``x``.
+        """Predict the sampling pattern for ``x``.
 
         Returns:
-            offsets ``(N, 2K, H, W)`` in pixels of ``x``, (dy, dx) for each tap in turn, and
-            modulation ``(N, K, H, W)`` in (0, 1).
+            Offsets in pixels of ``x``, (dy, dx) of each tap in turn, ``(N, 2K, H, W)``, and
+            modulation in (0, 1), ``(N, K, H, W)``.
         """
         out = self.conv_offset_mask(x)
         taps = out.shape[1] // 3
         return out[:, : 2 * taps], torch.sigmoid(out[:, 2 * taps :])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')`` as a plain convolution."""
+        """Convolve ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
-        # In the parameters' own precision also under autocast: the operator has no half-precision
-        # kernel on every device, and sampling positions lose whole pixels in bfloat16.
+        # Autocast is disabled: not every device has a half-precision kernel of the operator, and
+        # bfloat16 rounds sampling positions to whole pixels.
         with torch.autocast(device_type=x.device.type, enabled=False):
             x = x.to(self.weight.dtype)
             offsets, mask = self.offsets_and_mask(x)

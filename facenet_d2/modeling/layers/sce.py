@@ -14,18 +14,18 @@ class SubPixelContextEnhancement(nn.Module):
     """Local, wide and global context of the coarsest level, summed at twice its size.
 
     SCE(B5) = S2(C3x3(B5)) + S4(phi(MaxPool(B5))) + phi(GAP(B5)), where S2 and S4 are pixel shuffles
-    by 2 and 4. The paper's text calls the middle pooling global, but a 4x shuffle of a W x H map
-    must start from half of B5's size to end at twice of it; as in the published CE-FPN, it is a
-    3x3 maximum with stride 2.
+    by 2 and 4. The paper's text calls the middle pooling global, but a 4x shuffle must start from
+    half of B5's size to reach twice that size. As in the published CE-FPN, it is a 3x3 maximum with
+    stride 2.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "") -> None:
         """
         Args:
-            in_channels: channels of B5.
-            out_channels: channels of the result.
+            in_channels: number of channels of B5.
+            out_channels: number of channels of the result.
             norm: normalisation after the first two convolutions, a name known to
-                :func:`detectron2.layers.get_norm`; empty for none.
+                :func:`detectron2.layers.get_norm`; "" for none.
         """
         super().__init__()
         self.local = Conv2d(
@@ -46,7 +46,7 @@ class SubPixelContextEnhancement(nn.Module):
         self.globally = Conv2d(in_channels, out_channels, 1)
         init_as_upsampling(self.local, 2)
         init_as_upsampling(self.wide, 4)
-        # Zero at the start: a spatially constant term would dominate the two local branches.
+        # Starts at zero: a spatially constant term would dominate the other two branches.
         nn.init.zeros_(self.globally.weight)
         nn.init.zeros_(self.globally.bias)
 
@@ -54,7 +54,7 @@ class SubPixelContextEnhancement(nn.Module):
         """
         Args:
             x: B5, ``(N, in_channels, h, w)``.
-            size: the (H, W) of the level above, at most (2h, 2w); what is over is cut off.
+            size: (H, W) of the next finer level, at most (2h, 2w). Larger maps are cropped.
 
         Returns:
             ``(N, out_channels, H, W)``.

@@ -31,15 +31,16 @@ class SemanticEnhancementModule(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of B2.
-            out_channels: channels of the result.
-            branch_channels: channels of the dilated convolutions.
+            in_channels: number of channels of B2.
+            out_channels: number of channels of the result.
+            branch_channels: number of channels of the dilated convolutions.
             dilations: dilation of each parallel 3x3 convolution.
             norm: normalisation after the dilated convolutions, a name known to
-                :func:`detectron2.layers.get_norm`; empty for none.
-            projection_norm: the same after phi, which stands where the FPN has its lateral
-                convolution.
-            residual: add B2, or x where the channels differ; False for a case of Table 7.
+                :func:`detectron2.layers.get_norm`; "" for none.
+            projection_norm: normalisation after phi, which replaces the lateral convolution of an
+                FPN.
+            residual: whether B2, or x if the channels differ, is added; False for a case of
+                Table 7.
         """
         super().__init__()
         self.residual = residual
@@ -73,7 +74,7 @@ class SemanticEnhancementModule(nn.Module):
             nn.init.zeros_(self.expand.weight)
 
     def forward(self, b2: torch.Tensor) -> torch.Tensor:
-        """B2 ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
+        """Enhance B2, ``(N, in_channels, H, W)`` to ``(N, out_channels, H, W)``."""
         x = self.reduce(b2)
         enhanced = self.expand(sum(branch(x) for branch in self.branches))
         if not self.residual:

@@ -10,14 +10,15 @@ from torch import nn
 
 
 def init_as_upsampling(conv: nn.Conv2d, factor: int) -> None:
-    """Initialise a convolution before a pixel shuffle so that both start as upsampling.
+    """Initialise a convolution so that it and the following pixel shuffle start as upsampling.
 
-    The channels that become the pixels of a block start equal (ICNR, Aitken et al., 2017): the
-    result is that of a convolution, Xavier initialised, with each pixel repeated. Started
-    independently, they would put a checkerboard of noise on it.
+    The channels that become the pixels of a block start equal (ICNR, Aitken et al., 2017). The
+    result is a Xavier-initialised convolution with each output pixel repeated. Independent
+    initialisation would add a checkerboard of noise.
 
     Args:
-        conv: convolution with ``factor ** 2`` times as many outputs as the shuffle leaves.
+        conv: convolution before a pixel shuffle; its number of outputs is a multiple of
+            ``factor ** 2``.
         factor: factor of the pixel shuffle.
     """
     weight_init.c2_xavier_fill(conv)
@@ -28,12 +29,12 @@ def init_as_upsampling(conv: nn.Conv2d, factor: int) -> None:
 class SubPixelConv2d(nn.Module):
     """Pixel shuffle by 2 and a 1x1 convolution, in either order.
 
-    Shuffling first moves the channels of the coarse level into space before anything is dropped:
-    the 2048 channels of B5 become 512 at twice the size, and only those are projected. It has a
-    sixteenth of the parameters, and only with it FACENet has about as many as Table 2 says.
+    Shuffling first moves the channels of the coarse level into space before projecting them: the
+    2048 channels of B5 become 512 at twice the size. This order has a sixteenth of the parameters;
+    only with it does FACENet have about the number of Table 2.
 
     With the convolution first, S starts as a 1x1 convolution and nearest-neighbour upsampling, as
-    FPN has on each level, and learns what the four pixels differ in.
+    each level of FPN does, and learns the differences between the four pixels.
     """
 
     def __init__(
@@ -41,15 +42,15 @@ class SubPixelConv2d(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: number of channels of the coarse level, a multiple of 4 where they are
-                shuffled first.
+            in_channels: number of channels of the coarse level, a multiple of 4 if the shuffle
+                comes first.
             out_channels: number of channels of the result.
             norm: normalisation of the result, a name known to
-                :func:`detectron2.layers.get_norm`; empty for none.
+                :func:`detectron2.layers.get_norm`; "" for none.
             conv_first: whether the convolution comes before the shuffle.
 
         Raises:
-            ValueError: where ``in_channels`` are to be shuffled and not a multiple of 4.
+            ValueError: if the shuffle comes first and ``in_channels`` is not a multiple of 4.
         """
         super().__init__()
         self.conv_first = conv_first
@@ -60,7 +61,7 @@ class SubPixelConv2d(nn.Module):
             return
         if in_channels % 4:
             raise ValueError(
-                f"in_channels must be a multiple of 4 to be shuffled, not {in_channels}"
+                f"in_channels is {in_channels}; it must be a multiple of 4 to be shuffled"
             )
         self.project = Conv2d(in_channels // 4, out_channels, kernel_size=1, bias=not norm)
         weight_init.c2_xavier_fill(self.project)
@@ -69,9 +70,8 @@ class SubPixelConv2d(nn.Module):
         """
         Args:
             x: ``(N, in_channels, h, w)``.
-            size: the (H, W) of the finer level, at most (2h, 2w). A stride-2 convolution rounds an
-                odd size up, so a row or column can be left over; it is cut off, which keeps the
-                remaining pixels aligned.
+            size: (H, W) of the finer level, at most (2h, 2w). A stride-2 convolution rounds odd
+                sizes up: a surplus row or column is cropped, which keeps the other pixels aligned.
 
         Returns:
             ``(N, out_channels, H, W)``.

@@ -1,4 +1,4 @@
-"""Mask Scoring R-CNN: a head that predicts how good Mask R-CNN's masks are (paper, Table 2)."""
+"""Mask Scoring R-CNN: Mask R-CNN with a head that predicts the IoU of each mask (Table 2)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from detectron2.structures import Instances, PolygonMasks
 from torch import nn
 
 from ...structures.masks import MASKS_AT_ONCE
-from ..checks import check_at_least
+from ..checks import check_minimum
 
 
 class MaskIoUHead(nn.Module):
-    """RoI features and the predicted mask to an estimate of the mask's IoU, for each class.
+    """Estimate of a predicted mask's IoU, for each class, from the mask and its RoI features.
 
-    Four 3x3 convolutions, the last of stride 2, and two fully connected layers (Huang et al., CVPR
-    2019, section 3.3).
+    Four 3x3 convolutions, the last with stride 2, and two fully connected layers (Huang et al.,
+    CVPR 2019, section 3.3).
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class MaskIoUHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the RoI features.
+            in_channels: number of channels of the RoI features.
             num_classes: number of classes C.
-            size: height and width of the RoI features; the mask's are twice that.
-            conv_dim: channels of the convolutions.
-            num_conv: how many there are.
-            fc_dim: channels of the fully connected layers.
+            size: height and width of the RoI features. The mask is twice as large.
+            conv_dim: number of channels of the convolutions.
+            num_conv: number of convolutions.
+            fc_dim: number of channels of the fully connected layers.
         """
         super().__init__()
         self.convs = nn.ModuleList(
@@ -76,11 +76,11 @@ class MaskIoUHead(nn.Module):
     def forward(self, features: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """
         Args:
-            features: ``(B, in_channels, size, size)``.
-            masks: probabilities, ``(B, 2 size, 2 size)``.
+            features: RoI features, ``(B, in_channels, size, size)``.
+            masks: mask probabilities, ``(B, 2 size, 2 size)``.
 
         Returns:
-            ``(B, C)``.
+            Estimated IoUs, ``(B, C)``.
         """
         x = torch.cat([features, F.max_pool2d(masks[:, None], 2)], dim=1)
         for conv in self.convs:
@@ -91,20 +91,20 @@ class MaskIoUHead(nn.Module):
 
 @torch.no_grad()
 def mask_ious(masks: torch.Tensor, instances: Instances) -> torch.Tensor:
-    """The IoU of predicted masks with the whole objects they are of.
+    """Compute the IoU of predicted masks with their whole objects.
 
     Args:
-        masks: binary, ``(N, M, M)`` bool, each over its proposal's box.
-        instances: ``proposal_boxes`` and ``gt_masks``, N each. What of an object lies outside of
-            the box counts as missed.
+        masks: binary masks over the boxes of N proposals, ``(N, M, M)`` bool.
+        instances: the proposals with ``proposal_boxes`` and ``gt_masks``. Pixels of an object
+            outside the box count as missed.
 
     Returns:
-        ``(N,)``.
+        IoUs, ``(N,)``.
     """
     boxes = instances.proposal_boxes
     side = masks.shape[-1]
     objects = instances.gt_masks.crop_and_resize(boxes.tensor, side).to(masks.device).bool()
-    # In pixels of the M x M grid. Cropping rounds: no object is smaller than its own part.
+    # Areas in pixels of the M x M grid. Cropping rounds, but no object is smaller than its part.
     inside = objects.flatten(1).sum(dim=1)
     areas = _areas(instances).to(masks.device) * side**2 / boxes.area().clamp(min=1e-6)
     areas = torch.maximum(areas, inside)
@@ -114,26 +114,26 @@ def mask_ious(masks: torch.Tensor, instances: Instances) -> torch.Tensor:
 
 
 def _areas(instances: Instances) -> torch.Tensor:
-    """Pixels of the whole objects that lie in the image, ``(N,)`` float32."""
+    """Count the pixels of each object inside the image, ``(N,)`` float32."""
     whole = instances.gt_masks
     if isinstance(whole, PolygonMasks):
-        # They may reach beyond the image, where no prediction can.
+        # Polygons may extend beyond the image, where nothing can be predicted.
         areas = [
             mask_util.area(mask_util.merge(mask_util.frPyObjects(polygons, *instances.image_size)))
             for polygons in whole.polygons
         ]
         return torch.tensor(areas, dtype=torch.float32)
-    # Summing bool makes a copy of eight bytes a pixel: some masks at a time.
+    # Summing bool makes a copy of eight bytes per pixel: chunks bound the memory.
     chunks = whole.tensor.split(MASKS_AT_ONCE)
     return torch.cat([m.flatten(1).sum(dim=1) for m in chunks]).float()
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class MaskScoringHead(BaseMaskRCNNHead):
-    """Mask R-CNN's mask head with a :class:`MaskIoUHead`, by which scores are multiplied.
+    """Mask R-CNN's mask head with a :class:`MaskIoUHead`, whose estimates multiply the scores.
 
-    Detectron2's instances have one score, so that boxes are ranked by it too; in the publication
-    they keep their own.
+    Detectron2's instances have one score each, so the product ranks the boxes too. In the
+    publication, boxes keep their own score.
     """
 
     @configurable
@@ -143,16 +143,18 @@ class MaskScoringHead(BaseMaskRCNNHead):
         mask_head: MaskRCNNConvUpsampleHead,
         iou_head: MaskIoUHead,
         iou_loss_weight: float,
-        **kwargs: Any,
+        loss_weight: float = 1.0,
+        vis_period: int = 0,
     ) -> None:
         """
         Args:
-            mask_head: makes the masks.
-            iou_head: judges them.
-            iou_loss_weight: of the squared error of the estimated IoU.
-            kwargs: of Detectron2's mask heads.
+            mask_head: head for the masks.
+            iou_head: head for the IoUs of the masks.
+            iou_loss_weight: weight of the squared error of the estimated IoUs.
+            loss_weight: weight of the mask loss.
+            vis_period: number of steps between visualisations of masks in training; 0 for none.
         """
-        super().__init__(**kwargs)
+        super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         self.mask_head = mask_head
         self.iou_head = iou_head
         self.iou_loss_weight = iou_loss_weight
@@ -160,9 +162,9 @@ class MaskScoringHead(BaseMaskRCNNHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         node = cfg.MODEL.ROI_MASK_IOU_HEAD
-        check_at_least(1, "MODEL.ROI_MASK_IOU_HEAD", node, ["CONV_DIM", "NUM_CONV", "FC_DIM"])
-        check_at_least(0, "MODEL.ROI_MASK_IOU_HEAD", node, ["LOSS_WEIGHT"])
-        check_at_least(1, "MODEL.ROI_MASK_HEAD", cfg.MODEL.ROI_MASK_HEAD, ["POOLER_RESOLUTION"])
+        check_minimum(1, "MODEL.ROI_MASK_IOU_HEAD", node, ["CONV_DIM", "NUM_CONV", "FC_DIM"])
+        check_minimum(0, "MODEL.ROI_MASK_IOU_HEAD", node, ["LOSS_WEIGHT"])
+        check_minimum(1, "MODEL.ROI_MASK_HEAD", cfg.MODEL.ROI_MASK_HEAD, ["POOLER_RESOLUTION"])
         return {
             **super().from_config(cfg, input_shape),
             "mask_head": MaskRCNNConvUpsampleHead(cfg, input_shape),
@@ -178,16 +180,16 @@ class MaskScoringHead(BaseMaskRCNNHead):
         }
 
     def layers(self, x: torch.Tensor) -> torch.Tensor:
-        """RoI features to mask logits."""
+        """Compute mask logits from RoI features."""
         return self.mask_head.layers(x)
 
     def _estimates(
         self, x: torch.Tensor, logits: torch.Tensor, classes: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks of the given classes, ``(B, M, M)``, and their estimated IoUs, ``(B,)``."""
+        """Return the masks of the given classes, ``(B, M, M)``, and their estimated IoUs."""
         rows = torch.arange(len(classes), device=x.device)
         of_class = logits[:, 0] if logits.shape[1] == 1 else logits[rows, classes]
-        # The mask is what is judged: it is not to be bent towards a better estimate.
+        # Detached: the IoU loss must not train the mask branch.
         masks = of_class.detach().float().sigmoid()
         return masks, self.iou_head(x, masks)[rows, classes]
 
@@ -196,12 +198,14 @@ class MaskScoringHead(BaseMaskRCNNHead):
     ) -> dict[str, torch.Tensor] | Sequence[Instances]:
         """
         Args:
-            x: RoI features, ``(B, C, size, size)``.
-            instances: of the images, B in all; in training proposals with ground truth.
+            x: RoI features, ``(B, channels, size, size)``.
+            instances: detections of each image, B in total; in training, proposals with ground
+                truth.
 
         Returns:
-            in training ``loss_mask`` and ``loss_mask_iou``; in inference the instances, with
-            ``pred_masks`` and ``scores`` times the estimated IoU, by falling score.
+            ``loss_mask`` and ``loss_mask_iou`` in training. In inference, the instances with
+            ``pred_masks`` and ``scores`` multiplied by the estimated IoU, sorted by descending
+            score.
         """
         logits = self.layers(x)
         if not self.training:
@@ -224,8 +228,8 @@ class MaskScoringHead(BaseMaskRCNNHead):
             if len(image)
         ]
         targets = torch.cat(targets) if targets else estimates.new_zeros(0)
-        # A mask beside its object has nothing to be judged by.
-        judged = targets > 0
-        error = (estimates[judged].float() - targets[judged]).square().sum()
-        losses["loss_mask_iou"] = self.iou_loss_weight * error / judged.sum().clamp(min=1)
+        # Masks that miss their object are excluded.
+        hit = targets > 0
+        error = (estimates[hit].float() - targets[hit]).square().sum()
+        losses["loss_mask_iou"] = self.iou_loss_weight * error / hit.sum().clamp(min=1)
         return losses

@@ -1,6 +1,6 @@
-"""Detectron2's PointRend, for batches without objects too.
+"""Detectron2's PointRend head for batches that may have no objects.
 
-Not imported with the package: it needs ``detectron2.projects.point_rend``.
+Not imported with the package, because it needs ``detectron2.projects.point_rend``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from detectron2.structures import Instances
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class EmptyBatchPointRendMaskHead(PointRendMaskHead):
-    """``PointRendMaskHead`` with the same parameters and losses, 0 where there is no object.
+    """``PointRendMaskHead`` whose losses are 0 for a batch without objects.
 
-    Detectron2's cannot sample the masks of none. An augmentation may move all objects out of the
-    images of a batch.
+    Detectron2's head fails on such a batch, which occurs when augmentation moves all objects out of
+    the images. Parameters and losses are otherwise the same.
     """
 
     def _sample_train_points(

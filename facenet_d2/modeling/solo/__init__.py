@@ -1,4 +1,6 @@
-from .heads import CategoryHead, DecoupledMaskHead, SOLOMaskHead
-from .meta_arch import SOLO
+"""SOLO: heads and meta-architecture."""
 
-__all__ = ["SOLO", "CategoryHead", "DecoupledMaskHead", "SOLOMaskHead"]
+from .heads import CategoryHead, DecoupledMaskHead, SOLOMaskHead
+from .meta_arch import SOLO, SOLOPredictions
+
+__all__ = ["SOLO", "CategoryHead", "DecoupledMaskHead", "SOLOMaskHead", "SOLOPredictions"]

@@ -1,12 +1,13 @@
 """SOLO's heads: class scores on the grids, and a mask channel for each cell.
 
-Shapes and initialisation are those of SOLO (Wang et al., ECCV 2020, section 3; decoupled, 3.4).
+Shapes and initialisation follow SOLO (Wang et al., ECCV 2020, section 3; decoupled head, 3.4).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +17,16 @@ from torch import nn
 from ..grids.towers import conv_tower, init_normal, init_prior
 from ..layers import append_coordinates
 from ..losses import dice_loss, pair_losses
+from ..precision import full_precision
 
 
-class CategoryHead(nn.Module):
-    """Class scores of the cells of all levels, by one tower of convolutions."""
+class SOLOHead(nn.Module, ABC):
+    """Base class of SOLO's heads: towers of convolutions, then layers that predict."""
 
     def __init__(
         self,
         in_channels: int,
         *,
-        num_classes: int,
         num_grids: Sequence[int],
         conv_channels: int = 256,
         num_convs: int = 7,
@@ -34,24 +35,64 @@ class CategoryHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the pyramid's levels.
-            num_classes: number of classes C.
-            num_grids: S of each level.
-            conv_channels: channels inside the tower.
-            num_convs: convolutions in the tower.
-            norm: normalisation in the tower.
-            prior_prob: the score every class starts with.
+            in_channels: number of channels of each pyramid level.
+            num_grids: number of cells S along each side, per level.
+            conv_channels: number of channels inside each tower.
+            num_convs: number of convolutions in each tower.
+            norm: normalisation in the towers.
+            prior_prob: initial probability that the layers at the end predict.
         """
         super().__init__()
-        self.num_classes = num_classes
         self.num_grids = tuple(num_grids)
-        self.tower = conv_tower(in_channels, conv_channels, num_convs, norm=norm)
-        self.predict = Conv2d(conv_channels, num_classes, 3, padding=1)
+
+        def tower(coordinates: int) -> nn.Sequential:
+            return conv_tower(in_channels + coordinates, conv_channels, num_convs, norm=norm)
+
+        predictions = [*self._build(tower, conv_channels)]
         init_normal(self)
-        init_prior(self.predict, prior_prob)
+        for conv in predictions:
+            init_prior(conv, prior_prob)
+
+    @abstractmethod
+    def _build(self, tower: Callable[[int], nn.Sequential], channels: int) -> Iterable[nn.Conv2d]:
+        """Create the layers.
+
+        Args:
+            tower: function that builds a tower, given the number of coordinate channels that are
+                appended to its input.
+            channels: number of channels of a tower's output.
+
+        Returns:
+            The layers that predict probabilities.
+        """
+
+
+class CategoryHead(SOLOHead):
+    """Class scores of the cells of all levels, by one tower of convolutions."""
+
+    def __init__(self, in_channels: int, *, num_classes: int, **towers: Any) -> None:
+        """
+        Args:
+            in_channels: number of channels of each pyramid level.
+            num_classes: number of classes C.
+            towers: the other arguments of :class:`SOLOHead`.
+        """
+        self.num_classes = num_classes
+        super().__init__(in_channels, **towers)
+
+    def _build(self, tower: Callable[[int], nn.Sequential], channels: int) -> Iterable[nn.Conv2d]:
+        self.tower = tower(0)
+        self.predict = Conv2d(channels, self.num_classes, 3, padding=1)
+        return [self.predict]
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Maps ``(N, in_channels, H_l, W_l)`` to logits ``(N, cells, C)``, all levels in turn."""
+        """
+        Args:
+            features: one map per level, ``(N, in_channels, H_l, W_l)``.
+
+        Returns:
+            Class logits of the cells of all levels in turn, ``(N, cells, C)``.
+        """
         logits = []
         for feature, grid in zip(features, self.num_grids, strict=True):
             x = F.interpolate(feature, size=(grid, grid), mode="bilinear", align_corners=False)
@@ -59,18 +100,32 @@ class CategoryHead(nn.Module):
         return torch.cat(logits, dim=2).transpose(1, 2)
 
 
-class MaskHead(nn.Module, ABC):
-    """Maps at twice the size of each level, of which every cell of the level's grid has a mask."""
-
-    num_grids: tuple[int, ...]
+class MaskHead(SOLOHead):
+    """Base class of the mask heads: one map per level, from which the masks of cells follow."""
 
     @abstractmethod
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Levels ``(N, in_channels, H_l, W_l)`` to one map each, ``(N, ..., 2 H_l, 2 W_l)``."""
+        """Compute the maps of the levels.
+
+        Args:
+            features: one map per level, ``(N, in_channels, H_l, W_l)``.
+
+        Returns:
+            One map per level, ``(N, ..., 2 H_l, 2 W_l)``.
+        """
 
     @abstractmethod
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
-        """Of the masks of K cells of a level: one image's map to ``(K, 2 H_l, 2 W_l)``."""
+        """Compute the mask logits of K cells of a level.
+
+        Args:
+            features: one image's map of the level, ``(..., 2 H_l, 2 W_l)``.
+            level: index of the level.
+            cells: indices of the cells in their grid, ``(K,)`` int64.
+
+        Returns:
+            Logits, ``(K, 2 H_l, 2 W_l)`` float32.
+        """
 
     @abstractmethod
     def losses(
@@ -81,61 +136,42 @@ class MaskHead(nn.Module, ABC):
         masks: torch.Tensor,
         owners: torch.Tensor,
     ) -> torch.Tensor:
-        """Dice losses of P pairs of a cell and an instance, ``(P,)``.
+        """Compute the Dice losses of P pairs of a cell and an instance.
 
         Args:
-            features: one image's map of the level.
-            level: its number.
-            cells: ``(P,)`` int64.
-            masks: ``(N, 2 H_l, 2 W_l)`` bool.
-            owners: ``(P,)`` int64, the mask of each pair.
+            features: one image's map of the level, ``(..., 2 H_l, 2 W_l)``.
+            level: index of the level.
+            cells: cell of each pair, ``(P,)`` int64.
+            masks: masks of the instances, ``(N, 2 H_l, 2 W_l)`` bool.
+            owners: index of the mask of each pair, ``(P,)`` int64.
+
+        Returns:
+            Losses, ``(P,)``.
         """
 
 
 class SOLOMaskHead(MaskHead):
-    """One tower; cell k's mask is a 1x1 convolution of its output with the k-th of S^2 kernels.
+    """One tower; a 1x1 convolution with S^2 kernels predicts one mask per cell.
 
-    The last convolution is applied for the cells that are asked for alone: of the S^2 maps of a
-    finest level at 800 pixels, 256 MB, training and inference need few.
+    The convolution is computed for the requested cells alone: the S^2 maps of the finest level of
+    an 800-pixel image take 256 MB, and training and inference need few of them.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        num_grids: Sequence[int],
-        conv_channels: int = 256,
-        num_convs: int = 7,
-        norm: str = "GN",
-        prior_prob: float = 0.01,
-    ) -> None:
-        """
-        Args:
-            in_channels: channels of the pyramid's levels.
-            num_grids: S of each level.
-            conv_channels: channels inside the tower.
-            num_convs: convolutions in the tower.
-            norm: normalisation in the tower.
-            prior_prob: the probability every pixel starts with.
-        """
-        super().__init__()
-        self.num_grids = tuple(num_grids)
-        self.tower = conv_tower(in_channels + 2, conv_channels, num_convs, norm=norm)
-        self.predict = nn.ModuleList(Conv2d(conv_channels, s * s, 1) for s in num_grids)
-        init_normal(self)
-        for conv in self.predict:
-            init_prior(conv, prior_prob)
+    def _build(self, tower: Callable[[int], nn.Sequential], channels: int) -> Iterable[nn.Conv2d]:
+        self.tower = tower(2)
+        self.predict = nn.ModuleList(Conv2d(channels, s * s, 1) for s in self.num_grids)
+        return self.predict
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [_doubled(self.tower(append_coordinates(x))) for x in features]
 
     def _kernels(self, level: int, cells: torch.Tensor) -> torch.Tensor:
-        """``(K, conv_channels + 1)``, the bias last."""
+        """Return the weights and the bias of each cell, ``(K, conv_channels + 1)``."""
         conv = self.predict[level]
         return torch.cat([conv.weight[cells, :, 0, 0], conv.bias[cells, None]], dim=1)
 
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device.type):
             product = self._kernels(level, cells).float() @ _with_ones(features.float())
         return product.unflatten(1, features.shape[-2:])
 
@@ -152,41 +188,22 @@ class SOLOMaskHead(MaskHead):
 
 
 class DecoupledMaskHead(MaskHead):
-    """Two towers, of S maps each: the mask of the cell in column j and row i is X_j * Y_i."""
+    """Two towers with S maps each: the mask of the cell in column j and row i is X_j * Y_i.
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        num_grids: Sequence[int],
-        conv_channels: int = 256,
-        num_convs: int = 7,
-        norm: str = "GN",
-        prior_prob: float = 0.01,
-    ) -> None:
-        """
-        Args:
-            in_channels: channels of the pyramid's levels.
-            num_grids: S of each level.
-            conv_channels: channels inside the towers.
-            num_convs: convolutions in each tower.
-            norm: normalisation in the towers.
-            prior_prob: the probability every pixel of both factors starts with.
-        """
-        super().__init__()
-        self.num_grids = tuple(num_grids)
-        self.tower_x = conv_tower(in_channels + 1, conv_channels, num_convs, norm=norm)
-        self.tower_y = conv_tower(in_channels + 1, conv_channels, num_convs, norm=norm)
+    ``prior_prob`` is the initial probability of both factors.
+    """
+
+    def _build(self, tower: Callable[[int], nn.Sequential], channels: int) -> Iterable[nn.Conv2d]:
+        self.tower_x = tower(1)
+        self.tower_y = tower(1)
         self.predict_x, self.predict_y = (
-            nn.ModuleList(Conv2d(conv_channels, s, 3, padding=1) for s in num_grids)
+            nn.ModuleList(Conv2d(channels, s, 3, padding=1) for s in self.num_grids)
             for _ in range(2)
         )
-        init_normal(self)
-        for conv in (*self.predict_x, *self.predict_y):
-            init_prior(conv, prior_prob)
+        return [*self.predict_x, *self.predict_y]
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """Logits of X and Y, one after the other: ``(N, 2S, 2 H_l, 2 W_l)``."""
+        """Return the logits of X, then of Y, of each level: ``(N, 2S, 2 H_l, 2 W_l)``."""
         maps = []
         for feature, to_x, to_y in zip(features, self.predict_x, self.predict_y, strict=True):
             x = append_coordinates(feature)
@@ -220,7 +237,7 @@ def _doubled(x: torch.Tensor) -> torch.Tensor:
 
 
 def _with_ones(features: torch.Tensor) -> torch.Tensor:
-    """``(D, h, w)`` to ``(D + 1, h * w)``: what a bias is multiplied with comes last."""
+    """Append a channel of ones for the bias: ``(D, h, w)`` to ``(D + 1, h * w)``."""
     return torch.cat([features.flatten(1), features.new_ones(1, features[0].numel())])
 
 
@@ -229,7 +246,15 @@ def _logit(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def enlarged_logits(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """``(K, h, w)`` to ``(K, *size)``; it is the probabilities that are scaled."""
+    """Resize masks by interpolating their probabilities.
+
+    Args:
+        logits: ``(K, h, w)``.
+        size: (H, W) of the result.
+
+    Returns:
+        Logits, ``(K, H, W)``.
+    """
     if logits.shape[-2:] == size:
         return logits
     probabilities = F.interpolate(

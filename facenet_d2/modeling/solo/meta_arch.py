@@ -2,113 +2,157 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 
 from ...structures.masks import reduce_masks
-from ..checks import check_at_least, check_norm, check_probability
+from ..checks import check_minimum, check_norm, check_probability
 from ..grids.grid_model import GridModel
+from ..grids.layout import GridLayout
+from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from .heads import CategoryHead, DecoupledMaskHead, MaskHead, SOLOMaskHead, enlarged_logits
 
 
+class SOLOPredictions(NamedTuple):
+    """Predictions for N images.
+
+    Attributes:
+        logits: class logits of the cells of all levels in turn, ``(N, cells, C)``.
+        mask_maps: one map per level at twice the level's size, ``(N, ..., 2 H_l, 2 W_l)``, from
+            which the mask head computes the masks of cells.
+    """
+
+    logits: torch.Tensor
+    mask_maps: list[torch.Tensor]
+
+
 @META_ARCH_REGISTRY.register()
 class SOLO(GridModel):
-    """Every cell of a grid has a mask of its own among the output's channels.
+    """Each cell of a grid has its own mask among the channels of the output.
 
-    Targets, losses and post-processing are SOLOv2's. The mask loss compares at the resolution of
-    each level's masks, strides 4, 4, 8, 16, 16, with the ground truth reduced to it.
+    Targets, losses and post-processing are those of SOLOv2. The mask loss compares masks at the
+    resolution of each level's maps, strides 4, 4, 8, 16, 16, with the ground truth reduced to it.
     """
 
     @configurable
-    def __init__(self, *, category_head: CategoryHead, mask_head: MaskHead, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        category_head: CategoryHead,
+        mask_head: MaskHead,
+        num_classes: int,
+        instance_in_features: Sequence[str],
+        layout: GridLayout,
+        min_mask_areas: Sequence[int],
+        settings: InferenceSettings,
+        focal_alpha: float,
+        focal_gamma: float,
+        dice_weight: float,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
         """
         Args:
-            category_head: class scores on the grids.
-            mask_head: masks of the grids' cells.
-            common: the other arguments of :class:`GridModel`.
+            backbone: network that returns the feature pyramid by level name.
+            category_head: head for the class scores of the cells.
+            mask_head: head for the masks of the cells.
+            num_classes: number of classes C.
+            instance_in_features: names of the levels under the grids, finest first.
+            layout: grids and their scale ranges.
+            min_mask_areas: see :class:`GridModel`.
+            settings: thresholds and limits of inference.
+            focal_alpha: weight of the positive class in the focal loss.
+            focal_gamma: focusing exponent of the focal loss.
+            dice_weight: lambda of equation (9).
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
 
         Raises:
-            ValueError: where the lists of levels, grids, ranges and areas differ in length.
+            ValueError: if the numbers of levels, grids and areas differ.
         """
-        super().__init__(num_classes=category_head.num_classes, **common)
+        super().__init__(
+            backbone=backbone,
+            num_classes=num_classes,
+            instance_in_features=instance_in_features,
+            layout=layout,
+            min_mask_areas=min_mask_areas,
+            settings=settings,
+            focal_alpha=focal_alpha,
+            focal_gamma=focal_gamma,
+            dice_weight=dice_weight,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
         self.category_head = category_head
         self.mask_head = mask_head
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        solo, shared = cfg.MODEL.SOLO, cfg.MODEL.SOLOV2
-        check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", solo.CONV_CHANNELS)
-        check_at_least(1, "MODEL.SOLO", solo, ["NUM_CONVS"])
-        check_probability("MODEL.SOLO.MASK_PRIOR_PROB", solo.MASK_PRIOR_PROB)
-        common = cls.common_arguments(cfg)
-        in_channels = common["backbone"].output_shape()[shared.IN_FEATURES[0]].channels
-        head = {
+        node, shared = cfg.MODEL.SOLO, cfg.MODEL.SOLOV2
+        check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", node.CONV_CHANNELS)
+        check_minimum(1, "MODEL.SOLO", node, ["NUM_CONVS"])
+        check_probability("MODEL.SOLO.MASK_PRIOR_PROB", node.MASK_PRIOR_PROB)
+        arguments = super().from_config(cfg)
+        in_channels = arguments["backbone"].output_shape()[shared.IN_FEATURES[0]].channels
+        towers = {
             "num_grids": shared.NUM_GRIDS,
-            "conv_channels": solo.CONV_CHANNELS,
-            "num_convs": solo.NUM_CONVS,
+            "conv_channels": node.CONV_CHANNELS,
+            "num_convs": node.NUM_CONVS,
             "norm": shared.NORM,
         }
-        mask_head = DecoupledMaskHead if solo.DECOUPLED else SOLOMaskHead
+        mask_head = DecoupledMaskHead if node.DECOUPLED else SOLOMaskHead
         return {
-            **common,
+            **arguments,
             "category_head": CategoryHead(
-                in_channels, num_classes=shared.NUM_CLASSES, prior_prob=shared.PRIOR_PROB, **head
+                in_channels, num_classes=shared.NUM_CLASSES, prior_prob=shared.PRIOR_PROB, **towers
             ),
-            "mask_head": mask_head(in_channels, prior_prob=solo.MASK_PRIOR_PROB, **head),
+            "mask_head": mask_head(in_channels, prior_prob=node.MASK_PRIOR_PROB, **towers),
         }
 
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The network: ``(N, 3, H, W)`` to the logits that losses and inference work on.
-
-        Returns:
-            class logits ``(N, cells, C)``, and of each level the map that its masks are made of.
-        """
+    def predict(self, images: torch.Tensor) -> SOLOPredictions:
         features = resize_instance_features(self.backbone(images), self.instance_in_features)
-        return self.category_head(features), *self.mask_head(features)
+        return SOLOPredictions(self.category_head(features), self.mask_head(features))
 
-    def mask_size(self, *maps: torch.Tensor) -> tuple[int, int]:
-        return tuple(maps[0].shape[-2:])
+    def mask_size(self, predictions: SOLOPredictions) -> tuple[int, int]:
+        return tuple(predictions.mask_maps[0].shape[-2:])
 
     def mask_loss(
-        self, mask_outputs: Sequence[torch.Tensor], targets: Sequence[ImageTargets]
+        self, predictions: SOLOPredictions, targets: Sequence[ImageTargets]
     ) -> torch.Tensor:
         first = self.layout.first_cells
         losses = []
         for i, target in enumerate(targets):
-            for level, maps in enumerate(mask_outputs):
+            for level, maps in enumerate(predictions.mask_maps):
                 own = (target.cells >= first[level]) & (target.cells < first[level + 1])
                 if not own.any():
                     continue
-                owners, place = target.instances[own].unique(return_inverse=True)
+                owners, index = target.instances[own].unique(return_inverse=True)
                 masks = reduce_masks(target.masks[owners], tuple(maps.shape[-2:]))
                 cells = target.cells[own] - first[level]
-                losses.append(self.mask_head.losses(maps[i], level, cells, masks, place))
-        # Every parameter stays in the graph, whichever levels have instances.
-        unused = sum(m.float().sum() for m in mask_outputs)
+                losses.append(self.mask_head.losses(maps[i], level, cells, masks, index))
+        # Keeps every parameter in the graph, whichever levels have instances.
+        unused = sum(m.float().sum() for m in predictions.mask_maps)
         unused = unused + sum(p.float().sum() for p in self.mask_head.parameters())
         loss = torch.cat(losses).mean() if losses else 0.0
         return loss + 0.0 * unused
 
     def mask_logits(
-        self, mask_outputs: Sequence[torch.Tensor], image: int
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
+        self, predictions: SOLOPredictions, image: int, cells: torch.Tensor
+    ) -> torch.Tensor:
         first = self.layout.first_cells
-        size = self.mask_size(*mask_outputs)
-
-        def of_cells(cells: torch.Tensor) -> torch.Tensor:
-            parts = []
-            for level, maps in enumerate(mask_outputs):
-                # They come in order.
-                own = cells[(cells >= first[level]) & (cells < first[level + 1])]
-                if len(own):
-                    logits = self.mask_head.logits(maps[image], level, own - first[level])
-                    parts.append(enlarged_logits(logits, size).flatten(1))
-            return torch.cat(parts)
-
-        return of_cells
+        size = self.mask_size(predictions)
+        parts = []
+        for level, maps in enumerate(predictions.mask_maps):
+            # The cells are sorted: the concatenation keeps their order.
+            own = cells[(cells >= first[level]) & (cells < first[level + 1])]
+            if len(own):
+                logits = self.mask_head.logits(maps[image], level, own - first[level])
+                parts.append(enlarged_logits(logits, size).flatten(1))
+        return torch.cat(parts)

@@ -1,4 +1,12 @@
-from .heads import SOLOv2InstanceHead, SOLOv2MaskHead
-from .meta_arch import SOLOv2
+"""SOLOv2: heads and meta-architecture."""
 
-__all__ = ["SOLOv2", "SOLOv2InstanceHead", "SOLOv2MaskHead"]
+from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+from .meta_arch import SOLOv2, SOLOv2Predictions
+
+__all__ = [
+    "SOLOv2",
+    "SOLOv2InstanceHead",
+    "SOLOv2MaskHead",
+    "SOLOv2Predictions",
+    "dynamic_mask_logits",
+]

@@ -1,6 +1,6 @@
 """SOLOv2's heads: category and kernel branches on the grids, and the unified mask features.
 
-Shapes and initialisation are those of SOLOv2 (Wang et al., NeurIPS 2020, sections 3.1-3.2); the
+Shapes and initialisation follow SOLOv2 (Wang et al., NeurIPS 2020, sections 3.1-3.2). The
 deformable convolutions in the branches are FACENet's (paper, section 3.4).
 """
 
@@ -13,14 +13,16 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
+from ..checks import check_choices, check_range
 from ..grids.towers import conv_tower, init_normal, init_prior
 from ..layers import append_coordinates
+from ..precision import full_precision
 
 BRANCHES = ("category", "kernel")
 
 
 class SOLOv2InstanceHead(nn.Module):
-    """What is in each cell of the S x S grids: class scores and the kernel of the cell's mask."""
+    """Class scores and the mask kernel of each cell of the S x S grids."""
 
     def __init__(
         self,
@@ -33,36 +35,29 @@ class SOLOv2InstanceHead(nn.Module):
         num_convs: int = 4,
         norm: str = "GN",
         deform_branches: Sequence[str] = (),
-        deform_convs: int = 4,
+        deform_convs: int = 1,
         prior_prob: float = 0.01,
     ) -> None:
         """
         Args:
-            in_channels: channels of the pyramid's levels.
+            in_channels: number of channels of each pyramid level.
             num_classes: number of classes C.
-            kernel_channels: length D of a mask kernel; the mask features have as many channels.
-            num_grids: S of each level.
-            conv_channels: channels inside the two towers.
-            num_convs: convolutions in each tower.
+            kernel_channels: length D of a mask kernel, equal to the channels of the mask features.
+            num_grids: number of cells S along each side, per level.
+            conv_channels: number of channels inside the two towers.
+            num_convs: number of convolutions in each tower.
             norm: normalisation in the towers.
-            deform_branches: which of "category" and "kernel" have deformable convolutions.
-            deform_convs: how many of a branch's convolutions are deformable, counted from its end.
-            prior_prob: the score every class starts with.
+            deform_branches: branches with deformable convolutions, "category" and "kernel".
+            deform_convs: number of deformable convolutions in these branches, at the end of the
+                tower.
+            prior_prob: initial score of every class.
 
         Raises:
-            ValueError: for an unknown branch or more deformable convolutions than there are.
+            ValueError: for an unknown branch or more deformable convolutions than ``num_convs``.
         """
         super().__init__()
-        unknown = sorted(set(deform_branches) - set(BRANCHES))
-        if unknown:
-            raise ValueError(
-                f"MODEL.SOLOV2.DEFORM_BRANCHES names {unknown}; the branches are {list(BRANCHES)}"
-            )
-        if not 0 <= deform_convs <= num_convs:
-            raise ValueError(
-                f"MODEL.SOLOV2.DEFORM_CONVS is {deform_convs}; it must be between 0 and "
-                f"MODEL.SOLOV2.NUM_CONVS, {num_convs}"
-            )
+        check_choices("deform_branches", deform_branches, BRANCHES)
+        check_range("deform_convs", deform_convs, 0, num_convs)
         self.num_classes = num_classes
         self.num_grids = tuple(num_grids)
 
@@ -82,11 +77,11 @@ class SOLOv2InstanceHead(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Args:
-            features: one map a level, each ``(N, in_channels, H_l, W_l)``.
+            features: one map per level, each ``(N, in_channels, H_l, W_l)``.
 
         Returns:
-            class logits ``(N, cells, C)`` and kernels ``(N, cells, D)``. The cells are those of all
-            levels in turn, row by row: ``cells`` is the sum of S squared.
+            Class logits ``(N, cells, C)`` and kernels ``(N, cells, D)``. The cells of all levels
+            follow one another, row by row: ``cells`` is the sum of S squared.
         """
         logits, kernels = [], []
         for feature, grid in zip(features, self.num_grids, strict=True):
@@ -102,7 +97,7 @@ class SOLOv2InstanceHead(nn.Module):
 
 
 class SOLOv2MaskHead(nn.Module):
-    """Unified mask features at the finest level's stride, from p2..p5."""
+    """Unified mask features at the stride of the finest level, fused from p2..p5."""
 
     def __init__(
         self,
@@ -115,11 +110,10 @@ class SOLOv2MaskHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the pyramid's levels.
-            num_levels: how many levels are fused, finest first, each half the size of the one
-                before.
-            conv_channels: channels while fusing.
-            out_channels: channels of the mask features.
+            in_channels: number of channels of each pyramid level.
+            num_levels: number of fused levels, each half the size of the previous one.
+            conv_channels: number of channels inside.
+            out_channels: number of channels D of the mask features.
             norm: normalisation after each convolution.
         """
         super().__init__()
@@ -135,8 +129,8 @@ class SOLOv2MaskHead(nn.Module):
                 activation=F.relu,
             )
 
-        # Level i is enlarged i times by 2, with a convolution before each; the finest has one.
-        # Coordinates are appended to the coarsest.
+        # Level i is upsampled i times by 2, each time after a convolution; level 0 has one
+        # convolution. Coordinates are appended to the coarsest level.
         self.levels = nn.ModuleList()
         for level in range(num_levels):
             first = in_channels + 2 if level == num_levels - 1 else in_channels
@@ -152,10 +146,10 @@ class SOLOv2MaskHead(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """
         Args:
-            features: one map a level, finest first, each ``(N, in_channels, H_l, W_l)``.
+            features: one map per level, finest first, each ``(N, in_channels, H_l, W_l)``.
 
         Returns:
-            mask features ``(N, out_channels, H_0, W_0)``.
+            Mask features, ``(N, out_channels, H_0, W_0)``.
         """
         features = [*features[:-1], append_coordinates(features[-1])]
         sizes = [f.shape[-2:] for f in features]
@@ -169,3 +163,17 @@ class SOLOv2MaskHead(nn.Module):
                     )
             fused = x if fused is None else fused + x
         return self.predict(fused)
+
+
+def dynamic_mask_logits(kernels: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
+    """Convolve an image's mask features with 1x1 kernels, in float32.
+
+    Args:
+        kernels: kernels of K cells, ``(K, D)``.
+        mask_features: mask features of one image, ``(D, H/4, W/4)``.
+
+    Returns:
+        Mask logits of the cells, ``(K, H/4 * W/4)``.
+    """
+    with full_precision(mask_features.device.type):
+        return kernels.float() @ mask_features.flatten(1).float()

@@ -2,48 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 
-from ..checks import check_levels
+from ..checks import check_choices, check_levels, check_norm, check_range
 from ..grids.grid_model import GridModel
+from ..grids.layout import GridLayout
 from ..grids.losses import mask_loss
+from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
-from .heads import SOLOv2InstanceHead, SOLOv2MaskHead
+from .heads import BRANCHES, SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+
+
+class SOLOv2Predictions(NamedTuple):
+    """Predictions for N images of padded size (H, W).
+
+    Attributes:
+        logits: class logits of the cells of all levels in turn, ``(N, cells, C)``.
+        kernels: kernel of each cell's mask, ``(N, cells, D)``.
+        mask_features: ``(N, D, H/4, W/4)``.
+    """
+
+    logits: torch.Tensor
+    kernels: torch.Tensor
+    mask_features: torch.Tensor
 
 
 @META_ARCH_REGISTRY.register()
 class SOLOv2(GridModel):
-    """A cell predicts the kernel that makes its mask of the image's mask features."""
+    """Each cell predicts the kernel that computes its mask from the image's mask features."""
 
     @configurable
     def __init__(
         self,
         *,
+        backbone: Backbone,
         instance_head: SOLOv2InstanceHead,
         mask_head: SOLOv2MaskHead,
+        num_classes: int,
+        instance_in_features: Sequence[str],
         mask_in_features: Sequence[str],
-        max_positive_cells: int = 0,
-        **common: Any,
+        layout: GridLayout,
+        min_mask_areas: Sequence[int],
+        settings: InferenceSettings,
+        focal_alpha: float,
+        focal_gamma: float,
+        dice_weight: float,
+        max_positive_cells: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
     ) -> None:
         """
         Args:
-            instance_head: class scores and kernels on the grids.
-            mask_head: unified mask features.
-            mask_in_features: levels fused to the mask features, finest first.
-            max_positive_cells: at most so many pairs of a positive cell and its instance have a
-                mask loss in a step, taken evenly from all; 0 for no limit.
-            common: the other arguments of :class:`GridModel`.
+            backbone: network that returns the feature pyramid by level name.
+            instance_head: head for the class scores and kernels of the cells.
+            mask_head: head for the unified mask features.
+            num_classes: number of classes C.
+            instance_in_features: names of the levels under the grids, finest first.
+            mask_in_features: names of the levels fused to the mask features, finest first.
+            layout: grids and their scale ranges.
+            min_mask_areas: see :class:`GridModel`.
+            settings: thresholds and limits of inference.
+            focal_alpha: weight of the positive class in the focal loss.
+            focal_gamma: focusing exponent of the focal loss.
+            dice_weight: lambda of equation (9).
+            max_positive_cells: maximum number of pairs of a positive cell and its instance in the
+                mask loss of a step, evenly subsampled; 0 for no limit.
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
 
         Raises:
-            ValueError: where the lists of levels, grids, ranges and areas differ in length.
+            ValueError: if the numbers of levels, grids and areas differ.
         """
-        super().__init__(num_classes=instance_head.num_classes, **common)
+        super().__init__(
+            backbone=backbone,
+            num_classes=num_classes,
+            instance_in_features=instance_in_features,
+            layout=layout,
+            min_mask_areas=min_mask_areas,
+            settings=settings,
+            focal_alpha=focal_alpha,
+            focal_gamma=focal_gamma,
+            dice_weight=dice_weight,
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+        )
         self.instance_head = instance_head
         self.mask_head = mask_head
         self.mask_in_features = tuple(mask_in_features)
@@ -51,80 +99,65 @@ class SOLOv2(GridModel):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        solo = cfg.MODEL.SOLOV2
-        common = cls.common_arguments(cfg, "CONV_CHANNELS", "MASK_CHANNELS", "KERNEL_CHANNELS")
-        shapes = common["backbone"].output_shape()
-        check_levels("MODEL.SOLOV2.MASK_IN_FEATURES", solo.MASK_IN_FEATURES, shapes, (4, 8, 16, 32))
-        # Every level of the pyramid has as many channels.
-        in_channels = shapes[solo.IN_FEATURES[0]].channels
+        node = cfg.MODEL.SOLOV2
+        for name in ("CONV_CHANNELS", "MASK_CHANNELS", "KERNEL_CHANNELS"):
+            check_norm("MODEL.SOLOV2.NORM", node.NORM, f"MODEL.SOLOV2.{name}", node[name])
+        check_choices("MODEL.SOLOV2.DEFORM_BRANCHES", node.DEFORM_BRANCHES, BRANCHES)
+        check_range("MODEL.SOLOV2.DEFORM_CONVS", node.DEFORM_CONVS, 0, node.NUM_CONVS)
+        arguments = super().from_config(cfg)
+        shapes = arguments["backbone"].output_shape()
+        check_levels("MODEL.SOLOV2.MASK_IN_FEATURES", node.MASK_IN_FEATURES, shapes, (4, 8, 16, 32))
+        # All levels of the pyramid have the same number of channels.
+        in_channels = shapes[node.IN_FEATURES[0]].channels
         return {
-            **common,
+            **arguments,
             "instance_head": SOLOv2InstanceHead(
                 in_channels,
-                num_classes=solo.NUM_CLASSES,
-                kernel_channels=solo.KERNEL_CHANNELS,
-                num_grids=solo.NUM_GRIDS,
-                conv_channels=solo.CONV_CHANNELS,
-                num_convs=solo.NUM_CONVS,
-                norm=solo.NORM,
-                deform_branches=solo.DEFORM_BRANCHES,
-                deform_convs=solo.DEFORM_CONVS,
-                prior_prob=solo.PRIOR_PROB,
+                num_classes=node.NUM_CLASSES,
+                kernel_channels=node.KERNEL_CHANNELS,
+                num_grids=node.NUM_GRIDS,
+                conv_channels=node.CONV_CHANNELS,
+                num_convs=node.NUM_CONVS,
+                norm=node.NORM,
+                deform_branches=node.DEFORM_BRANCHES,
+                deform_convs=node.DEFORM_CONVS,
+                prior_prob=node.PRIOR_PROB,
             ),
             "mask_head": SOLOv2MaskHead(
                 in_channels,
-                num_levels=len(solo.MASK_IN_FEATURES),
-                conv_channels=solo.MASK_CHANNELS,
-                out_channels=solo.KERNEL_CHANNELS,
-                norm=solo.NORM,
+                num_levels=len(node.MASK_IN_FEATURES),
+                conv_channels=node.MASK_CHANNELS,
+                out_channels=node.KERNEL_CHANNELS,
+                norm=node.NORM,
             ),
-            "mask_in_features": solo.MASK_IN_FEATURES,
-            "max_positive_cells": solo.MAX_POSITIVE_CELLS,
+            "mask_in_features": node.MASK_IN_FEATURES,
+            "max_positive_cells": node.MAX_POSITIVE_CELLS,
         }
 
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The network: ``(N, 3, H, W)`` to the logits that losses and inference work on.
-
-        Returns:
-            class logits ``(N, cells, C)``, kernels ``(N, cells, D)``, mask features
-            ``(N, D, H/4, W/4)``.
-        """
+    def predict(self, images: torch.Tensor) -> SOLOv2Predictions:
         features = self.backbone(images)
         logits, kernels = self.instance_head(
             resize_instance_features(features, self.instance_in_features)
         )
         mask_features = self.mask_head([features[f] for f in self.mask_in_features])
-        return logits, kernels, mask_features
+        return SOLOv2Predictions(logits, kernels, mask_features)
 
-    def mask_size(self, kernels: torch.Tensor, mask_features: torch.Tensor) -> tuple[int, int]:
-        return tuple(mask_features.shape[-2:])
+    def mask_size(self, predictions: SOLOv2Predictions) -> tuple[int, int]:
+        return tuple(predictions.mask_features.shape[-2:])
 
     def mask_loss(
-        self, mask_outputs: Sequence[torch.Tensor], targets: Sequence[ImageTargets]
+        self, predictions: SOLOv2Predictions, targets: Sequence[ImageTargets]
     ) -> torch.Tensor:
-        kernels, mask_features = mask_outputs
-        return mask_loss(mask_features, kernels, targets, max_pairs=self.max_positive_cells)
+        return mask_loss(
+            predictions.mask_features,
+            predictions.kernels,
+            targets,
+            max_pairs=self.max_positive_cells,
+        )
 
     def mask_logits(
-        self, mask_outputs: Sequence[torch.Tensor], image: int
-    ) -> Callable[[torch.Tensor], torch.Tensor]:
-        kernels, mask_features = mask_outputs
-        return dynamic_mask_logits(kernels[image], mask_features[image])
-
-
-def dynamic_mask_logits(
-    kernels: torch.Tensor, mask_features: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What gives SOLOv2's mask logits of an image's cells: ``kernels[cells] @ mask_features``.
-
-    Args:
-        kernels: ``(cells, D)``.
-        mask_features: ``(D, H/4, W/4)``.
-    """
-
-    def mask_logits(cells: torch.Tensor) -> torch.Tensor:
-        # Half precision would move the masks' borders.
-        with torch.autocast(kernels.device.type, enabled=False):
-            return kernels[cells].float() @ mask_features.flatten(1).float()
-
-    return mask_logits
+        self, predictions: SOLOv2Predictions, image: int, cells: torch.Tensor
+    ) -> torch.Tensor:
+        return dynamic_mask_logits(
+            predictions.kernels[image, cells], predictions.mask_features[image]
+        )

@@ -15,20 +15,22 @@ def fast_nms(
     top_k: int,
     max_instances: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Class by class, drop what overlaps any box of a higher score, itself dropped or not.
+    """Drop each box that overlaps any box of the same class with a higher score.
 
-    That a dropped box still drops others is what makes it one matrix in place of a loop.
+    Unlike in plain NMS, a dropped box still suppresses others, so that one matrix of overlaps
+    replaces the loop.
 
     Args:
-        boxes: ``(R, 4)``, one for all classes.
-        scores: ``(R, C)``.
-        score_threshold: boxes of no higher score of a class are not of that class.
-        iou_threshold: an overlap above it is too much.
-        top_k: how many boxes of a class are looked at, the best.
-        max_instances: how many are kept of all classes, the best.
+        boxes: boxes, shared by all classes, ``(R, 4)``.
+        scores: scores of the boxes, ``(R, C)``.
+        score_threshold: candidates of a class have a score above it.
+        iou_threshold: boxes with an IoU above it overlap.
+        top_k: maximum number of candidates per class, those with the highest scores.
+        max_instances: maximum number of kept boxes, those with the highest scores.
 
     Returns:
-        the boxes and the classes that are kept, by falling score: ``(M,)`` int64 each.
+        Indices of the kept boxes and their classes, sorted by descending score, ``(M,)`` int64
+        each.
     """
     rows, classes, values = [], [], []
     for c in (scores > score_threshold).any(dim=0).nonzero()[:, 0].tolist():

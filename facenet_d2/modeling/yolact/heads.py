@@ -1,6 +1,6 @@
-"""YOLACT's heads: what each anchor is, prototype masks, and classes at each pixel.
+"""YOLACT's heads: predictions of the anchors, and prototype masks.
 
-Shapes and initialisation are those of YOLACT (Bolya et al., ICCV 2019, sections 3.1-3.3, 5).
+Shapes and initialisation follow YOLACT (Bolya et al., ICCV 2019, sections 3.1-3.3, 5).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import nn
 def xavier_conv(
     in_channels: int, out_channels: int, kernel_size: int = 3, *, relu: bool = True
 ) -> Conv2d:
-    """A convolution of YOLACT: Xavier's initialisation, no bias at first, ReLU where it says so."""
+    """Build a convolution with Xavier initialisation and zero bias, optionally followed by ReLU."""
     conv = Conv2d(
         in_channels,
         out_channels,
@@ -37,7 +37,7 @@ def _tower(in_channels: int, channels: int, num_convs: int) -> nn.Sequential:
 
 
 class AnchorHead(nn.Module):
-    """Of each anchor: class scores, a box and mask coefficients; the same layers for all levels."""
+    """Class scores, box and mask coefficients of each anchor; all levels share the layers."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class AnchorHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the levels.
+            in_channels: number of channels of each level.
             num_classes: number of classes C.
-            num_anchors: anchors at each position, A.
-            num_prototypes: coefficients of each, k.
-            conv_channels: channels of the shared convolutions.
-            num_convs: how many there are.
+            num_anchors: number of anchors at each position.
+            num_prototypes: number of prototypes k, and of the coefficients of each anchor.
+            conv_channels: number of channels of the shared convolutions.
+            num_convs: number of shared convolutions.
         """
         super().__init__()
         self.shared = _tower(in_channels, conv_channels, num_convs)
@@ -69,11 +69,12 @@ class AnchorHead(nn.Module):
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """
         Args:
-            features: one map a level, ``(N, in_channels, H_l, W_l)``.
+            features: one map per level, ``(N, in_channels, H_l, W_l)``.
 
         Returns:
-            class logits ``(N, R, C + 1)``, background last, box deltas ``(N, R, 4)`` and
-            coefficients ``(N, R, k)`` between -1 and 1, of the R anchors of all levels in turn.
+            Predictions of the R anchors of all levels in turn: class logits ``(N, R, C + 1)``,
+            background last, box deltas ``(N, R, 4)`` and coefficients between -1 and 1,
+            ``(N, R, k)``.
         """
         shared = [self.shared(x) for x in features]
         logits, deltas, coefficients = (
@@ -84,7 +85,7 @@ class AnchorHead(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """Prototype masks at twice the size of a level."""
+    """Prototype masks at twice the size of the level they are computed from."""
 
     def __init__(
         self,
@@ -96,10 +97,10 @@ class PrototypeHead(nn.Module):
     ) -> None:
         """
         Args:
-            in_channels: channels of the level.
-            num_prototypes: how many, k.
-            conv_channels: channels inside.
-            num_convs: 3x3 convolutions before the map is enlarged; one more follows.
+            in_channels: number of channels of the level.
+            num_prototypes: number of prototypes k.
+            conv_channels: number of channels inside.
+            num_convs: number of 3x3 convolutions before upsampling; one more follows.
         """
         super().__init__()
         self.before = _tower(in_channels, conv_channels, num_convs)
@@ -107,6 +108,6 @@ class PrototypeHead(nn.Module):
         self.predict = xavier_conv(conv_channels, num_prototypes, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(N, in_channels, h, w)`` to ``(N, k, 2h, 2w)``, none negative."""
+        """Compute non-negative prototypes, ``(N, in_channels, h, w)`` to ``(N, k, 2h, 2w)``."""
         x = F.interpolate(self.before(x), scale_factor=2, mode="bilinear", align_corners=False)
         return self.predict(self.after(x))

@@ -1,4 +1,4 @@
-"""YOLACT's losses (YOLACT, sections 3.2 and 5), each of one image."""
+"""YOLACT's losses (YOLACT, sections 3.2 and 5), for one image each."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import torch
 import torch.nn.functional as F
 
 from ...structures.masks import crop_to_boxes
+from ..precision import full_precision
 
 
 def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Which pixels a mask is made of: those in its box, and one more on every side, as published.
+    """Mark the pixels of each box and one more on every side, as published.
 
     Args:
-        boxes: ``(N, 4)``, in pixels of the prototypes.
+        boxes: boxes in pixels of the prototypes, ``(N, 4)``.
         size: (h, w) of the prototypes.
 
     Returns:
@@ -21,25 +22,30 @@ def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return crop_to_boxes(boxes + boxes.new_tensor([-1, -1, 1, 1]), size)
 
 
-def assemble(coefficients: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
-    """Mask logits, the prototypes' sums by coefficients: ``(P, k)`` and ``(k, h, w)`` to
-    ``(P, h, w)``.
+def combine_prototypes(coefficients: torch.Tensor, prototypes: torch.Tensor) -> torch.Tensor:
+    """Compute mask logits as linear combinations of the prototypes, in float32.
+
+    Args:
+        coefficients: ``(P, k)``.
+        prototypes: ``(k, h, w)``.
+
+    Returns:
+        Mask logits, ``(P, h, w)``.
     """
-    # Half precision would move the masks' borders.
-    with torch.autocast(prototypes.device.type, enabled=False):
+    with full_precision(prototypes.device.type):
         return torch.einsum("pk,khw->phw", coefficients.float(), prototypes.float())
 
 
 def hard_negative_loss(logits: torch.Tensor, labels: torch.Tensor, ratio: float) -> torch.Tensor:
-    """Cross-entropy of the positive anchors and of the hardest negative ones, summed.
+    """Sum the cross-entropy of the positive anchors and of the hardest negative ones.
 
     Args:
-        logits: ``(R, C + 1)``, background last.
-        labels: ``(R,)``: a class, C for background, -1 for what does not count.
-        ratio: so many negatives count for each positive.
+        logits: class logits, background last, ``(R, C + 1)``.
+        labels: class of each anchor, C for background, -1 for ignored ones, ``(R,)`` int64.
+        ratio: maximum number of negative anchors per positive one.
 
     Returns:
-        a scalar.
+        The loss, a scalar.
     """
     background = logits.shape[1] - 1
     loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="none")
@@ -56,19 +62,19 @@ def lincomb_loss(
     owners: torch.Tensor,
     boxes: torch.Tensor,
 ) -> torch.Tensor:
-    """Binary cross-entropy of assembled masks around their objects' boxes, over the boxes' areas.
+    """Sum the binary cross-entropy around each object's box, divided by the box's area.
 
     Args:
-        coefficients: ``(P, k)``.
+        coefficients: coefficients of P anchors, ``(P, k)``.
         prototypes: ``(k, h, w)``.
-        masks: of the objects, ``(N, h, w)`` bool.
-        owners: ``(P,)`` int64, the object of each.
-        boxes: of the objects, ``(N, 4)``, in pixels of the prototypes.
+        masks: masks of the objects, ``(N, h, w)`` bool.
+        owners: object of each anchor, ``(P,)`` int64.
+        boxes: boxes of the objects in pixels of the prototypes, ``(N, 4)``.
 
     Returns:
-        ``(P,)``.
+        Losses, ``(P,)``.
     """
-    logits = assemble(coefficients, prototypes)
+    logits = combine_prototypes(coefficients, prototypes)
     loss = F.binary_cross_entropy_with_logits(logits, masks[owners].float(), reduction="none")
     inside = around_boxes(boxes, masks.shape[-2:])[owners]
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
@@ -76,18 +82,18 @@ def lincomb_loss(
 
 
 def semantic_loss(logits: torch.Tensor, masks: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Binary cross-entropy of each class at each pixel, summed over classes, mean over pixels.
+    """Compute the binary cross-entropy of each class at each pixel.
 
     Args:
-        logits: ``(C, h, w)``.
-        masks: of the objects, ``(N, 2h, 2w)`` bool.
-        classes: ``(N,)`` int64.
+        logits: class logits, ``(C, h, w)``.
+        masks: masks of the objects, ``(N, 2h, 2w)`` bool.
+        classes: class of each object, ``(N,)`` int64.
 
     Returns:
-        a scalar.
+        The loss, a scalar: summed over classes, averaged over pixels.
     """
-    # A pixel is of a class where any of the four below is of an object of it. In the published code
-    # their mean must be above one half, which leaves small objects out.
+    # A pixel is positive if any of its 2x2 mask pixels is. The published code requires a mean above
+    # one half, which loses small objects.
     small = F.max_pool2d(masks[:, None].float(), 2).flatten(1)
     of_class = F.one_hot(classes, len(logits)).T.float()
     target = (of_class @ small > 0).float().view_as(logits)

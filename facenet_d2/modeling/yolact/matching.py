@@ -1,4 +1,4 @@
-"""An anchor for each object."""
+"""One-to-one matching of objects and anchors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import torch
 
 @torch.no_grad()
 def best_anchors(iou: torch.Tensor) -> torch.Tensor:
-    """Give each object one anchor of its own, the pair with the largest IoU first.
+    """Give each object an anchor of its own, in the order of descending IoU.
 
-    The rule of YOLACT's published code: an object may lose its best anchor to another that fits it
-    better, and then has the best of those that are left. All pairs in which each is the other's
-    best are taken at once, which gives the same as one pair at a time.
+    As in YOLACT's published code, an object whose best anchor is taken gets the best free one. All
+    pairs that are each other's best are matched at once; the result is that of one pair at a time.
 
     Args:
-        iou: ``(N, R)`` of N objects and R anchors.
+        iou: IoUs of N objects and R anchors, ``(N, R)``.
 
     Returns:
-        ``(R,)`` int64: the object, or -1 where an anchor is none's. Objects that overlap no free
-        anchor have none.
+        Object of each anchor, -1 for none, ``(R,)`` int64. An object that overlaps no free anchor
+        has none.
     """
     owners = torch.full(iou.shape[1:], -1, device=iou.device)
-    # Anchors that touch no object are most of them.
+    # Most anchors overlap no object.
     anchors = (iou > 0).any(dim=0).nonzero()[:, 0]
     iou = iou[:, anchors]
     objects = (iou > 0).any(dim=1).nonzero()[:, 0]

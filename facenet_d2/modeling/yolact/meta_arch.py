@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -17,27 +17,53 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
 from ...structures.masks import MASK_STRIDE, stride4_masks
-from ..anchors import check_scale
 from ..checks import (
-    check_at_least,
     check_levels,
+    check_minimum,
     check_num_classes,
+    check_positive,
     check_probability,
     check_share,
     dense_levels,
 )
 from ..instance_model import InstanceModel
-from ..losses import spread_evenly
 from ..postprocessing import with_full_masks
+from ..sampling import spread_evenly
 from .fast_nms import fast_nms
 from .heads import AnchorHead, PrototypeHead, xavier_conv
-from .losses import around_boxes, assemble, hard_negative_loss, lincomb_loss, semantic_loss
+from .losses import (
+    around_boxes,
+    combine_prototypes,
+    hard_negative_loss,
+    lincomb_loss,
+    semantic_loss,
+)
 from .matching import best_anchors
+
+
+class YOLACTPredictions(NamedTuple):
+    """Predictions for N images of padded size (H, W), with R anchors on all levels in turn.
+
+    Attributes:
+        logits: class logits, background last, ``(N, R, C + 1)``.
+        deltas: box deltas, ``(N, R, 4)``.
+        coefficients: mask coefficients, ``(N, R, k)``.
+        anchors: anchor boxes in pixels of the padded images, ``(R, 4)``.
+        prototypes: prototype masks, ``(N, k, H/4, W/4)``.
+        semantic_logits: class logits of the pixels, ``(N, C, H/8, W/8)``; None in inference.
+    """
+
+    logits: torch.Tensor
+    deltas: torch.Tensor
+    coefficients: torch.Tensor
+    anchors: torch.Tensor
+    prototypes: torch.Tensor
+    semantic_logits: torch.Tensor | None
 
 
 @META_ARCH_REGISTRY.register()
 class YOLACT(InstanceModel):
-    """Prototype masks of the image, combined by the coefficients of each box that is found."""
+    """Prototype masks of the image, combined by the coefficients of each detected box."""
 
     CONFIG_NODE = "YOLACT"
 
@@ -70,31 +96,31 @@ class YOLACT(InstanceModel):
     ) -> None:
         """
         Args:
-            backbone: gives the pyramid.
-            anchor_head: class scores, boxes and coefficients.
-            prototype_head: prototype masks at stride 4.
-            semantic_head: classes at each pixel of ``prototype_in_feature``; in training alone.
-            in_features: levels with anchors, finest first.
-            prototype_in_feature: the level, of stride 8, that prototypes are made of.
-            anchor_generator: gives the anchors of those levels.
-            box_transform: between anchors and boxes.
-            matcher: which anchors are positive, beside the one that each object has anyway.
+            backbone: network that returns the feature pyramid by level name.
+            anchor_head: head for class scores, boxes and coefficients of the anchors.
+            prototype_head: head for the prototype masks at stride 4.
+            semantic_head: layer for the classes of the pixels of ``prototype_in_feature``, used in
+                training only.
+            in_features: names of the levels with anchors, finest first.
+            prototype_in_feature: name of the level of stride 8 for the prototypes.
+            anchor_generator: generator of the anchors of these levels.
+            box_transform: transform between anchors and boxes.
+            matcher: matcher for positive anchors, in addition to the one that each object gets.
             num_classes: number of classes C.
-            negative_ratio: negative anchors in the loss for each positive one.
-            box_weight: of the boxes' smooth L1 loss.
-            mask_weight: of the masks' loss.
-            semantic_weight: of the semantic head's loss.
-            max_masks: at most so many positive anchors of an image have a mask loss.
-            score_threshold: least class score of a box.
-            nms_threshold: Fast NMS drops what overlaps more.
-            top_k: boxes of a class that Fast NMS looks at.
-            mask_threshold: least probability of a mask's pixel.
-            max_instances: most instances an image.
-            pixel_mean: of each channel, subtracted from the input.
-            pixel_std: of each channel, the input is divided by it.
+            negative_ratio: number of negative anchors per positive one in the class loss.
+            box_weight: weight of the boxes' smooth L1 loss.
+            mask_weight: weight of the mask loss.
+            semantic_weight: weight of the semantic loss.
+            max_masks: maximum number of positive anchors of an image in the mask loss.
+            score_threshold: minimum class score of a box.
+            nms_threshold: IoU above which Fast NMS drops a box.
+            top_k: maximum number of boxes per class in Fast NMS.
+            mask_threshold: minimum probability of a mask's pixels.
+            max_instances: maximum number of instances per image.
+            pixel_mean: mean of each channel, subtracted from the input.
+            pixel_std: standard deviation of each channel, the input is divided by it.
         """
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone=backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.anchor_head = anchor_head
         self.prototype_head = prototype_head
         self.semantic_head = semantic_head
@@ -114,25 +140,21 @@ class YOLACT(InstanceModel):
         self.top_k = top_k
         self.mask_threshold = mask_threshold
         self.max_instances = max_instances
-        self.register_buffer(
-            "pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False
-        )
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         yolact = cfg.MODEL.YOLACT
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
         check_probability("MODEL.YOLACT.MASK_THRESH_TEST", yolact.MASK_THRESH_TEST)
-        check_scale("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
-        check_at_least(
+        check_positive("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
+        check_minimum(
             1,
             "MODEL.YOLACT",
             yolact,
             ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "PRE_NMS_TOPK_TEST"],
         )
         weights = ["NEGATIVE_RATIO", "BOX_WEIGHT", "MASK_WEIGHT", "SEMANTIC_WEIGHT"]
-        check_at_least(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
+        check_minimum(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
         check_share("MODEL.YOLACT", yolact, ["SCORE_THRESH_TEST", "NMS_THRESH_TEST"])
         for key, count in (("ANCHOR_RATIOS", None), ("BBOX_REG_WEIGHTS", 4)):
             numbers = yolact[key]
@@ -145,14 +167,14 @@ class YOLACT(InstanceModel):
         if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
             raise ValueError(
                 f"MODEL.YOLACT.IOU_THRESHOLDS is {low_high}; it must be two numbers between 0 and "
-                "1: below the first an anchor is background, from the second on an object's"
+                "1. Anchors with an IoU below the first are background, from the second on positive"
             )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.YOLACT.IN_FEATURES", yolact.IN_FEATURES, shapes)
         prototypes = [yolact.PROTOTYPE_IN_FEATURE]
         check_levels("MODEL.YOLACT.PROTOTYPE_IN_FEATURE", prototypes, shapes, (8,))
-        # Every level of the pyramid has as many channels.
+        # All levels of the pyramid have the same number of channels.
         in_channels = levels[0].channels
         anchor_generator = DefaultAnchorGenerator(
             sizes=[[yolact.ANCHOR_SCALE * s.stride] for s in levels],
@@ -196,34 +218,34 @@ class YOLACT(InstanceModel):
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
-    def predict(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The network: ``(N, 3, H, W)`` to what losses and inference work on.
-
-        Returns:
-            of the R anchors: class logits ``(N, R, C + 1)``, deltas ``(N, R, 4)``, coefficients
-            ``(N, R, k)`` and themselves ``(R, 4)``; prototypes ``(N, k, H/4, W/4)``; in training
-            also semantic logits ``(N, C, H/8, W/8)``.
-        """
+    def predict(self, images: torch.Tensor) -> YOLACTPredictions:
         features = self.backbone(images)
         levels = [features[f] for f in self.in_features]
         anchors = torch.cat([a.tensor for a in self.anchor_generator(levels)])
         finest = features[self.prototype_in_feature]
-        outputs = (*self.anchor_head(levels), anchors, self.prototype_head(finest))
-        return (*outputs, self.semantic_head(finest)) if self.training else outputs
+        logits, deltas, coefficients = self.anchor_head(levels)
+        return YOLACTPredictions(
+            logits,
+            deltas,
+            coefficients,
+            anchors,
+            self.prototype_head(finest),
+            self.semantic_head(finest) if self.training else None,
+        )
 
     @torch.no_grad()
     def match_anchors(
         self, anchors: torch.Tensor, instances: Instances
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The label of each anchor, and its object where it is positive.
+        """Match the anchors to the objects of an image.
 
         Args:
             anchors: ``(R, 4)``.
-            instances: ``gt_boxes`` and ``gt_classes`` of an image.
+            instances: ``gt_boxes`` and ``gt_classes`` of the image.
 
         Returns:
-            ``(R,)`` int64 each. A label is a class, C for background, or -1 for what does not
-            count.
+            Labels, a class, C for background or -1 for ignored anchors, and the object of each
+            positive anchor, ``(R,)`` int64 each.
         """
         background = torch.full((len(anchors),), self.num_classes, device=anchors.device)
         if len(instances) == 0:
@@ -237,36 +259,23 @@ class YOLACT(InstanceModel):
         return torch.where(kinds == -1, -1, labels), owners
 
     def losses(
-        self,
-        logits: torch.Tensor,
-        deltas: torch.Tensor,
-        coefficients: torch.Tensor,
-        anchors: torch.Tensor,
-        prototypes: torch.Tensor,
-        semantic: torch.Tensor,
-        gt_instances: Sequence[Instances],
+        self, predictions: YOLACTPredictions, gt_instances: Sequence[Instances]
     ) -> dict[str, torch.Tensor]:
-        """``loss_cls``, ``loss_box``, ``loss_mask`` (each over the positive anchors of the batch)
-        and ``loss_semantic`` (the mean over the images).
+        """Compute the losses of a batch.
 
-        Args:
-            logits: and the others, as :meth:`predict` gives them in training.
-            deltas: of the boxes.
-            coefficients: of the prototypes.
-            anchors: all of them.
-            prototypes: of each image.
-            semantic: logits of the classes.
-            gt_instances: of each image.
+        ``loss_cls``, ``loss_box`` and ``loss_mask`` are averaged over the positive anchors of the
+        batch, ``loss_semantic`` over the images.
         """
+        logits, deltas, coefficients, anchors, prototypes, semantic_logits = predictions
         size = tuple(prototypes.shape[-2:])
-        # Also where an image has no object, every parameter is in the graph.
+        # Keeps every parameter in the graph for images without objects.
         zero = 0.0 * sum(x.float().sum() for x in (deltas, coefficients, prototypes))
         cls, box, mask, seg, positives = zero, zero, zero, zero, 0
         for i, instances in enumerate(gt_instances):
             labels, owners = self.match_anchors(anchors, instances)
             masks = stride4_masks(instances, size)
             cls = cls + hard_negative_loss(logits[i].float(), labels, self.negative_ratio)
-            seg = seg + semantic_loss(semantic[i].float(), masks, instances.gt_classes)
+            seg = seg + semantic_loss(semantic_logits[i].float(), masks, instances.gt_classes)
             found = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
             if len(found) == 0:
                 continue
@@ -295,27 +304,14 @@ class YOLACT(InstanceModel):
     @torch.no_grad()
     def inference(
         self,
-        logits: torch.Tensor,
-        deltas: torch.Tensor,
-        coefficients: torch.Tensor,
-        anchors: torch.Tensor,
-        prototypes: torch.Tensor,
+        predictions: YOLACTPredictions,
         input_sizes: Sequence[tuple[int, int]],
-        image_sizes: Sequence[tuple[int, int]],
+        output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Boxes by Fast NMS, each with the mask of its coefficients, cut to the box.
-
-        Args:
-            logits: and the others, as :meth:`predict` gives them in inference.
-            deltas: of the boxes.
-            coefficients: of the prototypes.
-            anchors: all of them.
-            prototypes: of each image.
-            input_sizes: (height, width) of each image as the network saw it, without padding.
-            image_sizes: (height, width) of each result.
-        """
+        """Select boxes by Fast NMS and compute their masks."""
+        logits, deltas, coefficients, anchors, prototypes, _ = predictions
         results = []
-        for i, (input_size, image_size) in enumerate(zip(input_sizes, image_sizes, strict=True)):
+        for i, (input_size, output_size) in enumerate(zip(input_sizes, output_sizes, strict=True)):
             scores = logits[i].float().softmax(dim=1)[:, :-1]
             some = (scores > self.score_threshold).any(dim=1).nonzero()[:, 0]
             boxes = Boxes(self.box_transform.apply_deltas(deltas[i, some].float(), anchors[some]))
@@ -335,22 +331,22 @@ class YOLACT(InstanceModel):
                 pred_classes=classes,
             )
             masks = self.masks(coefficients[i, some[rows]], prototypes[i], boxes.tensor[rows])
-            results.append(with_full_masks(detected, masks, image_size, self.mask_threshold))
+            results.append(with_full_masks(detected, masks, output_size, self.mask_threshold))
         return results
 
     @staticmethod
     def masks(
         coefficients: torch.Tensor, prototypes: torch.Tensor, boxes: torch.Tensor
     ) -> torch.Tensor:
-        """Probabilities of the masks of K boxes, zero outside of them.
+        """Compute the masks of K boxes of an image, cropped to the boxes.
 
         Args:
             coefficients: ``(K, k)``.
             prototypes: ``(k, H/4, W/4)``.
-            boxes: ``(K, 4)``, in pixels of the network's input.
+            boxes: boxes in pixels of the network's input, ``(K, 4)``.
 
         Returns:
-            ``(K, H/4, W/4)``.
+            Probabilities, ``(K, H/4, W/4)``.
         """
-        logits = assemble(coefficients, prototypes)
+        logits = combine_prototypes(coefficients, prototypes)
         return logits.sigmoid() * around_boxes(boxes / MASK_STRIDE, prototypes.shape[-2:])

@@ -87,13 +87,13 @@ def test_nothing_to_suppress():
 
 def test_unknown_kernel():
     masks, classes, scores = random_masks(2, 0)
-    with pytest.raises(ValueError, match="NMS_KERNEL"):
+    with pytest.raises(ValueError, match="kernel is 'hard'"):
         matrix_nms(masks, classes, scores, kernel="hard")
 
 
 @pytest.mark.parametrize("chunk", [1, 10**9])
 def test_more_masks_and_rows_than_a_byte_counts(monkeypatch, chunk):
-    """256 masks, or a mask of 256 rows, are not as none: counts against PyTorch's own."""
+    """256 masks, or a mask of 256 rows, do not overflow: counts against PyTorch's own."""
     monkeypatch.setattr(matrix_nms_module, "CHUNK_FLOATS", chunk)
     masks = torch.rand(600, 300, 3) > 0.4
     masks[0] = True

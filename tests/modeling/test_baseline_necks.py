@@ -1,4 +1,4 @@
-"""PAFPN, BiFPN and HRFPN against the formulas of their papers, computed plainly."""
+"""PAFPN, BiFPN and HRFPN against the formulas of their papers."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_bifpn(size, repeats):
     model = make(BiFPN, features, repeats=repeats)
     for name, p in model.named_parameters():
         if name.endswith("weights"):
-            # One of them below zero: the rectifier takes it out.
+            # One weight is negative: the rectifier sets it to zero.
             p.copy_(torch.linspace(-0.2, 1.5, len(p)))
 
     def fuse(block, *maps):
@@ -131,6 +131,8 @@ def test_wrong_settings_are_named(model_cfg):
     model_cfg.MODEL.BIFPN.REPEATS = 0
     with pytest.raises(ValueError, match=r"MODEL\.BIFPN\.REPEATS is 0"):
         build_backbone(model_cfg)
+    with pytest.raises(ValueError, match=r"^repeats is 0"):
+        make(BiFPN, features_for(64, 64), repeats=0)
     for name in BUILDERS:
         model_cfg.MODEL.BACKBONE.NAME = name
         node = "BIFPN" if "bifpn" in name else "FPN"

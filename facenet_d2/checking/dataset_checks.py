@@ -1,4 +1,4 @@
-"""Everything that is wrong with COCO annotations, not only the first thing."""
+"""Checks of a COCO data set that report all faults, not only the first one."""
 
 from __future__ import annotations
 
@@ -9,100 +9,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.coco_json import entry_problem
 from ..errors import UserError
 from ..files import read_json
 from ..parallel import parallel_map
-from .fault_kinds import NOTES, Fault
-from .grids import Setting
-from .image_checks import ImageJob, examine_image
+from .fault_kinds import NOTE_KINDS, Fault
+from .image_checks import ImageJob, check_image
+from .objects import GridSettings, Objects
 
 
 @dataclass
-class Examination:
-    """What was found in a data set.
+class DatasetReport:
+    """The result of checking a data set.
 
     Attributes:
-        faults: all of them.
-        notes: what may be on purpose, of the kinds in ``NOTES``.
-        cleaned: the annotations with everything mended or removed that is at fault.
-        categories: (id, name) of those that can be used.
-        sizes: ``(I, 2)``, height and width of the usable images.
-        image_of: ``(N,)``, of each object, which of these it is in.
-        measures: ``(N, 8)``, category id, box (x0, y0, x1, y1), area, mass centre x and y of each
-            object's mask, in pixels.
-        best_ious: ``(N,)``, of each object's mask, at the input size that was asked for; see
-            :func:`~facenet_d2.checking.mask_ceiling.best_iou`. NaN where none was.
+        faults: all faults.
+        notes: remarks on what may be intended, of the kinds in ``NOTE_KINDS``.
+        cleaned: COCO JSON with every fault repaired, or its entry removed.
+        categories: (id, name) of the usable categories.
+        objects: the usable objects in the usable images, in pixels of their images.
     """
 
     faults: list[Fault]
     notes: list[Fault]
     cleaned: dict[str, Any]
     categories: list[tuple[int, str]]
-    sizes: np.ndarray
-    image_of: np.ndarray
-    measures: np.ndarray
-    best_ious: np.ndarray
+    objects: Objects
 
-    def counts(self) -> Counter[str]:
-        """How many faults there are of each kind."""
+    def fault_counts(self) -> Counter[str]:
+        """Return the number of faults of each kind."""
         return Counter(fault.kind for fault in self.faults)
 
 
-def examine(
+def check_dataset(
     json_file: str | Path,
     image_root: str | Path,
     *,
     workers: int,
-    setting: Setting | None = None,
-) -> Examination:
-    """Look at every image and annotation of a COCO data set.
+    settings: GridSettings | None = None,
+) -> DatasetReport:
+    """Check every image and annotation of a COCO data set.
 
     Args:
         json_file: the annotations.
-        image_root: the folder that the file names are relative to.
-        workers: processes that decode images and draw masks.
-        setting: at whose input size to see how good masks can be.
+        image_root: folder that the file names are relative to.
+        workers: number of processes that decode images and draw masks.
+        settings: input size at which the best possible masks are computed; None to skip them.
 
     Raises:
-        UserError: for a file that is no JSON, or not even in outline COCO's.
+        UserError: if the file is not JSON, or does not have the three lists of COCO JSON.
     """
-    content = _read(Path(json_file))
+    content = _read_lists(Path(json_file))
     faults: list[Fault] = []
-    categories = _categories(content["categories"], faults)
-    images, same_as = _images(content["images"], faults)
-    annotations, notes = _annotations(content.get("annotations") or [], categories, same_as, faults)
+    categories = _check_categories(content["categories"], faults)
+    images, same_as = _check_images(content["images"], faults)
+    entries = content.get("annotations") or []
+    annotations, notes = _check_annotations(entries, categories, same_as, faults)
 
     by_image: dict[int, list[dict[str, Any]]] = {i: [] for i in images}
     for annotation in annotations:
         by_image[annotation["image_id"]].append(annotation)
     jobs = [
-        ImageJob(Path(image_root) / image["file_name"], image, by_image[i], setting)
+        ImageJob(Path(image_root) / image["file_name"], image, by_image[i], settings)
         for i, image in images.items()
     ]
     results = [None] * len(jobs)
     for place, result in parallel_map(
-        examine_image, jobs, workers=workers, description="Checking", unit="image"
+        check_image, jobs, workers=workers, description="Checking", unit="image"
     ):
         results[place] = result
 
-    kept_images, kept, sizes, image_of, measures, best_ious = [], [], [], [], [], []
+    kept_images, kept, measurements = [], [], []
     for job, result in zip(jobs, results, strict=True):
-        faults += [f for f in result.faults if f.kind not in NOTES]
-        notes += [f for f in result.faults if f.kind in NOTES]
+        faults += [f for f in result.faults if f.kind not in NOTE_KINDS]
+        notes += [f for f in result.faults if f.kind in NOTE_KINDS]
         if not result.usable:
             continue
         if not job.annotations:
             notes.append(Fault("image-empty", f"image {job.image['file_name']}", "no annotation"))
-        image_of += [len(sizes)] * len(result.measures)
-        measures += result.measures
-        best_ious += result.best_ious
-        sizes.append((job.image["height"], job.image["width"]))
         kept_images.append(job.image)
         kept += result.annotations
-    used = {int(m[0]) for m in measures}
+        measurements.append(result.measurements)
+    objects = Objects.from_measurements(
+        measurements, [(image["height"], image["width"]) for image in kept_images]
+    )
+    used = set(objects.category_ids.tolist())
     for i, category in categories.items():
         if i not in used:
             notes.append(Fault("category-unused", f"category {category['name']}", "no annotation"))
@@ -112,24 +103,22 @@ def examine(
     cleaned = {**content, "images": kept_images, "categories": list(categories.values())}
     if "annotations" in content:
         cleaned["annotations"] = kept
-    return Examination(
+    return DatasetReport(
         faults=faults,
         notes=notes,
         cleaned=cleaned,
         categories=[(c["id"], c["name"]) for c in categories.values()],
-        sizes=np.array(sizes, dtype=float).reshape(-1, 2),
-        image_of=np.array(image_of, dtype=int),
-        measures=np.array(measures, dtype=float).reshape(-1, 8),
-        best_ious=np.array(best_ious, dtype=float),
+        objects=objects,
     )
 
 
-def _read(json_file: Path) -> dict[str, Any]:
+def _read_lists(json_file: Path) -> dict[str, Any]:
     content, problem = read_json(json_file)
     if problem:
         raise UserError(f"{json_file} is not COCO JSON: {problem}.")
     if not isinstance(content, dict):
-        raise UserError(f"{json_file} is not COCO JSON: its top level is no object.")
+        kind = type(content).__name__
+        raise UserError(f"{json_file} is not COCO JSON: its top level is a {kind}, not an object.")
     for key in ("images", "categories", "annotations"):
         if not isinstance(content.get(key, [] if key == "annotations" else None), list):
             raise UserError(f'{json_file} is not COCO JSON: it has no list "{key}".')
@@ -137,40 +126,41 @@ def _read(json_file: Path) -> dict[str, Any]:
 
 
 def _valid_entries(
-    entries: list[Any], key: str, kind: str, faults: list[Fault], removed: str
+    entries: list[Any], key: str, kind: str, faults: list[Fault], fix: str
 ) -> list[tuple[str, dict[str, Any]]]:
+    """Return the entries with valid fields, each with its description for reports."""
     valid = []
     for place, entry in enumerate(entries):
         problem = entry_problem(entry, key)
-        name = entry.get("id") if isinstance(entry, dict) else None
-        where = f"{kind} {name}" if isinstance(name, int) else f"{kind} entry {place}"
+        number = entry.get("id") if isinstance(entry, dict) else None
+        where = f"{kind} {number}" if isinstance(number, int) else f"{kind} entry {place}"
         if problem:
-            faults.append(Fault(f"{kind}-entry", where, problem, removed))
+            faults.append(Fault(f"{kind}-entry", where, problem, fix))
         else:
             valid.append((where, entry))
     return valid
 
 
-def _categories(entries: list[Any], faults: list[Fault]) -> dict[int, dict[str, Any]]:
+def _check_categories(entries: list[Any], faults: list[Fault]) -> dict[int, dict[str, Any]]:
     kept: dict[int, dict[str, Any]] = {}
-    removed = "category removed"
-    for where, entry in _valid_entries(entries, "categories", "category", faults, removed):
+    fix = "category removed"
+    for where, entry in _valid_entries(entries, "categories", "category", faults, fix):
         if entry["id"] in kept:
-            message = f"has the id of {kept[entry['id']]['name']!r}, {entry['id']}"
-            faults.append(Fault("category-id-twice", where, message, removed))
+            message = f"has the same id, {entry['id']}, as {kept[entry['id']]['name']!r}"
+            faults.append(Fault("category-id-twice", where, message, fix))
             continue
         if entry["name"] in {c["name"] for c in kept.values()}:
-            # Which of the two annotations mean cannot be known.
-            message = f"another one is called {entry['name']!r}, too"
+            # There is no fix, since annotations may mean either of the two.
+            message = f"has the same name, {entry['name']!r}, as another category"
             faults.append(Fault("category-name-twice", where, message))
         kept[entry["id"]] = entry
     return kept
 
 
-def _images(
+def _check_images(
     entries: list[Any], faults: list[Fault]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
-    """Images by id, and for every id the one whose annotations its own belong to."""
+    """Return the images by id, and for each id the one that its annotations are moved to."""
     kept: dict[int, dict[str, Any]] = {}
     same_as: dict[int, int] = {}
     first_of_file: dict[str, int] = {}
@@ -179,12 +169,12 @@ def _images(
     ):
         number, file_name = entry["id"], os.path.normpath(entry["file_name"])
         if number in same_as:
-            message = f"{file_name} has the id of another image, {number}"
+            message = f"{file_name} has the same id, {number}, as another image"
             faults.append(Fault("image-id-twice", where, message, "image removed"))
         elif file_name in first_of_file:
             same_as[number] = first_of_file[file_name]
-            message = f"{file_name} is listed as image {same_as[number]}, too"
-            fix = "image removed, its annotations given to the other"
+            message = f"{file_name} is also listed as image {same_as[number]}"
+            fix = "image removed, its annotations moved to the other"
             faults.append(Fault("image-file-twice", where, message, fix))
         else:
             first_of_file[file_name] = same_as[number] = number
@@ -192,29 +182,30 @@ def _images(
     return kept, same_as
 
 
-def _annotations(
+def _check_annotations(
     entries: list[Any],
     categories: dict[int, dict[str, Any]],
     same_as: dict[int, int],
     faults: list[Fault],
 ) -> tuple[list[dict[str, Any]], list[Fault]]:
+    """Return the annotations of known images and categories, and notes."""
     kept, notes = [], []
     seen: set[int] = set()
-    removed = "annotation removed"
-    unknown: list[tuple[str, str, Callable[[dict[str, Any]], bool]]] = [
+    removed, renumbered = "annotation removed", "all annotations renumbered"
+    references: list[tuple[str, str, Callable[[dict[str, Any]], bool]]] = [
         ("category-unknown", "category_id", lambda a: a["category_id"] not in categories),
         ("image-unknown", "image_id", lambda a: a["image_id"] not in same_as),
     ]
     for where, entry in _valid_entries(entries, "annotations", "annotation", faults, removed):
         if entry["id"] in seen:
-            message = f"another one has the id {entry['id']}, too"
-            faults.append(Fault("annotation-id-twice", where, message, "all numbered anew"))
+            message = f"has the same id, {entry['id']}, as another annotation"
+            faults.append(Fault("annotation-id-twice", where, message, renumbered))
         seen.add(entry["id"])
         if entry["id"] == 0:
-            message = "pycocotools takes a match with it for none (this project does not)"
-            notes.append(Fault("annotation-id-zero", where, message, "all numbered anew"))
-        for kind, name, lost in unknown:
-            if lost(entry):
+            message = "pycocotools treats a match with it as no match (this project does not)"
+            notes.append(Fault("annotation-id-zero", where, message, renumbered))
+        for kind, name, is_unknown in references:
+            if is_unknown(entry):
                 message = f"its {name} {entry[name]} is not listed"
                 faults.append(Fault(kind, where, message, removed))
                 break

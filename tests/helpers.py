@@ -1,0 +1,125 @@
+"""Paths, configs and steps that several test modules share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Optional files of published data sets, next to the repository; tests that need them are skipped
+# without them.
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+TINY_CONFIG = """\
+_BASE_: "{base}"
+MODEL:
+  DEVICE: "cpu"
+  WEIGHTS: ""
+  BACKBONE: {{FREEZE_AT: 0}}
+  RESNETS: {{DEPTH: 18, NORM: "GN", RES2_OUT_CHANNELS: 64}}
+  FPN: {{OUT_CHANNELS: 32, NORM: "GN"}}
+  FACE_FPN: {{ASPP_CHANNELS: 32}}
+  SEM: {{CHANNELS: 32}}
+  SOLOV2:
+    NUM_CONVS: 1
+    DEFORM_CONVS: 1
+    CONV_CHANNELS: 32
+    KERNEL_CHANNELS: 32
+    MASK_CHANNELS: 32
+  SOLO: {{NUM_CONVS: 2, CONV_CHANNELS: 32}}
+  ANCHOR_GENERATOR: {{SCALE: 2.0}}
+  ROI_BOX_HEAD: {{FC_DIM: 32}}
+  ROI_MASK_HEAD: {{CONV_DIM: 32}}
+  ROI_MASK_IOU_HEAD: {{CONV_DIM: 32, FC_DIM: 32}}
+  YOLACT: {{ANCHOR_SCALE: 1.5, CONV_CHANNELS: 32, NUM_PROTOTYPES: 8}}
+  CONDINST: {{NUM_CONVS: 1, CONV_CHANNELS: 64, MASK_CONV_CHANNELS: 32, MASK_NORM: "GN"}}
+DATASETS:
+  COCO: [["{name}", "{json}", "{images}"]]
+  TRAIN: ("{name}",)
+  TEST: ("{name}",)
+INPUT: {{MIN_SIZE_TRAIN: [96], MAX_SIZE_TRAIN: 128, MIN_SIZE_TEST: 96, MAX_SIZE_TEST: 128}}
+DATALOADER: {{NUM_WORKERS: 0}}
+SOLVER: {{IMS_PER_BATCH: 2, MAX_ITER: 2, STEPS: [], WARMUP_ITERS: 0}}
+SEED: 3
+OUTPUT_DIR: "{output}"
+"""
+
+
+def write_tiny_config(
+    folder: Path, scenes: Path, *, base: str = "Base-FACENet.yaml", output: str = "output"
+) -> Path:
+    """Write a config of a small model that is trained and tested on the scenes.
+
+    Args:
+        folder: folder of the config file; its name makes the name of the data set unique.
+        scenes: folder with ``images`` and ``annotations.json``.
+        base: base config, relative to ``configs``.
+        output: output folder, relative to ``folder``.
+
+    Returns:
+        path of the config file.
+    """
+    file = folder / "config.yaml"
+    file.write_text(
+        TINY_CONFIG.format(
+            base=REPOSITORY / "configs" / base,
+            name=f"scenes_{folder.name}",
+            json=scenes / "annotations.json",
+            images=scenes / "images",
+            output=folder / output,
+        )
+    )
+    return file
+
+
+def interrupt_training(
+    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+) -> tuple[int, float, int]:
+    """Start a training, interrupt it after twenty steps and check that it saves a checkpoint.
+
+    Args:
+        command: training command that writes to ``output`` in the folder.
+        folder: temporary folder of the test.
+        env: environment variables of the command; None inherits those of the test.
+
+    Returns:
+        iteration of the checkpoint, duration in seconds, and process group of the command.
+    """
+    log = folder / "output" / "log.txt"
+    start = time.monotonic()
+    with (folder / "printed.txt").open("w") as printed:
+        process = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            env=env,
+            stdout=printed,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+        deadline = time.time() + 120
+        while "iter: 19" not in (log.read_text() if log.exists() else ""):
+            assert process.poll() is None, (folder / "printed.txt").read_text()
+            assert time.time() < deadline
+            time.sleep(0.2)
+        # A terminal sends Ctrl-C to the whole process group.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    seconds = time.monotonic() - start
+    text = (folder / "printed.txt").read_text()
+    assert "continue with --resume" in text
+    assert "Traceback" not in text
+    last = (folder / "output" / "last_checkpoint").read_text().strip()
+    return int(last.removeprefix("model_").removesuffix(".pth")), seconds, process.pid
+
+
+def needs_real(name: str) -> pytest.MarkDecorator:
+    """Skip a test where the file or folder ``name`` of the real data is missing."""
+    return pytest.mark.skipif(
+        not (REAL_DATA / name).exists(), reason=f"../shared/data has no {name}"
+    )
