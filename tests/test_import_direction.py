@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.

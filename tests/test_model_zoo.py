@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
 from detectron2.config import get_cfg
+from helpers import REPOSITORY
 
 from facenet_d2 import add_facenet_config
 from facenet_d2.config import rename_keys

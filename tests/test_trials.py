@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.runs import read_sessions

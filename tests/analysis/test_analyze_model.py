@@ -8,8 +8,8 @@ import analyze_model
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPOSITORY, write_tiny_config
 from detectron2.modeling import build_model
+from helpers import REPOSITORY, write_tiny_config
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 

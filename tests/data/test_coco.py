@@ -3,10 +3,10 @@ import json
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, needs_real
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from helpers import REAL_DATA, needs_real
 
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.data.datasets.coco import load_coco, register_coco_from_config

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import REPOSITORY, interrupt_training
+from helpers import REPOSITORY, interrupt_training
 
 
 def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import REPOSITORY, interrupt_training, write_tiny_config
 from detectron2.data.samplers import TrainingSampler
+from helpers import REPOSITORY, interrupt_training, write_tiny_config
 
 from facenet_d2.data import TrainLoader
 from facenet_d2.modeling.condinst.meta_arch import mean_over_processes

@@ -3,7 +3,7 @@
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, needs_real
+from helpers import REAL_DATA, needs_real
 from pycocotools.coco import COCO
 
 from facenet_d2.evaluation.mask_errors import MaskErrors, count_mask_errors, find_mask_errors

@@ -13,7 +13,7 @@ import time
 import pytest
 import reproduce
 import yaml
-from conftest import REPOSITORY, write_tiny_config
+from helpers import REPOSITORY, write_tiny_config
 from PIL import Image
 
 from facenet_d2 import UserError
