@@ -15,6 +15,7 @@ os.environ["DETECTRON2_DATASETS"] = _root.name
 
 import torch  # noqa: E402
 from detectron2.config import CfgNode, get_cfg  # noqa: E402
+from helpers import REPOSITORY, write_tiny_config  # noqa: E402
 
 import facenet_d2  # noqa: E402
 from facenet_d2.synthetic.dataset import write_dataset  # noqa: E402
