@@ -2,7 +2,6 @@
 
 import json
 
-import check_dataset as tool
 import cv2
 import numpy as np
 import pycocotools.mask as mask_util
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BitMasks, Boxes, Instances
+from helpers import REPOSITORY
 
 from facenet_d2.checking import GridSettings, Objects, check_dataset, study_grids, suggest_grids
 from facenet_d2.checking.objects import Measurement
@@ -19,10 +19,12 @@ from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
 from facenet_d2.structures.masks import downsample_masks
 
+BASE_CONFIG = REPOSITORY / "configs" / "Base-SOLOv2.yaml"
+
 
 @pytest.mark.parametrize("longest", [128, 96, 64])
 def test_best_masks_against_targets_enlarged_plainly(scenes, longest):
-    settings = GridSettings.from_config(read_config(tool.DEFAULT_CONFIG), longest)
+    settings = GridSettings.from_config(read_config(BASE_CONFIG), longest)
     report = check_dataset(
         scenes / "annotations.json", scenes / "images", workers=0, settings=settings
     )
@@ -143,7 +145,7 @@ def test_suggestion_for_crowded_small_objects():
     """Objects of 8 pixels, 10 apart, in an image of 800: the finest published cells have 20."""
     centers = [(100 + 10 * i, 100 + 10 * j) for i in range(20) for j in range(20)]
     objects = square_objects(centers, 8, 800)
-    settings = GridSettings.from_config(read_config(tool.DEFAULT_CONFIG))
+    settings = GridSettings.from_config(read_config(BASE_CONFIG))
     now = study_grids(objects, settings)
     # Cells are 20 pixels wide: a quarter of the objects keeps one. At stride 4, masks are 2x2.
     assert now.no_own_cell == pytest.approx(300, abs=40)
