@@ -1,6 +1,6 @@
 # make demo    train FACENet on synthetic scenes, evaluate it and draw its predictions (CPU, minutes)
 # make test    run the tests
-# make lint    check style
+# make lint    check style and types
 # make clean   remove everything that these commands created
 #
 # demo, test and lint create .venv first if it is missing or older than the files it is made from.
@@ -37,6 +37,7 @@ test: .venv/ready
 lint: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 clean:
 	rm -rf .venv output datasets/synthetic_aerial_v* build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -59,7 +59,7 @@ TORCHVISION_SETTINGS = {
 _AT = ("", "norm.")
 
 
-def _in_tower(match: re.Match) -> str:
+def _in_tower(match: re.Match[str]) -> str:
     # A tower is a flat list: convolution, normalisation, ReLU, convolution, ...
     conv, part = divmod(int(match[1]), 3)
     return f"_tower.{conv}.{_AT[part]}"

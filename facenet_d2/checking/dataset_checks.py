@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files import read_json
 from ..parallel import parallel_map
 from .fault_kinds import NOTE_KINDS, Fault
-from .image_checks import ImageJob, check_image
+from .image_checks import ImageJob, ImageResult, check_image
 from .objects import GridSettings, Objects
 
 
@@ -73,14 +73,15 @@ def check_dataset(
         ImageJob(Path(image_root) / image["file_name"], image, by_image[i], settings)
         for i, image in images.items()
     ]
-    results = [None] * len(jobs)
+    results: dict[int, ImageResult] = {}
     for place, result in parallel_map(
         check_image, jobs, workers=workers, description="Checking", unit="image"
     ):
         results[place] = result
 
     kept_images, kept, measurements = [], [], []
-    for job, result in zip(jobs, results, strict=True):
+    for place, job in enumerate(jobs):
+        result = results[place]
         faults += [f for f in result.faults if f.kind not in NOTE_KINDS]
         notes += [f for f in result.faults if f.kind in NOTE_KINDS]
         if not result.usable:

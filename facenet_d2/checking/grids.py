@@ -68,10 +68,10 @@ def study_grids(objects: Objects, settings: GridSettings) -> GridStudy:
     large_enough = np.zeros(number, dtype=bool)
     per_level = []
     mask_areas = objects.areas / MASK_STRIDE**2
-    for (owner, cell), grid, min_area in zip(
+    for pair, grid, min_area in zip(
         pairs, settings.layout.num_grids, settings.min_mask_areas, strict=True
     ):
-        owner, cell = owner.numpy(), cell.numpy()
+        owner, cell = (indices.numpy() for indices in pair)
         place = objects.image_of[owner] * grid**2 + cell
         # Objects are in the order of their images, and the last of an image's takes a cell.
         _, group, times = np.unique(place, return_inverse=True, return_counts=True)
@@ -123,7 +123,7 @@ def suggest_grids(objects: Objects, settings: GridSettings) -> tuple[GridSetting
 
 def _scale_layout(layout: GridLayout, ranges: float, refinement: float) -> GridLayout:
     levels = len(layout.num_grids)
-    bounds = [
+    bounds: list[list[float]] = [
         [max(1, round(a * ranges)), max(2, round(b * ranges))] for a, b in layout.scale_ranges
     ]
     # The outermost bounds stay, so that the smallest and the largest objects remain covered.
@@ -133,7 +133,8 @@ def _scale_layout(layout: GridLayout, ranges: float, refinement: float) -> GridL
         round(grid * refinement) if level <= levels // 2 else grid
         for level, grid in enumerate(layout.num_grids)
     ]
-    return GridLayout(tuple(grids), tuple(map(tuple, bounds)), layout.center_scale)
+    scale_ranges = tuple((low, high) for low, high in bounds)
+    return GridLayout(tuple(grids), scale_ranges, layout.center_scale)
 
 
 def _lower_min_areas(objects: Objects, settings: GridSettings) -> GridSettings:

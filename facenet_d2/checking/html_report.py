@@ -81,7 +81,7 @@ def _size_plot(objects: Objects, settings: GridSettings) -> str:
     figure = Figure(figsize=(9, 4))
     axes = figure.subplots()
     top = max(2048.0, sides.max(initial=1))
-    axes.hist(sides, bins=np.geomspace(1, top, 60), color="#219ebc")
+    axes.hist(sides, bins=np.geomspace(1, top, 60).tolist(), color="#219ebc")
     axes.set_xscale("log")
     axes.set_xlabel(f"√(width·height) of the box, at an input of {settings.longest} pixels")
     axes.set_ylabel("objects")

@@ -70,13 +70,14 @@ def check_image(job: ImageJob) -> ImageResult:
         if fault.kind == "image-size" or size[0] * size[1] > MAX_DRAWN_PIXELS:
             # Masks cannot be checked without the image's size.
             return result
-    seen: dict[tuple, Any] = {}
+    seen: dict[tuple[int, bytes], Any] = {}
     for annotation in job.annotations:
         where = f"annotation {annotation['id']} of {job.image['file_name']}"
-        faults, cleaned, rle = _check_annotation(annotation, *size, where)
+        faults, checked = _check_annotation(annotation, *size, where)
         result.faults += faults
-        if cleaned is None:
+        if checked is None:
             continue
+        cleaned, rle = checked
         key = (cleaned["category_id"], bytes(rle["counts"]))
         if key in seen:
             message = f"has the class and mask of annotation {seen[key]}"
@@ -85,8 +86,8 @@ def check_image(job: ImageJob) -> ImageResult:
         seen[key] = annotation["id"]
         result.annotations.append(cleaned)
         if not cleaned["iscrowd"]:
-            skipped = job.settings is None
-            iou = math.nan if skipped else best_iou(cleaned, rle, size, job.settings)
+            settings = job.settings
+            iou = math.nan if settings is None else best_iou(cleaned, rle, size, settings)
             result.measurements.append(_measure(cleaned["category_id"], rle, iou))
     return result
 
@@ -95,8 +96,8 @@ def _image_fault(job: ImageJob) -> Fault | None:
     where = f"image {job.image['file_name']}"
     removed = "image removed, with its annotations"
     if not job.file.is_file():
-        problem = "is not a file" if job.file.exists() else "does not exist"
-        return Fault("image-missing", where, f"{job.file} {problem}", removed)
+        state = "is not a file" if job.file.exists() else "does not exist"
+        return Fault("image-missing", where, f"{job.file} {state}", removed)
     try:
         problem = size_problem(job.file, job.image)
     except DepthError as error:
@@ -125,8 +126,8 @@ def _measure(category_id: int, rle: dict[str, Any], iou: float) -> Measurement:
 
 def _check_annotation(
     annotation: dict[str, Any], height: int, width: int, where: str
-) -> tuple[list[Fault], dict[str, Any] | None, dict[str, Any] | None]:
-    """Return faults, the cleaned annotation and its mask; both are None if it is unusable."""
+) -> tuple[list[Fault], tuple[dict[str, Any], dict[str, Any]] | None]:
+    """Return the faults, and the cleaned annotation with its RLE; None if it is unusable."""
     cleaned = {**annotation, "iscrowd": int(bool(annotation.get("iscrowd", 0)))}
     faults: list[Fault] = []
     if isinstance(annotation["segmentation"], dict):
@@ -144,7 +145,7 @@ def _check_annotation(
         message = "is a crowd: not trained on, and ignored in evaluation"
         faults.append(Fault("crowd", where, message))
     if rle is None:
-        return faults, None, None
+        return faults, None
     area = int(mask_util.area(rle))
     stated = annotation.get("area")
     if not is_number(stated):
@@ -156,7 +157,7 @@ def _check_annotation(
         cleaned["area"] = area
     if any(f.kind.startswith("box") for f in faults):
         cleaned["bbox"] = own_boxes[0]
-    return faults, cleaned, rle
+    return faults, (cleaned, rle)
 
 
 def _outline_length(rle: dict[str, Any]) -> int:
@@ -166,7 +167,7 @@ def _outline_length(rle: dict[str, Any]) -> int:
     return int((cv2.dilate(part, np.ones((3, 3), np.uint8)) > part).sum())
 
 
-def _boxes_of(segmentation: list | dict, rle: dict[str, Any]) -> list[list[float]]:
+def _boxes_of(segmentation: list[Any] | dict[str, Any], rle: dict[str, Any]) -> list[list[float]]:
     """Return the boxes (x, y, width, height) that match a segmentation.
 
     The first is the mask's. Another encloses the points of polygons, whose thin ends may not cover

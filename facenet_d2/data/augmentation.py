@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import detectron2.data.transforms as T
 import numpy as np
@@ -124,11 +125,11 @@ def _with_pillow(
 
 
 def _shear_x(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
-    return AffineTransform.about_center([[1, 0.3 * level], [0, 1]], height, width, fill)
+    return AffineTransform.about_center(np.array([[1, 0.3 * level], [0, 1]]), height, width, fill)
 
 
 def _shear_y(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
-    return AffineTransform.about_center([[1, 0], [0.3 * level, 1]], height, width, fill)
+    return AffineTransform.about_center(np.array([[1, 0], [0.3 * level, 1]]), height, width, fill)
 
 
 def _translate_x(level: float, height: int, width: int, fill: tuple[float, ...]) -> AffineTransform:
@@ -150,7 +151,7 @@ def _enhancer(kind: type) -> Callable[[float], Callable[[Image.Image], Image.Ima
 
 # Name: (kind, factory). The factory's level is from 0 to 1, or from -1 to 1 for "geometric" and
 # "signed" operations.
-OPERATIONS: dict[str, tuple[str, Callable]] = {
+OPERATIONS: dict[str, tuple[str, Callable[..., Any]]] = {
     "Identity": ("plain", lambda level: lambda image: image),
     "AutoContrast": ("plain", lambda level: ImageOps.autocontrast),
     "Equalize": ("plain", lambda level: ImageOps.equalize),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import UserError
@@ -26,7 +26,7 @@ def check_depth(file: str | Path) -> None:
         _check_depth(image)
 
 
-def _check_depth(image: Image.Image) -> None:
+def _check_depth(image: ImageFile.ImageFile) -> None:
     # The pixel format in the file, such as "RGB;16B".
     # The fourth entry of a tile is its `args`, by name only in Pillow 11 and newer.
     raw_mode = " ".join(str(tile[3]) for tile in image.tile)
@@ -98,7 +98,7 @@ def open_rgb(file: Path) -> Image.Image:
         raise UserError(f"{file} cannot be used: {reason}.") from error
 
 
-def _open_scene(file: Path) -> Image.Image:
+def _open_scene(file: Path) -> ImageFile.ImageFile:
     # Aerial scenes exceed the size from which Image.open suspects an attack. Its limit is a global
     # of the process; the class of the format has none.
     try:

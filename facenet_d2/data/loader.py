@@ -37,14 +37,17 @@ def augmentation_seed(*key: int) -> Iterator[None]:
         random.setstate(python_state)
 
 
-class _MappedSamples(torchdata.Dataset):
+class _MappedSamples(torchdata.Dataset[dict[str, Any]]):
     """A data set whose keys are (position in the stream, index of the image, sideways).
 
     The position seeds the augmentation; ``sideways`` is passed to the mapper unless it is None.
     """
 
     def __init__(
-        self, dataset: torchdata.Dataset, mapper: Callable[[dict], dict], seed: int
+        self,
+        dataset: torchdata.Dataset[dict[str, Any]],
+        mapper: Callable[[dict[str, Any]], dict[str, Any]],
+        seed: int,
     ) -> None:
         self.dataset = dataset
         self.mapper = mapper
@@ -106,7 +109,7 @@ class TrainLoader:
         self.start_iter = 0
 
     def _batches(self) -> Iterator[list[tuple[int, int, bool | None]]]:
-        groups: tuple[list, list] = ([], [])
+        groups: tuple[list[tuple[int, int, bool | None]], ...] = ([], [])
         turns = np.random.default_rng((self.seed, comm.get_rank()))
         for position, index in enumerate(self.build_sampler(self.seed)):
             sideways = bool(turns.integers(2)) if self.quarter_turns else None

@@ -7,6 +7,7 @@ import math
 import cv2
 import numpy as np
 from detectron2.data.transforms import Transform
+from numpy.typing import ArrayLike
 
 
 class AffineTransform(Transform):
@@ -16,7 +17,7 @@ class AffineTransform(Transform):
     and empty in masks. Coordinates are mapped exactly.
     """
 
-    def __init__(self, matrix: np.ndarray, fill: tuple[float, ...] = (0.0,)) -> None:
+    def __init__(self, matrix: ArrayLike, fill: tuple[float, ...] = (0.0,)) -> None:
         """
         Args:
             matrix: ``(2, 3)`` matrix from old to new coordinates (x, y), in which pixel i covers
@@ -32,7 +33,7 @@ class AffineTransform(Transform):
 
     @classmethod
     def about_center(
-        cls, linear: np.ndarray, height: int, width: int, fill: tuple[float, ...]
+        cls, linear: ArrayLike, height: int, width: int, fill: tuple[float, ...]
     ) -> AffineTransform:
         """Return the transform of a ``(2, 2)`` matrix about the centre of the image."""
         center = np.array([width / 2, height / 2])

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -45,6 +45,8 @@ logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserE
 
 class Trainer(DefaultTrainer):
     """Trains the model of a config, evaluates COCO metrics, and keeps the best checkpoint."""
+
+    _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
         """
@@ -84,7 +86,7 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> torch.utils.data.DataLoader[Any]:
         return build_detection_test_loader(
             cfg, dataset_name, mapper=SceneMapper(cfg, is_train=False)
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from detectron2.config import CfgNode
@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+
+
+@runtime_checkable
+class _Predicting(Protocol):
+    """A model with the method ``predict`` of :class:`InstanceModel`."""
+
+    predict: Callable[[torch.Tensor], Any]
 
 
 def accelerate(model: nn.Module, cfg: CfgNode) -> None:
@@ -38,19 +45,23 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
     test = cfg.TEST
     if test.AUTOCAST and test.AUTOCAST not in AUTOCAST:
         raise ValueError(f"TEST.AUTOCAST is {test.AUTOCAST!r}; it must be one of {[*AUTOCAST]}, ''")
-    if (test.AUTOCAST or test.COMPILE) and not hasattr(model, "predict"):
-        raise ValueError(
-            "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, SOLO, YOLACT and CondInst, not for "
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
-        )
+    predicting: _Predicting | None = None
+    if test.AUTOCAST or test.COMPILE:
+        if not isinstance(model, _Predicting):
+            raise ValueError(
+                "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, SOLO, YOLACT and CondInst, not for "
+                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+            )
+        predicting = model
     if test.FOLD_BATCH_NORM and not fold_batch_norm(model):
         logger.warning(
             "TEST.FOLD_BATCH_NORM is True, but no convolution of this model has batch "
             "normalisation as its `norm`, as in Detectron2's ResNets: nothing is folded."
         )
     if test.CHANNELS_LAST:
-        model.to(memory_format=torch.channels_last)
-    if test.COMPILE:
+        # Documented, but not among the declared overloads.
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if predicting is not None and test.COMPILE:
         top_block = getattr(model.backbone, "top_block", None)
         if isinstance(top_block, LastLevelMaxPool):
             # Slicing takes the same pixels. Max pooling would be compiled separately for even and
@@ -61,9 +72,9 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
 
         # Do not specialise on images with H == W.
         fx_config.use_duck_shape = False
-        model.predict = torch.compile(model.predict, dynamic=True)
-    if test.AUTOCAST:
-        model.predict = _under_autocast(model.predict, AUTOCAST[test.AUTOCAST])
+        predicting.predict = torch.compile(predicting.predict, dynamic=True)
+    if predicting is not None and test.AUTOCAST:
+        predicting.predict = _under_autocast(predicting.predict, AUTOCAST[test.AUTOCAST])
 
 
 def fold_batch_norm(model: nn.Module) -> int:
@@ -80,22 +91,27 @@ def fold_batch_norm(model: nn.Module) -> int:
     """
     number = 0
     for conv in model.modules():
-        norm = getattr(conv, "norm", None)
-        is_convolution = isinstance(getattr(conv, "weight", None), nn.Parameter) and hasattr(
-            conv, "bias"
-        )
-        if not (isinstance(norm, BATCH_NORMS) and is_convolution):
+        norm, weight = getattr(conv, "norm", None), getattr(conv, "weight", None)
+        if not (
+            isinstance(norm, BATCH_NORMS)
+            and isinstance(weight, nn.Parameter)
+            and hasattr(conv, "bias")
+        ):
             continue
+        bias, mean, variance = conv.bias, norm.running_mean, norm.running_var
+        assert bias is None or isinstance(bias, nn.Parameter)
+        assert mean is not None
+        assert variance is not None
         conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
+            weight,
+            bias,
+            mean,
+            variance,
             norm.eps,
             norm.weight,
             norm.bias,
         )
-        conv.norm = None
+        conv.norm = None  # type: ignore[assignment]  # The declared type forbids None.
         number += 1
     return number
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from detectron2.modeling import Backbone
 from detectron2.structures import ImageList, Instances
 from torch import nn
 
+PredictionsT = TypeVar("PredictionsT")
+"""Type of a model's predictions, a named tuple."""
 
-class InstanceModel(nn.Module, ABC):
+
+class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
     """A network, :meth:`predict`, and the :meth:`losses` and :meth:`inference` of its predictions.
 
-    Every subclass defines a named tuple of its predictions, which documents their shapes.
+    Every subclass defines a named tuple of its predictions, which documents their shapes, and names
+    it as its type argument: ``class YOLACT(InstanceModel[YOLACTPredictions])``.
 
     Attributes:
         CONFIG_NODE: node of ``cfg.MODEL`` with the model's NUM_CLASSES and score threshold.
@@ -96,7 +100,7 @@ class InstanceModel(nn.Module, ABC):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     @abstractmethod
-    def predict(self, images: torch.Tensor) -> NamedTuple:
+    def predict(self, images: torch.Tensor) -> PredictionsT:
         """Run the network.
 
         Args:
@@ -108,7 +112,7 @@ class InstanceModel(nn.Module, ABC):
 
     @abstractmethod
     def losses(
-        self, predictions: NamedTuple, gt_instances: Sequence[Instances]
+        self, predictions: PredictionsT, gt_instances: Sequence[Instances]
     ) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch.
 
@@ -123,7 +127,7 @@ class InstanceModel(nn.Module, ABC):
     @abstractmethod
     def inference(
         self,
-        predictions: NamedTuple,
+        predictions: PredictionsT,
         input_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -55,7 +56,7 @@ class Region:
     """
 
     label: int
-    rle: dict
+    rle: dict[str, Any]
     area: int
     box: tuple[int, int, int, int]
 

@@ -102,13 +102,15 @@ def cut_scene(job: CutJob) -> None:
     """
     instances = None
     if job.id_file is not None:
+        assert job.class_file is not None, "both label images are published, or neither"
         instances = read_instance_map(job.id_file, job.class_file, job.settings.class_colors)
     scene = open_rgb(job.image)
     width, height = scene.size
-    if instances is not None and instances.labels.shape != (height, width):
+    shape = None if instances is None else instances.labels.shape
+    if job.id_file is not None and shape is not None and shape != (height, width):
         raise UserError(
             f"{job.image} is {width}x{height} pixels, but {job.id_file.name} is "
-            f"{instances.labels.shape[1]}x{instances.labels.shape[0]}."
+            f"{shape[1]}x{shape[0]}."
         )
     windows = patch_windows(width, height, job.settings)
     patches = []
@@ -212,7 +214,8 @@ def merge_records(
     Raises:
         UserError: if patches of two scenes have the same name.
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     scene_of: dict[str, str] = {}
     for scene, record in records:
         for patch in record["patches"]:

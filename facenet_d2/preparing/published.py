@@ -75,7 +75,8 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
             f"classes are {', '.join(classes)}."
         )
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
-    cleaned, problems = [], []
+    cleaned: list[dict[str, Any]] = []
+    problems: list[str] = []
     for a in annotations:
         try:
             rle = segmentation_to_rle(a["segmentation"], *sizes[a["image_id"]])

@@ -16,7 +16,8 @@ from . import CLASSES
 
 # Vertices are drawn with a precision of 1/16 pixel.
 _SHIFT = 4
-Color = tuple[float, float, float]
+# Blue, green and red.
+Color = tuple[float, ...]
 
 
 @dataclass

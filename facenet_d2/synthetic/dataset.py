@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pycocotools.mask as mask_util
@@ -15,7 +16,7 @@ from . import CLASSES, SCENES_VERSION
 from .scenes import draw_scene
 
 
-def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict | None:
+def _annotation(polygon: Polygon | MultiPolygon, size: int) -> dict[str, Any] | None:
     parts = [p for p in getattr(polygon, "geoms", [polygon]) if p.geom_type == "Polygon"]
     segmentation = [
         [round(float(v), 2) for point in p.exterior.coords[:-1] for v in point] for p in parts
@@ -66,7 +67,8 @@ def write_dataset(out_dir: str | Path, *, num_scenes: int, seed: int, size: int 
 
 
 def _write_scenes(folder: Path, num_scenes: int, seed: int, size: int) -> None:
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for i in range(num_scenes):
         image, objects = draw_scene((seed, i), size)
         name = f"{i:05d}.png"

@@ -155,7 +155,8 @@ def _town(scene: Scene) -> None:
     # A parking lot, its bays side by side.
     bays, lines = rng.integers(4, 10), rng.integers(1, 3)
     lot = road + across * rng.choice([-1, 1]) * rng.uniform(34, 44) + along * rng.uniform(-40, 40)
-    ground = pose(rectangle((21 * lines + 4) / (11 * bays + 4)), tuple(lot), 11 * bays + 4, angle)
+    length = float(11 * bays + 4)
+    ground = pose(rectangle((21 * lines + 4) / length), tuple(lot), length, angle)
     if not any(ground.buffer(1).intersects(t) for t in scene.taken):
         scene.fill(ground, scene.color((105, 107, 110), 6))
         for i in range(bays):

@@ -18,6 +18,9 @@ from ..coco_json import read_coco
 
 logger = logging.getLogger(__name__)
 
+# Polygons, or an RLE.
+Segmentation = list[Any] | dict[str, Any]
+
 # Fields of an annotation that are copied to dataset dicts.
 KEPT_FIELDS = ("iscrowd", "bbox")
 
@@ -102,7 +105,7 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
     return list(records.values())
 
 
-def _usable(segmentation: list | dict) -> list | dict | None:
+def _usable(segmentation: Segmentation) -> Segmentation | None:
     """Return a segmentation as training expects it, or None if none of its polygons is usable."""
     if isinstance(segmentation, dict):
         if isinstance(segmentation["counts"], list):

@@ -18,6 +18,7 @@ from ..layers import (
     SubPixelContextEnhancement,
     SubPixelConv2d,
 )
+from ..shapes import spatial_size
 from .pyramid import STRIDES, Pyramid, conv_with_norm, neck_arguments, register_neck
 
 
@@ -119,7 +120,7 @@ class FACEFPN(Pyramid):
         b2, b3, b4, b5 = self.bottom_up_features(x)
         f2, f3, f4 = self.enhance(b2, b3, b4, b5)
         integrated = self.integrate(f2, f3, f4, b5)
-        levels = self.decouple(integrated, f2, f3, f4, b5)
+        levels: Sequence[torch.Tensor] = self.decouple(integrated, f2, f3, f4, b5)
         if self.outputs is not None:
             levels = [conv(r) for conv, r in zip(self.outputs, levels, strict=True)]
         attention = self.cag(integrated)
@@ -140,7 +141,7 @@ class FACEFPN(Pyramid):
         self, f2: torch.Tensor, f3: torch.Tensor, f4: torch.Tensor, b5: torch.Tensor
     ) -> torch.Tensor:
         """Compute I at the size of F'4, the mean of the top-down maps P2..P4 and SCE(B5)."""
-        size = f4.shape[-2:]
+        size = spatial_size(f4)
         p4 = f4
         p3 = f3 + F.interpolate(p4, size=f3.shape[-2:], mode="nearest")
         p2 = f2 + F.interpolate(p3, size=f2.shape[-2:], mode="nearest")
@@ -160,7 +161,7 @@ class FACEFPN(Pyramid):
         def upsample(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
             return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
 
-        r5 = max_pool_to(integrated, b5.shape[-2:])
+        r5 = max_pool_to(integrated, spatial_size(b5))
         r4 = integrated + f4
         r3 = upsample(r4 if self.top_down else integrated, f3) + f3
         r2 = upsample(r3 if self.top_down else integrated, f2) + f2

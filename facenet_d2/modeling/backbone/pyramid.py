@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import fvcore.nn.weight_init as weight_init
 import torch
@@ -153,10 +153,10 @@ def _no_sem(name: str) -> str:
     )
 
 
-NeckBuilder = Callable[[CfgNode, Backbone], Backbone]
+NeckBuilderT = TypeVar("NeckBuilderT", bound=Callable[[CfgNode, Backbone], Backbone])
 
 
-def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilder], NeckBuilder]:
+def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilderT], NeckBuilderT]:
     """Register the backbone builders of a neck: ``@register_neck("hrfpn")``.
 
     The decorated function puts the neck on a bottom-up network. ``build_{name}_backbone`` builds it
@@ -168,7 +168,7 @@ def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilder], 
         resnet: whether to register the second builder.
     """
 
-    def register(build_neck: NeckBuilder) -> NeckBuilder:
+    def register(build_neck: NeckBuilderT) -> NeckBuilderT:
         def build(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             return build_neck(cfg, build_bottom_up(cfg, input_shape))
 

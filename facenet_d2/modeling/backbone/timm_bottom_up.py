@@ -10,6 +10,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from timm.models import FeatureInfo
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -33,13 +34,20 @@ def create_feature_model(name: str, **arguments: Any) -> nn.Module:
         raise ValueError(f"{name} is not a model of timm {timm.__version__}")
     # A model may have several features of one stride; the last one is used.
     unpretrained = {**arguments, "pretrained": False}
-    strides = timm.create_model(name, features_only=True, **unpretrained).feature_info.reduction()
+    every = timm.create_model(name, features_only=True, **unpretrained)
+    strides = _feature_info(every).reduction()
     wanted = [max((i for i, s in enumerate(strides) if s == w), default=None) for w in FEATURES]
     if None in wanted:
         raise ValueError(
             f"{name} has features at strides {strides}; it must have some at {[*FEATURES]}"
         )
     return timm.create_model(name, features_only=True, out_indices=tuple(wanted), **arguments)
+
+
+def _feature_info(model: nn.Module) -> FeatureInfo:
+    info = model.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
 
 
 class TimmBottomUp(Backbone):
@@ -82,7 +90,7 @@ class TimmBottomUp(Backbone):
         self._out_features = list(FEATURES.values())
         self._out_feature_strides = {feature: stride for stride, feature in FEATURES.items()}
         self._out_feature_channels = dict(
-            zip(self._out_features, self.model.feature_info.channels(), strict=True)
+            zip(self._out_features, _feature_info(self.model).channels(), strict=True)
         )
         self._is_nhwc = str(getattr(self.model, "output_fmt", "")).endswith("NHWC")
         for parameter in self._first_parameters(freeze_at):
@@ -106,7 +114,7 @@ class TimmBottomUp(Backbone):
         if freeze_at == 0:
             return []
         parameters = list(self.model.named_parameters())
-        module = self.model.feature_info.module_name()[max(freeze_at - 2, 0)]
+        module = _feature_info(self.model).module_name()[max(freeze_at - 2, 0)]
         # In models that timm flattens, "stages.0" becomes "stages_0".
         prefixes = (f"{module}.", f"{module.replace('.', '_')}.")
         within = [i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes)]

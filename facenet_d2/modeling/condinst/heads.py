@@ -45,6 +45,7 @@ class ControllerHead(FCOSHead):
         )
         self.controller = nn.Conv2d(conv_dims[-1], num_parameters, 3, padding=1)
         nn.init.normal_(self.controller.weight, std=0.01)
+        assert self.controller.bias is not None
         nn.init.zeros_(self.controller.bias)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], ...]:

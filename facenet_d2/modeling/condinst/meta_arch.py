@@ -33,6 +33,7 @@ from ..losses import dice_loss
 from ..postprocessing import with_full_masks
 from ..precision import full_precision
 from ..sampling import best_of_each
+from ..shapes import spatial_size
 from .dynamic_head import DynamicMaskHead
 from .fcos_targets import (
     SIZE_OF_INTEREST,
@@ -71,7 +72,7 @@ class CondInstPredictions(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class CondInst(InstanceModel):
+class CondInst(InstanceModel[CondInstPredictions]):
     """FCOS whose detections each bring the parameters of their own mask head.
 
     Masks are computed at stride 8 and upsampled to stride 4, where the loss compares them.
@@ -218,7 +219,10 @@ class CondInst(InstanceModel):
         levels = [features[f] for f in self.in_features]
         anchors = [a.tensor for a in self.anchor_generator(levels)]
         mask_features = self.mask_branch([features[f] for f in self.mask_in_features])
-        return CondInstPredictions(*self.head(levels), anchors, mask_features)
+        logits, distances, centerness, parameters = self.head(levels)
+        return CondInstPredictions(
+            logits, distances, centerness, parameters, anchors, mask_features
+        )
 
     def match(self, anchors: Sequence[torch.Tensor], instances: Instances) -> torch.Tensor:
         """Find the object of each position of an image.
@@ -315,7 +319,8 @@ class CondInst(InstanceModel):
             torch.cat([x.float() for x in predictions.logits], dim=1).detach().sigmoid()
             * torch.cat([x.float() for x in predictions.centerness], dim=1).detach().sigmoid()
         )
-        size = tuple(2 * s for s in mask_features.shape[-2:])
+        height, width = spatial_size(mask_features)
+        size = (2 * height, 2 * width)
         losses = []
         for i, (own, gt) in enumerate(zip(owners, gt_instances, strict=True)):
             if len(gt) == 0:
@@ -366,10 +371,11 @@ class CondInst(InstanceModel):
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
         """Select boxes as FCOS does and compute their masks."""
-        logits, distances, centerness, parameters, anchors, mask_features = predictions
+        logits, distances, centerness, _, anchors, mask_features = predictions
         firsts = torch.tensor([0, *(len(a) for a in anchors)]).cumsum(0).tolist()
         every = torch.cat(anchors)
-        all_distances, parameters = torch.cat(distances, dim=1), torch.cat(parameters, dim=1)
+        all_distances = torch.cat(distances, dim=1)
+        parameters = torch.cat(predictions.parameters, dim=1)
         results = []
         for i, (input_size, output_size) in enumerate(zip(input_sizes, output_sizes, strict=True)):
             candidates = []

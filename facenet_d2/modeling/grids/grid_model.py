@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Protocol, TypeVar
 
 import torch
 from detectron2.config import CfgNode
@@ -28,14 +28,33 @@ from .selection import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import ImageTargets, assign_targets
 
 
-class GridModel(InstanceModel):
+class GridPredictions(Protocol):
+    """The field that the predictions of all grid models have.
+
+    Attributes:
+        logits: class logits of the cells of all levels in turn, ``(N, cells, C)``.
+    """
+
+    @property
+    def logits(self) -> torch.Tensor: ...
+
+
+GridPredictionsT = TypeVar("GridPredictionsT", bound=GridPredictions)
+
+
+class GridModel(InstanceModel[GridPredictionsT]):
     """Instance segmentation by locations: each cell of a grid finds the instance centred in it.
 
-    The predictions of a subclass have a field ``logits``, the class logits ``(N, cells, C)`` of the
-    cells of all levels in turn. The subclass computes the masks of cells from the other fields.
+    The predictions of a subclass have the field of :class:`GridPredictions`. The subclass computes
+    the masks of cells from the other fields.
+
+    Attributes:
+        cell_min_areas: minimum mask area of each cell, ``(cells,)``.
     """
 
     CONFIG_NODE = "SOLOV2"
+
+    cell_min_areas: torch.Tensor
 
     def __init__(
         self,
@@ -121,15 +140,19 @@ class GridModel(InstanceModel):
         }
 
     @abstractmethod
-    def mask_size(self, predictions: NamedTuple) -> tuple[int, int]:
+    def mask_size(self, predictions: GridPredictionsT) -> tuple[int, int]:
         """Return (H/4, W/4), the size of the masks."""
 
     @abstractmethod
-    def mask_loss(self, predictions: NamedTuple, targets: Sequence[ImageTargets]) -> torch.Tensor:
+    def mask_loss(
+        self, predictions: GridPredictionsT, targets: Sequence[ImageTargets]
+    ) -> torch.Tensor:
         """Return the mean Dice loss of the batch, a scalar."""
 
     @abstractmethod
-    def mask_logits(self, predictions: NamedTuple, image: int, cells: torch.Tensor) -> torch.Tensor:
+    def mask_logits(
+        self, predictions: GridPredictionsT, image: int, cells: torch.Tensor
+    ) -> torch.Tensor:
         """Compute the mask logits of cells of an image.
 
         Args:
@@ -142,12 +165,13 @@ class GridModel(InstanceModel):
         """
 
     def losses(
-        self, predictions: NamedTuple, gt_instances: Sequence[Instances]
+        self, predictions: GridPredictionsT, gt_instances: Sequence[Instances]
     ) -> dict[str, torch.Tensor]:
         """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``."""
         size = self.mask_size(predictions)
         targets = [assign_targets(x, self.layout, self.num_classes, size) for x in gt_instances]
-        num_positive = sum((t.categories < self.num_classes).sum() for t in targets)
+        categories = torch.stack([t.categories for t in targets])
+        num_positive = (categories < self.num_classes).sum()
         get_event_storage().put_scalar("positive_cells", num_positive.item() / len(targets))
         return {
             "loss_category": category_loss(
@@ -158,7 +182,7 @@ class GridModel(InstanceModel):
 
     def inference(
         self,
-        predictions: NamedTuple,
+        predictions: GridPredictionsT,
         input_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
@@ -171,8 +195,8 @@ class GridModel(InstanceModel):
                 self.mask_size(predictions),
                 self.cell_min_areas,
                 self.settings,
-                tuple(input_sizes[i]),
-                tuple(output_sizes[i]),
+                input_sizes[i],
+                output_sizes[i],
             )
             for i in range(len(scores))
         ]

@@ -35,6 +35,7 @@ def conv_tower(
 
 def init_prior(conv: nn.Conv2d, probability: float) -> None:
     """Set the bias of a convolution so that the sigmoid of its output starts near a probability."""
+    assert conv.bias is not None
     nn.init.constant_(conv.bias, -math.log((1 - probability) / probability))
 
 

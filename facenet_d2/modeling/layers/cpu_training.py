@@ -148,6 +148,7 @@ class _FastDepthwiseConv2d(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _is_trained_on_cpu(x):
             return super().forward(x)
+        assert isinstance(self.padding, tuple)
         rows, columns = self.padding
         return self._convolve(F.pad(x, (columns, columns, rows, rows)))
 
@@ -164,7 +165,7 @@ class _FastDepthwiseConv2dSame(_FastDepthwiseConv2d, Conv2dSame):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not _is_trained_on_cpu(x):
             return Conv2dSame.forward(self, x)
-        return self._convolve(pad_same(x, self.kernel_size, self.stride))
+        return self._convolve(pad_same(x, list(self.kernel_size), list(self.stride)))
 
 
 def use_fast_backward(model: nn.Module) -> None:
@@ -179,10 +180,10 @@ def use_fast_backward(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.GroupNorm and module.affine:
             module.__class__ = _FastGroupNorm
-        elif type(module) in (nn.Conv2d, Conv2dSame) and _is_slow_depthwise(module):
-            module.__class__ = (
-                _FastDepthwiseConv2d if type(module) is nn.Conv2d else _FastDepthwiseConv2dSame
-            )
+        elif type(module) is nn.Conv2d and _is_slow_depthwise(module):
+            module.__class__ = _FastDepthwiseConv2d
+        elif type(module) is Conv2dSame and _is_slow_depthwise(module):
+            module.__class__ = _FastDepthwiseConv2dSame
 
 
 def _is_slow_depthwise(conv: nn.Conv2d) -> bool:

@@ -222,12 +222,12 @@ class MaskScoringHead(BaseMaskRCNNHead):
         }
         classes = torch.cat([i.gt_classes for i in instances])
         masks, estimates = self._estimates(x, logits, classes)
-        targets = [
+        ious = [
             mask_ious(own > 0.5, image)
             for own, image in zip(masks.split([len(i) for i in instances]), instances)
             if len(image)
         ]
-        targets = torch.cat(targets) if targets else estimates.new_zeros(0)
+        targets = torch.cat(ious) if ious else estimates.new_zeros(0)
         # Masks that miss their object are excluded.
         hit = targets > 0
         error = (estimates[hit].float() - targets[hit]).square().sum()

@@ -159,8 +159,9 @@ class SOLOMaskHead(MaskHead):
 
     def _build(self, tower: Callable[[int], nn.Sequential], channels: int) -> Iterable[nn.Conv2d]:
         self.tower = tower(2)
-        self.predict = nn.ModuleList(Conv2d(channels, s * s, 1) for s in self.num_grids)
-        return self.predict
+        predict = [Conv2d(channels, s * s, 1) for s in self.num_grids]
+        self.predict = nn.ModuleList(predict)
+        return predict
 
     def forward(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         return [_doubled(self.tower(append_coordinates(x))) for x in features]
@@ -168,6 +169,7 @@ class SOLOMaskHead(MaskHead):
     def _kernels(self, level: int, cells: torch.Tensor) -> torch.Tensor:
         """Return the weights and the bias of each cell, ``(K, conv_channels + 1)``."""
         conv = self.predict[level]
+        assert isinstance(conv, Conv2d)
         return torch.cat([conv.weight[cells, :, 0, 0], conv.bias[cells, None]], dim=1)
 
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:

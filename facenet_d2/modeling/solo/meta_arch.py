@@ -16,6 +16,7 @@ from ..grids.layout import GridLayout
 from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
+from ..shapes import spatial_size
 from .heads import CategoryHead, DecoupledMaskHead, MaskHead, SOLOMaskHead, enlarged_logits
 
 
@@ -33,7 +34,7 @@ class SOLOPredictions(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class SOLO(GridModel):
+class SOLO(GridModel[SOLOPredictions]):
     """Each cell of a grid has its own mask among the channels of the output.
 
     Targets, losses and post-processing are those of SOLOv2. The mask loss compares masks at the
@@ -121,7 +122,7 @@ class SOLO(GridModel):
         return SOLOPredictions(self.category_head(features), self.mask_head(features))
 
     def mask_size(self, predictions: SOLOPredictions) -> tuple[int, int]:
-        return tuple(predictions.mask_maps[0].shape[-2:])
+        return spatial_size(predictions.mask_maps[0])
 
     def mask_loss(
         self, predictions: SOLOPredictions, targets: Sequence[ImageTargets]
@@ -134,13 +135,13 @@ class SOLO(GridModel):
                 if not own.any():
                     continue
                 owners, index = target.instances[own].unique(return_inverse=True)
-                masks = reduce_masks(target.masks[owners], tuple(maps.shape[-2:]))
+                masks = reduce_masks(target.masks[owners], spatial_size(maps))
                 cells = target.cells[own] - first[level]
                 losses.append(self.mask_head.losses(maps[i], level, cells, masks, index))
         # Keeps every parameter in the graph, whichever levels have instances.
-        unused = sum(m.float().sum() for m in predictions.mask_maps)
-        unused = unused + sum(p.float().sum() for p in self.mask_head.parameters())
-        loss = torch.cat(losses).mean() if losses else 0.0
+        every = [*predictions.mask_maps, *self.mask_head.parameters()]
+        unused = torch.stack([x.float().sum() for x in every]).sum()
+        loss = torch.cat(losses).mean() if losses else unused.new_zeros(())
         return loss + 0.0 * unused
 
     def mask_logits(

@@ -155,6 +155,7 @@ class SOLOv2MaskHead(nn.Module):
         sizes = [f.shape[-2:] for f in features]
         fused = None
         for level, (x, convs) in enumerate(zip(features, self.levels, strict=True)):
+            assert isinstance(convs, nn.ModuleList)
             for step, conv in enumerate(convs):
                 x = conv(x)
                 if level > 0:

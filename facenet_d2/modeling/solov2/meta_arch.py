@@ -16,6 +16,7 @@ from ..grids.losses import mask_loss
 from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
+from ..shapes import spatial_size
 from .heads import BRANCHES, SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
 
 
@@ -34,7 +35,7 @@ class SOLOv2Predictions(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class SOLOv2(GridModel):
+class SOLOv2(GridModel[SOLOv2Predictions]):
     """Each cell predicts the kernel that computes its mask from the image's mask features."""
 
     @configurable
@@ -143,7 +144,7 @@ class SOLOv2(GridModel):
         return SOLOv2Predictions(logits, kernels, mask_features)
 
     def mask_size(self, predictions: SOLOv2Predictions) -> tuple[int, int]:
-        return tuple(predictions.mask_features.shape[-2:])
+        return spatial_size(predictions.mask_features)
 
     def mask_loss(
         self, predictions: SOLOv2Predictions, targets: Sequence[ImageTargets]

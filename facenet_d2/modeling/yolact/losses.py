@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from ...structures.masks import crop_to_boxes
 from ..precision import full_precision
+from ..shapes import spatial_size
 
 
 def around_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -76,7 +77,7 @@ def lincomb_loss(
     """
     logits = combine_prototypes(coefficients, prototypes)
     loss = F.binary_cross_entropy_with_logits(logits, masks[owners].float(), reduction="none")
-    inside = around_boxes(boxes, masks.shape[-2:])[owners]
+    inside = around_boxes(boxes, spatial_size(masks))[owners]
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)
     return (loss * inside).flatten(1).sum(dim=1) / sides.prod(dim=1)[owners]
 

@@ -29,6 +29,7 @@ from ..checks import (
 from ..instance_model import InstanceModel
 from ..postprocessing import with_full_masks
 from ..sampling import spread_evenly
+from ..shapes import spatial_size
 from .fast_nms import fast_nms
 from .heads import AnchorHead, PrototypeHead, xavier_conv
 from .losses import (
@@ -62,7 +63,7 @@ class YOLACTPredictions(NamedTuple):
 
 
 @META_ARCH_REGISTRY.register()
-class YOLACT(InstanceModel):
+class YOLACT(InstanceModel[YOLACTPredictions]):
     """Prototype masks of the image, combined by the coefficients of each detected box."""
 
     CONFIG_NODE = "YOLACT"
@@ -267,9 +268,11 @@ class YOLACT(InstanceModel):
         batch, ``loss_semantic`` over the images.
         """
         logits, deltas, coefficients, anchors, prototypes, semantic_logits = predictions
-        size = tuple(prototypes.shape[-2:])
+        assert semantic_logits is not None  # They are computed in training mode.
+        size = spatial_size(prototypes)
         # Keeps every parameter in the graph for images without objects.
-        zero = 0.0 * sum(x.float().sum() for x in (deltas, coefficients, prototypes))
+        every = (deltas, coefficients, prototypes)
+        zero = 0.0 * torch.stack([x.float().sum() for x in every]).sum()
         cls, box, mask, seg, positives = zero, zero, zero, zero, 0
         for i, instances in enumerate(gt_instances):
             labels, owners = self.match_anchors(anchors, instances)
@@ -349,4 +352,4 @@ class YOLACT(InstanceModel):
             Probabilities, ``(K, H/4, W/4)``.
         """
         logits = combine_prototypes(coefficients, prototypes)
-        return logits.sigmoid() * around_boxes(boxes / MASK_STRIDE, prototypes.shape[-2:])
+        return logits.sigmoid() * around_boxes(boxes / MASK_STRIDE, spatial_size(prototypes))
