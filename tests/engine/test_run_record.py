@@ -1,4 +1,4 @@
-"""run.json: what a run was made with."""
+"""The record of a run, run.json."""
 
 import json
 import re
