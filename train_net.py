@@ -31,6 +31,7 @@ from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.cli import forward_interrupt_to_workers, user_errors
+from facenet_d2.engine.devices import check_num_gpus
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.errors import user_message
@@ -55,13 +56,8 @@ def parse_args() -> argparse.Namespace:
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is required; the configs of this project are in configs/.")
-    available = torch.cuda.device_count()
-    if args.num_gpus > max(1, available):
-        raise UserError(
-            f"--num-gpus is {args.num_gpus}, but {available} GPUs are available"
-            + ("; omit the option to run on the CPU." if available == 0 else ".")
-        )
-    if args.num_machines > 1 and available == 0:
+    check_num_gpus(args.num_gpus)
+    if args.num_machines > 1 and torch.cuda.device_count() == 0:
         raise UserError(f"--num-machines is {args.num_machines}, but no GPU is available.")
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     if args.eval_only and not cfg.DATASETS.TEST:

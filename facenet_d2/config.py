@@ -36,6 +36,7 @@ def rename_keys(content: dict[str, Any]) -> None:
     Args:
         content: nested dict of a YAML config; changed in place.
     """
+    renamed = False
     for old, new in RENAMED_KEYS.items():
         *path, name = old.split(".")
         node: Any = content
@@ -44,6 +45,11 @@ def rename_keys(content: dict[str, Any]) -> None:
         if isinstance(node, dict) and name in node:
             value = node.pop(name)
             node.setdefault(new.rpartition(".")[2], value)
+            renamed = True
+    # These models had stride-4 masks whatever INPUT.MASK_FORMAT was.
+    model = content["MODEL"].get("META_ARCHITECTURE") if renamed else None
+    if model in ("SOLO", "SOLOv2", "YOLACT", "CondInst"):
+        content.setdefault("INPUT", {})["MASK_FORMAT"] = "stride4"
 
 
 def rename_overrides(overrides: Sequence[str]) -> list[str]:

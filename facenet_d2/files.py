@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +13,13 @@ from typing import Any
 
 @contextmanager
 def replaced(path: str | Path) -> Iterator[Path]:
-    """Write a file atomically: ``path`` keeps its old content if the body fails.
+    """Write a file or a folder atomically: ``path`` keeps its old content if the body fails.
 
     Args:
-        path: destination; its folder exists.
+        path: destination; its parent folder exists. A folder can only replace an empty one.
 
     Yields:
-        Temporary file in the same folder, with the same suffix, for the body to write. It replaces
+        Temporary path in the same folder, with the same suffix, for the body to create. It replaces
         ``path`` at the end.
     """
     path = Path(path)
@@ -27,14 +28,17 @@ def replaced(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: str | bytes) -> None:
     """Write a file atomically, see :func:`replaced`.
 
     Args:
-        path: destination; its folder exists.
+        path: destination; its parent folder exists.
         content: content of the file; text is encoded as UTF-8.
     """
     with replaced(path) as temporary:
@@ -44,11 +48,14 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
 def read_json(
     file: Path, object_hook: Callable[[dict[str, Any]], Any] | None = None
 ) -> tuple[Any, str | None]:
-    """The content of a file, or what keeps it from being read, in words.
+    """Read a JSON file.
 
     Args:
-        file: JSON.
-        object_hook: as of :func:`json.loads`.
+        file: path of the file.
+        object_hook: passed to :func:`json.loads`.
+
+    Returns:
+        The content and None, or None and a description of the problem.
     """
     try:
         return json.loads(file.read_bytes(), object_hook=object_hook), None

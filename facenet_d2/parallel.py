@@ -1,4 +1,4 @@
-"""Independent pieces of work in several processes."""
+"""Maps over items in several processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .errors import UserError
 
 
 def default_workers() -> int:
-    """As many processes as there are cores for this one."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -31,31 +31,31 @@ def parallel_map(
     description: str,
     unit: str,
 ) -> Iterator[tuple[int, Any]]:
-    """``function`` of every item, in worker processes, with a progress bar.
+    """Apply a function to every item in worker processes, with a progress bar.
 
-    On an error, Ctrl-C, or when no more results are taken, the workers are ended where they are:
-    what ``function`` writes must be there whole or not at all.
+    On an error, on Ctrl-C, or when the caller stops iterating, the workers are terminated at once.
+    Files that ``function`` writes must therefore be complete or absent at any time.
 
     Args:
-        function: of the module's top level; called as ``function(item)``.
-        items: its arguments.
-        workers: the number of processes; 0 works in this one.
-        description: of the progress bar.
-        unit: what an item is called there.
+        function: function at the top level of a module, called as ``function(item)``.
+        items: arguments of the calls.
+        workers: number of processes; 0 to work in this process.
+        description: text in front of the progress bar.
+        unit: name of an item in the progress bar.
 
     Yields:
-        (place of the item, result), in the order in which they are ready.
+        (index of the item, result) in the order of completion.
 
     Raises:
-        UserError: of the function, or where a worker was killed.
-        ValueError: for a negative number of workers.
+        UserError: if the function raises it, or a worker is killed.
+        ValueError: if ``workers`` is negative.
     """
     if workers < 0:
         raise ValueError(f"workers must not be negative, got {workers}")
     with tqdm(total=len(items), desc=description, unit=unit, disable=not items) as bar:
         if workers == 0 or len(items) < 2:
-            for place, item in enumerate(items):
-                yield place, function(item)
+            for index, item in enumerate(items):
+                yield index, function(item)
                 bar.update()
             return
         executor = ProcessPoolExecutor(
@@ -66,18 +66,19 @@ def parallel_map(
         others = multiprocessing.active_children()
         finished = False
         try:
-            places = {executor.submit(function, item): i for i, item in enumerate(items)}
-            for future in as_completed(places):
-                yield places.pop(future), future.result()
+            indices = {executor.submit(function, item): i for i, item in enumerate(items)}
+            for future in as_completed(indices):
+                yield indices.pop(future), future.result()
                 bar.update()
             finished = True
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed, most likely for memory; use fewer --workers."
+                "a worker process was killed, most likely because memory ran out; use fewer "
+                "--workers."
             ) from error
         finally:
             if not finished:
-                # An item can take a minute; nobody who pressed Ctrl-C waits for that.
+                # An item can take a minute, which is too long to wait after Ctrl-C.
                 for worker in multiprocessing.active_children():
                     if worker not in others:
                         worker.terminate()
@@ -85,16 +86,16 @@ def parallel_map(
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of the terminal; the parent alone decides what is stopped.
+    # Ctrl-C reaches all processes of the terminal, but the parent alone stops the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # The processes are the parallelism. And a pool of threads does not survive a fork: PyTorch
-    # would wait for the parent's forever.
+    # The processes keep all cores busy. PyTorch would also wait forever for the threads of the
+    # parent's pool, which do not exist after a fork.
     torch.set_num_threads(1)
 
 
 def _end_with_parent() -> None:
-    # A parent that is killed cannot tell its workers to stop.
+    # A killed parent cannot stop its workers.
     parent = multiprocessing.parent_process()
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)

@@ -15,16 +15,7 @@ os.environ["DETECTRON2_DATASETS"] = _root.name
 
 import torch  # noqa: E402
 from detectron2.config import CfgNode, get_cfg  # noqa: E402
-
-# Test modules still import these names from here.
-from helpers import (  # noqa: E402, F401
-    REAL_DATA,
-    REPOSITORY,
-    TINY_CONFIG,
-    interrupt_training,
-    needs_real,
-    write_tiny_config,
-)
+from helpers import REPOSITORY, write_tiny_config  # noqa: E402
 
 import facenet_d2  # noqa: E402
 from facenet_d2.synthetic.dataset import write_dataset  # noqa: E402

@@ -1,6 +1,5 @@
-"""benchmark.py measures what it says it does; its dense scene is the one it promises."""
+"""benchmark.py reports consistent measurements; the dense scene contains what it should."""
 
-import argparse
 import json
 import sys
 
@@ -9,15 +8,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY
 from detectron2.modeling import build_model
 
+from facenet_d2.analysis import Meter, dense_predictions
 from facenet_d2.engine import run_command
 
 
 @pytest.fixture(autouse=True)
 def threads():
-    """The loader's benchmark takes one."""
+    """Restore the numbers of threads, which the loader's benchmark sets to one."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     yield
     torch.set_num_threads(before[0])
@@ -26,6 +25,8 @@ def threads():
 
 @pytest.fixture
 def run(monkeypatch, capsys):
+    """Run the command and return its JSON or its error message."""
+
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, args)])
         code = run_command(benchmark.main)
@@ -35,14 +36,35 @@ def run(monkeypatch, capsys):
     return run
 
 
-QUICK = ("--iterations", 2, "--warmup", 0, "--json")
+QUICK = ("--iterations", 2, "--warmup", 0)
+
+
+def test_meter():
+    meter = Meter("cpu")
+    calls = []
+
+    def step():
+        calls.append(1)
+        with meter.phase("allocation"):
+            torch.ones(20_000_000)
+
+    meter.repeat(step, warmup=2, iterations=1)
+    assert len(calls) == 3
+    result = meter.results()
+    phase = result["phases"]["allocation"]
+    assert phase["runs"] == 1
+    assert phase["quartiles_s"] == [phase["median_s"]] * 2
+    assert phase["median_s"] == result["total_s"] > 0
+    assert phase["peak_mb"] is None or 60 < phase["peak_mb"] < 160
+    meter.seconds["allocation"] = [1.0, 5.0, 2.0, 3.0, 4.0]
+    assert meter.results()["phases"]["allocation"]["quartiles_s"] == [2.0, 4.0]
+    assert meter.median("allocation") == 3.0
 
 
 def test_dense_scene(model_cfg):
     """Discs where they should be, of the radius they should have, with copies to be suppressed."""
     model = build_model(model_cfg).eval()
-    args = argparse.Namespace(candidates=36, kept=9, radius=30.0, batch_size=2)
-    predictions = benchmark.dense_outputs(model, (384, 384), args)
+    predictions = dense_predictions(model, (384, 384), 36, 9, 2, radius=30.0)
     assert ((predictions.logits.sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
     results = model.inference(predictions, [(384, 384)] * 2, [(384, 384)] * 2)
     for instances in results:
@@ -51,7 +73,7 @@ def test_dense_scene(model_cfg):
         centers = (boxes[:, :2] + boxes[:, 2:]) / 2
         expected = sorted((x, y) for x in (64, 192, 320) for y in (64, 192, 320))
         actual = np.array(sorted(centers.round().int().tolist()))
-        # Features are counted from the centres of their pixels of 4x4.
+        # Mask features are sampled at the centres of their pixels of 4x4.
         assert np.abs(actual - np.array(expected)).max() <= 3
         radii = (best.pred_masks.sum(dim=(1, 2)) / np.pi).sqrt()
         assert ((radii > 0.9 * 30) & (radii < 1.1 * 30)).all()
@@ -60,63 +82,54 @@ def test_dense_scene(model_cfg):
 
 
 @pytest.mark.parametrize(("candidates", "kept"), [(0, 1), (30, 10), (30, 30)])
-def test_postprocess(run, tiny_config, candidates, kept):
-    args = ("--candidates", candidates, "--kept", kept, "--input-size", 128, 160)
-    result = run("postprocess", "--config-file", tiny_config, *args, *QUICK)
+def test_infer(run, tiny_config, candidates, kept):
+    args = ("--candidates", candidates, "--kept", kept, "--input-size", 128, 160, "--json")
+    result = run("infer", "--config-file", tiny_config, *QUICK, *args)
     assert result["instances"] == (kept if candidates else 0)
-    row = result["phases"]["post-processing"]
+    phases = result["phases"]
+    assert set(phases) == {"preprocessing", "network", "post-processing"}
+    row = phases["post-processing"]
     assert row["runs"] == 2
     assert 0 < row["quartiles_s"][0] <= row["median_s"] <= row["quartiles_s"][1]
+    share = phases["network"]["median_s"] / result["total_s"]
+    assert result["network_share"] == pytest.approx(share)
 
 
-def test_every_benchmark(run, tiny_config, tmp_path):
-    config = ("--config-file", tiny_config)
-    size = ("--input-size", 96, 96)
-    result = run("infer", *config, *size, "--candidates", 20, "--kept", 5, "--profile", *QUICK)
-    assert result["network_share"] == pytest.approx(
-        result["phases"]["network"]["median_s"] / result["total_s"]
-    )
-    assert len(result["profile"]) == 10
-    result = run("switches", *config, *size, *QUICK)
+def test_other_benchmarks(run, tiny_config):
+    config = ("--config-file", tiny_config, *QUICK, "--json")
+    result = run("switches", *config, "--input-size", 96, 96)
     assert result["speedup"]["plain"] == 1
     assert len(result["speedup"]) == 5
-    result = run("train", *config, *QUICK)
+    result = run("train", *config)
     assert set(result["phases"]) > {"network forward", "targets and losses", "network backward"}
-    result = run("targets", *config, "--images", 3, *QUICK)
-    assert result["images"] == 3
-    result = run("targets", *config, "--instances", 7, *size, *QUICK)
-    assert result["instances"] == 7
-    result = run("loader", *config, "--images", 4, *QUICK)
+    assert result["instances"] > 0
+    result = run("loader", *config, "--images", 4)
     assert result["images_per_s"] == pytest.approx(4 / result["phases"]["mapper"]["median_s"])
-    result = run("loader", *config, "--instances", 100, *QUICK)
-    assert (result["instances"], result["images"]) == (100, 5)
 
 
-def test_another_checkout(run, tiny_config, tmp_path):
-    args = ("postprocess", "--config-file", tiny_config, "--input-size", 96, 96)
-    result = run(*args, "--candidates", 10, "--kept", 5, "--against", REPOSITORY, *QUICK)
-    totals = [result[which]["total_s"] for which in ("against", "this")]
-    assert result["ratio"] == pytest.approx(totals[0] / totals[1])
-    assert "no facenet_d2 in it" in run(*args, "--against", tmp_path, *QUICK)
+def test_table(monkeypatch, capsys, tiny_config):
+    args = ["switches", "--config-file", tiny_config, *QUICK, "--input-size", 96, 96]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *map(str, args)])
+    assert run_command(benchmark.main) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert [c.strip() for c in lines[0].strip("|").split("|")][-1] == "speed-up"
+    assert lines[2].startswith("| plain ")
+    assert lines[2].endswith(" 1.00 |")
+    assert len(lines) == 7
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--candidates", 100_000), "the grids hold at most"),
-        (("--candidates", 5, "--kept", 6), "--kept 6"),
-        (("--iterations", 0), "--iterations must be positive"),
-        (("--warmup", -1), "--warmup must not be negative"),
+        (("--candidates", 5, "--kept", 6), "--kept is 6"),
+        (("--iterations", 0), "--iterations must be at least 1"),
+        (("--warmup", -1), "--warmup must be at least 0"),
+        (
+            ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 5),
+            "MODEL.META_ARCHITECTURE is GeneralizedRCNN; it must be SOLOv2",
+        ),
     ],
 )
 def test_wrong_arguments(run, tiny_config, args, message):
-    assert message in run("postprocess", "--config-file", tiny_config, *args)
-    assert "GeneralizedRCNN cannot be measured" in run(
-        "postprocess",
-        "--config-file",
-        tiny_config,
-        "MODEL.META_ARCHITECTURE",
-        "GeneralizedRCNN",
-        "MODEL.ROI_HEADS.NUM_CLASSES",
-        5,
-    )
+    assert message in run("infer", "--config-file", tiny_config, *args)

@@ -1,4 +1,4 @@
-"""compare_results.py on results whose differences are known."""
+"""compare_results.py on results with known differences."""
 
 import json
 import sys
@@ -40,9 +40,9 @@ def test_the_same_agrees_entirely(monkeypatch, capsys, tmp_path):
         "second": 4,
         "matched": 4,
         "mean_iou": 1.0,
-        "least_iou": 1.0,
+        "min_iou": 1.0,
         "identical_masks": 4,
-        "largest_score_difference": 0.0,
+        "max_score_difference": 0.0,
     }
 
 
@@ -53,7 +53,7 @@ def test_known_differences(monkeypatch, capsys, tmp_path):
     assert (report["first"], report["second"], report["matched"]) == (4, 3, 2)
     assert report["mean_iou"] == pytest.approx((0.75 + 1) / 2)
     assert report["identical_masks"] == 1
-    assert report["largest_score_difference"] == pytest.approx(0.05)
+    assert report["max_score_difference"] == pytest.approx(0.05)
 
 
 def test_one_is_matched_once(monkeypatch, capsys, tmp_path):
@@ -64,9 +64,14 @@ def test_one_is_matched_once(monkeypatch, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), ("{}", "no COCO"), ('[{"score": 1}]', "no COCO")]
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("{}", "does not contain COCO"),
+        ('[{"score": 1}]', "does not contain COCO"),
+    ],
 )
-def test_what_are_no_results(monkeypatch, capsys, tmp_path, content, message):
+def test_wrong_files(monkeypatch, capsys, tmp_path, content, message):
     code, error = run(monkeypatch, capsys, tmp_path, FIRST, content)
     assert code == 2
     assert message in error

@@ -4,10 +4,10 @@ import re
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from detectron2.config import CfgNode
 from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build_model_of
+from helpers import REPOSITORY
 from torch import nn
 
 from facenet_d2.engine import read_config

@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import write_tiny_config
 from detectron2.data.catalog import Metadata
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from helpers import write_tiny_config
 
 import demo
 from facenet_d2.engine import load_config, run_command

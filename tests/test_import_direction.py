@@ -4,13 +4,13 @@ import ast
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
     ("compat", "errors", "files"),
-    ("config", "model_zoo", "parallel", "structures", "synthetic", "visualization"),
+    ("config", "model_zoo", "parallel", "paths", "structures", "synthetic", "visualization"),
     ("data", "modeling"),
     ("evaluation", "weights"),
     ("conversion", "engine"),

@@ -1,4 +1,4 @@
-"""MODEL_ZOO.md and the README say what the metrics.json files under docs/model_zoo say."""
+"""MODEL_ZOO.md and the README agree with the metrics.json files in docs/model_zoo."""
 
 import json
 import re
@@ -6,31 +6,36 @@ import re
 import numpy as np
 import pytest
 import yaml
-from conftest import REPOSITORY
 from detectron2.config import get_cfg
+from helpers import REPOSITORY
 
 from facenet_d2 import add_facenet_config
+from facenet_d2.config import rename_keys
 from facenet_d2.engine import read_config
 from facenet_d2.engine.num_classes import resolve_num_classes
-from facenet_d2.experiments.plan import compose
+from facenet_d2.evaluation import METRICS
+from facenet_d2.experiments.plan import write_row_config
+from facenet_d2.experiments.runs import read_sessions
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
-RIVALS = sorted(p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json"))
+OTHER_MODELS = sorted(
+    p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json")
+)
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
-# What a run has for itself.
+# Keys that may differ between runs.
 OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
-# As the tables' columns are called.
+# Titles of the tables' columns.
 COLUMNS = {
     f"{'mask' if task == 'segm' else 'box'} {f}": f"{task}/{f}"
     for task in ("segm", "bbox")
-    for f in ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    for f in METRICS
 }
 
 
 def tables(text):
-    """Each Markdown table as a list of {column: cell}."""
+    """Yield each Markdown table as a list of {column: cell}."""
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         header, _, *rows = (
             [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
@@ -39,7 +44,7 @@ def tables(text):
 
 
 def final(folder):
-    """The figures after the last iteration, read plainly."""
+    """Read the metrics after the last iteration plainly."""
     lines = [json.loads(line) for line in (folder / "metrics.json").open()]
     *_, last = (line for line in lines if "segm/AP" in line)
     config = yaml.safe_load((folder / "config.yaml").read_text())
@@ -58,8 +63,10 @@ def flat(config, prefix=""):
 
 
 def recorded_settings(folder):
-    """A run's config.yaml, with the names of necks that came with MODEL.BOTTOM_UP."""
-    settings = flat(yaml.safe_load((folder / "config.yaml").read_text()))
+    """Read a run's config.yaml; necks get the names that they have since MODEL.BOTTOM_UP."""
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    rename_keys(config)
+    settings = flat(config)
     name = settings["MODEL.BACKBONE.NAME"]
     settings["MODEL.BACKBONE.NAME"] = name.replace("_resnet_", "_").replace(
         "build_retinanet_resnet", "build_retinanet"
@@ -77,21 +84,21 @@ def table_with(*columns):
 
 
 def check_record(folder, iterations):
-    stretches = json.loads((folder / "run.json").read_text())["stretches"]
-    assert sum(s["iterations"] for s in stretches) == iterations
-    # Of committed files alone.
-    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in stretches)
+    sessions = read_sessions(folder)
+    assert sum(s["iterations"] for s in sessions) == iterations
+    # The working tree was clean.
+    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in sessions)
 
 
 def check_cells(row, folder):
-    """Figures and time of a line, against the run's files."""
-    figures = final(folder)
+    """Compare the metrics and the time of a line with the run's files."""
+    metrics = final(folder)
     for column, key in COLUMNS.items():
-        assert row[column] == f"{figures[key]:.2f}"
-    record = json.loads((folder / "run.json").read_text())["stretches"]
+        assert row[column] == f"{metrics[key]:.2f}"
+    sessions = read_sessions(folder)
     hours, minutes = map(int, re.fullmatch(r"(\d+) h (\d+) min", row["time"]).groups())
-    assert abs(60 * hours + minutes - sum(s["seconds"] for s in record) / 60) <= 0.5
-    return record
+    assert abs(60 * hours + minutes - sum(s["seconds"] for s in sessions) / 60) <= 0.5
+    return sessions
 
 
 def test_there_are_three_seeds_of_both_models():
@@ -113,7 +120,7 @@ def test_every_run_is_of_a_committed_config(folder):
     assert {k: expected[k] for k in recorded if k not in OWN} == {
         k: v for k, v in recorded.items() if k not in OWN
     }
-    # Keys that came after the run.
+    # Keys that are newer than the run.
     assert all(expected[k] == defaults[k] for k in expected.keys() - recorded.keys())
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
@@ -122,18 +129,18 @@ def test_the_table_of_every_run():
     rows = table_with("seed", "device")
     assert len(rows) == len(RUNS)
     for row in rows:
-        record = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
-        assert {s["device"] for s in record} == {row["device"]}
+        sessions = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
+        assert {s["device"] for s in sessions} == {row["device"]}
 
 
 def test_the_table_of_classes():
     rows = table_with("seed", "storage tank")
     assert len(rows) == len(RUNS)
     for row in rows:
-        figures = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
+        metrics = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
         assert len(row) == 10
         for column, cell in row.items():
-            assert cell == f"{figures['segm/AP-' + column.replace(' ', '_')]:.2f}"
+            assert cell == f"{metrics['segm/AP-' + column.replace(' ', '_')]:.2f}"
 
 
 def test_the_table_of_means_and_gains():
@@ -172,23 +179,36 @@ def test_the_table_of_best_masks():
             assert cell == f"{best[size][column.replace(' ', '_')]['mean_iou']:.2f}"
 
 
-@pytest.mark.parametrize(
-    "text", [ZOO, (REPOSITORY / "README.md").read_text()], ids=["zoo", "readme"]
-)
-def test_what_is_set_beside_the_paper(text):
+def comparison_with_the_paper(text):
     (rows,) = (t for t in tables(text) if {"model", "AP75"} <= t[0].keys())
-    cells = {row["model"]: row for row in rows}
+    cells = {
+        row["model"].removesuffix(" (paper)"): row for row in rows if "(paper)" in row["model"]
+    }
+    # Table 3 of the paper.
+    for model, metrics in (
+        ("SOLOv2", ["32.9", "56.4", "31.8"]),
+        ("FACENet", ["45.8", "74.8", "44.4"]),
+    ):
+        assert [cells[model][k] for k in ("mask AP", "AP50", "AP75")] == metrics
+    return {row["model"]: row for row in rows}
+
+
+def test_the_comparison_with_the_paper():
+    cells = comparison_with_the_paper(ZOO)
     keys = {"mask AP": "segm/AP", "AP50": "segm/AP50", "AP75": "segm/AP75", "box AP": "bbox/AP"}
     for model, row in (("SOLOv2, CPU protocol", SOLOV2), ("FACENet, CPU protocol", FACENET)):
         for column, key in keys.items():
             values = of(row, key)
             assert cells[model][column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
-    # Table 3 of the paper.
-    for model, figures in (
-        ("SOLOv2 (paper)", ["32.9", "56.4", "31.8"]),
-        ("FACENet (paper)", ["45.8", "74.8", "44.4"]),
-    ):
-        assert [cells[model][k] for k in ("mask AP", "AP50", "AP75")] == figures
+
+
+def test_the_readme():
+    cells = comparison_with_the_paper((REPOSITORY / "README.md").read_text())
+    for model, folder in (("SOLOv2", "solov2_gn"), ("FACENet", "facenet_gn")):
+        metrics = final(FOLDER.with_name("trials") / folder)
+        row = cells[f"{model}, EfficientNet-Lite0, 320 pixels, 9 epochs, one seed"]
+        expected = [f"{metrics[f'segm/{m}']:.1f}" for m in ("AP", "AP50", "AP75")]
+        assert [row[k] for k in ("mask AP", "AP50", "AP75")] == expected
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
@@ -200,11 +220,11 @@ def test_no_run_collapsed(folder):
     assert final(folder)["segm/AP50"] > 1
 
 
-@pytest.mark.parametrize("folder", RIVALS, ids=lambda f: f.parent.name)
-def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
+@pytest.mark.parametrize("folder", OTHER_MODELS, ids=lambda f: f.parent.name)
+def test_every_other_model_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     models = REPOSITORY / "configs" / "models"
     protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
-    compose(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
+    write_row_config(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
     anchors = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
     assert " ".join(anchors) in ZOO
     cfg = read_config(tmp_path / "row.yaml", anchors)
@@ -215,11 +235,11 @@ def test_every_rival_is_a_model_file_on_the_same_protocol(folder, tmp_path):
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
-def test_the_table_of_rivals():
+def test_the_table_of_other_models():
     rows = table_with("model file", "mask AP")
-    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in RIVALS}
+    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in OTHER_MODELS}
     for row in rows:
-        (folder,) = (f for f in RIVALS if f.parent.name == row["model file"].strip("`"))
+        (folder,) = (f for f in OTHER_MODELS if f.parent.name == row["model file"].strip("`"))
         check_cells(row, folder)
 
 

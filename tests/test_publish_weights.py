@@ -6,7 +6,7 @@ import sys
 import publish_weights
 import pytest
 import torch
-from conftest import write_tiny_config
+from helpers import write_tiny_config
 from safetensors import safe_open
 
 import train_net

@@ -1,19 +1,21 @@
-"""docs/TRIALS.md says what the metrics.json files under docs/model_zoo/trials say."""
+"""docs/TRIALS.md agrees with the metrics.json files in docs/model_zoo/trials."""
 
 import json
 import re
 
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
+
+from facenet_d2.evaluation import METRICS
+from facenet_d2.experiments.runs import read_sessions
 
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "trials"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/metrics.json"))
 TEXT = (REPOSITORY / "docs" / "TRIALS.md").read_text()
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def cells(folder):
-    """A row of the table, computed plainly: losses over four windows, and the final figures."""
+    """Compute a row of the table plainly: losses over four windows, and the final metrics."""
     lines = [json.loads(line) for line in (folder / "metrics.json").open()]
     row = []
     for first, last in ((0, 200), (200, 400), (400, 600), (920, 1024)):
@@ -24,7 +26,7 @@ def cells(folder):
         row.append(f"{mask:.2f}/{category:.2f}")
     *_, final = (x for x in lines if "segm/AP" in x)
     assert final["iteration"] == 1024
-    return row + [f"{final[f'segm/{figure}']:.1f}" for figure in FIGURES]
+    return row + [f"{final[f'segm/{metric}']:.1f}" for metric in METRICS]
 
 
 def test_there_are_runs():
@@ -40,6 +42,6 @@ def test_every_run_has_its_row(folder):
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f.name)
 def test_every_run_is_of_one_commit(folder):
-    stretches = json.loads((folder / "run.json").read_text())["stretches"]
-    assert sum(s["iterations"] for s in stretches) == 1024
-    assert all(re.fullmatch(r"[0-9a-f]{40}(\+changes)?", s["commit"]) for s in stretches)
+    sessions = read_sessions(folder)
+    assert sum(s["iterations"] for s in sessions) == 1024
+    assert all(re.fullmatch(r"[0-9a-f]{40}(\+changes)?", s["commit"]) for s in sessions)

@@ -1,4 +1,4 @@
-"""visualize_errors.py on predictions whose errors were planted."""
+"""visualize_errors.py on predictions with planted errors."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from PIL import Image
 
 from facenet_d2.engine import run_command
 
-# (H, W); the picture is drawn four times as large.
+# (H, W); the drawing is four times as large.
 SIZE = (100, 200)
 BOXES = {
     "a": (10, 10, 24, 24),
@@ -104,13 +104,13 @@ def test_nothing_is_found_on_perfect_predictions(monkeypatch, capsys, tmp_path, 
     )
     assert code == 0
     assert json.loads(printed.out)["A"]["all"] == EVERYTHING_RIGHT
-    assert "0 pictures" in printed.err
+    assert "0 images" in printed.err
     assert list(output.iterdir()) == []
 
 
-def colored(picture, color):
-    """The box (x0, y0, x1, y1) around all pixels of about a color, or None."""
-    ys, xs = np.nonzero((np.abs(picture.astype(int) - color) < 40).all(axis=2))
+def colored_box(image, color):
+    """Return the box (x0, y0, x1, y1) around all pixels of about a colour, or None."""
+    ys, xs = np.nonzero((np.abs(image.astype(int) - color) < 40).all(axis=2))
     return (xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else None
 
 
@@ -133,10 +133,10 @@ def test_each_planted_error_is_found_and_drawn_in_its_place(monkeypatch, capsys,
     }
     (file,) = output.iterdir()
     assert file.name == "000_scene.png"
-    picture = np.asarray(Image.open(file))
+    drawing = np.asarray(Image.open(file))
     # Panels of 800 x 400 under strips of 36, with gaps of 6: ground truth, A, B.
-    assert picture.shape == (436, 3 * 800 + 2 * 6, 3)
-    truth, a, b = (picture[36:, x : x + 800] for x in (0, 806, 1612))
+    assert drawing.shape == (436, 3 * 800 + 2 * 6, 3)
+    truth, a, b = (drawing[36:, x : x + 800] for x in (0, 806, 1612))
     planted = {
         "aliasing": (10, 10, 64, 34),
         "poor": (80, 10, 104, 18),
@@ -146,15 +146,17 @@ def test_each_planted_error_is_found_and_drawn_in_its_place(monkeypatch, capsys,
     for kind, (x0, y0, x1, y1) in planted.items():
         color = visualize_errors.COLORS[kind]
         expected = np.array([4 * x0 - 3, 4 * y0 - 3, 4 * x1 + 3, 4 * y1 + 3])
-        assert np.abs(colored(a, color) - expected).max() <= 2, kind
-        assert colored(b, color) is None
-        assert colored(truth, color) is None
+        assert np.abs(colored_box(a, color) - expected).max() <= 2, kind
+        assert colored_box(b, color) is None
+        assert colored_box(truth, color) is None
 
 
 def test_the_table_names_classes_and_kinds(monkeypatch, capsys, tmp_path, source):
     code, printed = run(monkeypatch, capsys, tmp_path, source, [PLANTED])
     assert code == 0
-    rows = {line.split()[0]: line.split()[1:] for line in printed.out.splitlines()[1:] if line}
+    lines = [line for line in printed.out.splitlines() if line.startswith("|")]
+    assert len(set(map(len, lines))) == 1
+    rows = {cells[0]: cells[1:] for cells in (line.replace("|", " ").split() for line in lines)}
     assert rows["all"] == ["5", "1", "1", "2", "1", "4", "1", "1"]
     assert rows["tank"] == ["4", "1", "1", "2", "0", "3", "1", "0"]
 
@@ -176,8 +178,8 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ([result(BOXES["a"], 3, image_id=9)], [], "result 0 is of image 9"),
-        ([result(BOXES["a"], 5)], [], "result 0 has category_id 5"),
+        ([result(BOXES["a"], 3, image_id=9)], [], "result 0: the annotations have no image 9"),
+        ([result(BOXES["a"], 5)], [], "result 0: the annotations have no category_id 5"),
         (
             [result(BOXES["a"], 3, segmentation={"size": [5, 5], "counts": "0"})],
             [],
@@ -188,7 +190,7 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
             [],
             "result 0: its RLE is broken",
         ),
-        ([{**PERFECT[0], "file_name": "other.png"}], [], "of image other.png"),
+        ([{**PERFECT[0], "file_name": "other.png"}], [], "no image other.png"),
         (PERFECT, ["--output", "{}", "--image", "no.png"], "--image no.png"),
         (PERFECT, ["--dataset", "nwpu_vhr10_test"], "either --annotations and --images"),
     ],

@@ -5,9 +5,9 @@ import pytest
 import timm
 import torch
 import torchvision
-from conftest import REAL_DATA, REPOSITORY, needs_real
 from detectron2.config import get_cfg
 from detectron2.modeling import build_backbone
+from helpers import REAL_DATA, REPOSITORY, needs_real
 from PIL import Image
 from torch import nn
 

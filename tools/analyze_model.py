@@ -1,25 +1,24 @@
 #!/usr/bin/env python3
-"""Count a model's parameters, multiply-adds and activations, part by part, and its peak memory.
+"""Count parameters, multiply-adds, activations and peak memory of a model by part.
 
   analyze_model.py --config-file configs/NWPU-VHR10/facenet_R_101_36ep.yaml --num-classes 15 \\
       --input-size 800 1280
   analyze_model.py --table 2
 
-parameters     weights and biases, those of frozen batch normalisation included; "trainable": those
-               that training changes
-multiply-adds  of all convolutions and matrix products of one inference, also deformable ones,
-               their offsets, and those whose weights a network predicts; normalisation,
-               activation functions, pooling and interpolation are not counted
-as MMDetection the same, and what the counter of MMDetection counts besides: normalisation,
-               rectifiers, pooling, biases, and transposed convolutions with their whole kernel at
-               each pixel; for figures to be compared with published ones
-activations    elements of the outputs of the same
-peak memory    the most that one inference holds beyond what was held before it, the weights
+parameters      weights and biases, including those of frozen batch normalisation
+trainable       the parameters that training changes
+multiply-adds   convolutions and matrix products of one inference, including deformable ones with
+                their offsets and those with predicted weights, but not normalisation, activation
+                functions, pooling and interpolation
+as MMDetection  multiply-adds and the operations that MMDetection's counter adds to them, for
+                comparison with published numbers: normalisation, rectifiers, pooling, biases, and
+                transposed convolutions with their whole kernel at each pixel
+activations     elements of the outputs of convolutions and matrix products
+peak memory     peak of one inference above the memory in use before it, such as the weights
 
-One inference does not depend on what a network of random weights finds: so many --instances, and a
-full set of proposals where the model has them. Which operators ran without being counted is printed
-too. --table 2 counts the models of the paper's Table 2, as they are put on iSAID, beside its
-figures.
+One inference does not depend on what a network with random weights detects: it computes the masks
+of --instances instances and, in models with proposals, processes all of them. Operators without a
+count are listed. --table 2 compares the models of the paper's Table 2, on iSAID, with its numbers.
 """
 
 from __future__ import annotations
@@ -35,46 +34,47 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from peak_memory import peak, reset_peak
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.analysis import Analysis, analyze
+from facenet_d2.analysis import Analysis, Meter, analyze
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.engine.cli import user_errors
+from facenet_d2.engine.devices import device_name
 from facenet_d2.engine.num_classes import num_classes_key
-from facenet_d2.experiments import compose
-from facenet_d2.experiments.paper import CONFIGS, TABLES, Row
+from facenet_d2.experiments import write_row_config
+from facenet_d2.experiments.paper import TABLES, Row
+from facenet_d2.experiments.tables import MISSING_VALUE, markdown_table
+from facenet_d2.paths import configs
 
-# The data and the backbone of Table 2; a row's config is put on it.
-PROTOCOL = CONFIGS / "iSAID" / "solov2_R_101_36ep.yaml"
+# Data and backbone of Table 2, below configs; the models' configs are merged into it.
+PROTOCOL = "iSAID/solov2_R_101_36ep.yaml"
 # Not in the paper.
 EXTRA = (Row("CondInst", "condinst", ()),)
-# What was found to explain differences, by counting that variant with this tool.
+# Explanations of differences, found by counting such variants with this tool.
 NOTES = (
-    "Ratios of multiply-adds are of those counted as MMDetection, the paper's framework, counts.",
-    "Parameters: some of the paper's figures are those of MMDetection's models for COCO, with 80 "
-    "classes. So counted, ours have 79.729 M (Mask Scoring R-CNN), 54.286 M (YOLACT) and, with "
-    "ResNet-50, 60.215 M (PointRend), to the last digit the paper's; and Cascade Mask R-CNN, with "
-    "three mask heads (Detectron2 has one) and without the frozen layers, 96.09 M.",
-    "Multiply-adds: with 80 classes and strides in ResNet's 3x3 convolutions, as MMDetection has "
-    "them, Mask R-CNN has 351.65 G (paper: 351.64), and Cascade Mask R-CNN, with two more mask "
-    "heads and its transposed convolutions counted plainly, 470.0 G. SOLO makes the masks of all "
-    "cells there: with these and such strides it has 442.0 G. Mask Scoring R-CNN and PointRend "
-    "have in the paper exactly 1.024 times 330 G and 177 G: ours, with 80 classes at 800x1088, "
-    "have 329.9 G of plain multiply-adds, and, with ResNet-50 and without the point head, 176.6 G. "
-    "YOLACT's input is 550x550 pixels: padded to 576x576, ours has 86.9 G there, with 80 classes. "
-    "Of SOLOv2 and FACENet, the difference has no explanation yet.",
+    "Ratios of multiply-adds use the column as MMDetection, the paper's framework.",
+    "Parameters: some of the paper's numbers are those of MMDetection's models for COCO, with 80 "
+    "classes. With 80 classes ours have 79.729 M (Mask Scoring R-CNN), 54.286 M (YOLACT) and, with "
+    "ResNet-50, 60.215 M (PointRend), exactly as in the paper. Cascade Mask R-CNN has 96.09 M with "
+    "three mask heads (Detectron2 has one) and without the frozen layers.",
+    "Multiply-adds: with 80 classes and, as in MMDetection, strides in ResNet's 3x3 convolutions, "
+    "Mask R-CNN has 351.65 G (paper: 351.64). Cascade Mask R-CNN has 470.0 G with two more mask "
+    "heads and a plain count of transposed convolutions. SOLO in MMDetection computes the masks "
+    "of all cells; with these and the same strides it has 442.0 G. The paper's numbers of Mask "
+    "Scoring R-CNN and PointRend are exactly 1.024 times 330 G and 177 G. With 80 classes at "
+    "800x1088, ours have 329.9 G of plain multiply-adds and, with ResNet-50 and without the point "
+    "head, 176.6 G. YOLACT's input has 550x550 pixels; padded to 576x576 and with 80 classes, ours "
+    "has 86.9 G. The differences of SOLOv2 and FACENet are not explained yet.",
 )
-NONE = "\N{EN DASH}"
 
 
-def read(config_file: str, num_classes: int | None) -> CfgNode:
-    """The config without weights and without looking at data, where that can be."""
+def read_model_config(config_file: str, num_classes: int | None) -> CfgNode:
+    """Read a config without weights; the data need not exist if ``num_classes`` is given."""
     overrides = ["MODEL.WEIGHTS", ""]
     if num_classes is not None:
         if num_classes < 1:
-            raise UserError(f"--num-classes {num_classes}: it must be at least 1.")
+            raise UserError(f"--num-classes is {num_classes}; it must be at least 1.")
         cfg = read_config(config_file)
         names = [f"class {i + 1}" for i in range(num_classes)]
         overrides += [num_classes_key(cfg)[0], str(num_classes)]
@@ -84,7 +84,7 @@ def read(config_file: str, num_classes: int | None) -> CfgNode:
     return load_config(config_file, overrides, need_data=False)
 
 
-def count(cfg: CfgNode, size: tuple[int, int], instances: int) -> Analysis:
+def analyze_config(cfg: CfgNode, size: tuple[int, int], instances: int) -> Analysis:
     torch.manual_seed(0)
     with user_errors("this config's model cannot be built"):
         model = build_model(cfg).eval()
@@ -92,23 +92,13 @@ def count(cfg: CfgNode, size: tuple[int, int], instances: int) -> Analysis:
         return analyze(model, *size, instances=instances)
 
 
-def measure_peak(analysis: Analysis, device: torch.device) -> float | None:
-    """MB that one inference holds at most beyond what was held before it."""
-    before = reset_peak(device)
-    analysis.run()
-    return None if before is None else peak(device) - before
-
-
-def device_name(cfg: CfgNode) -> str:
-    device = cfg.MODEL.DEVICE
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
-
-
-def one_model(args: argparse.Namespace) -> dict[str, Any]:
-    cfg = read(args.config_file, args.num_classes)
-    analysis = count(cfg, tuple(args.input_size), args.instances)
+def analyze_one(args: argparse.Namespace) -> dict[str, Any]:
+    cfg = read_model_config(args.config_file, args.num_classes)
+    analysis = analyze_config(cfg, tuple(args.input_size), args.instances)
     with user_errors("this model cannot be run"):
-        peak_mb = measure_peak(analysis, torch.device(cfg.MODEL.DEVICE))
+        meter = Meter(cfg.MODEL.DEVICE)
+        with meter.phase("inference"):
+            analysis.run()
     return {
         "config_file": args.config_file,
         "num_classes": num_classes_key(cfg)[1].NUM_CLASSES,
@@ -116,8 +106,8 @@ def one_model(args: argparse.Namespace) -> dict[str, Any]:
         "padded_size": analysis.input_size,
         "inference": analysis.what,
         "parts": analysis.parts,
-        "peak_memory_mb": peak_mb,
-        "device": device_name(cfg),
+        "peak_memory_mb": meter.peaks.get("inference"),
+        "device": device_name(cfg.MODEL.DEVICE),
         "operators": {
             "counted": analysis.counted,
             "not_multiplying": analysis.not_multiplying,
@@ -131,11 +121,11 @@ def size_sentence(result: dict[str, Any]) -> str:
     sentence = f"input of {height}x{width}"
     padded = tuple(result["padded_size"])
     if padded != (height, width):
-        sentence += f", which the model pads to {padded[0]}x{padded[1]}: that is what is counted"
+        sentence += f", which the model pads to {padded[0]}x{padded[1]} (the size that is counted)"
     return sentence
 
 
-def calls(operators: dict[str, int]) -> str:
+def list_calls(operators: dict[str, int]) -> str:
     return ", ".join(f"{name} ({number})" for name, number in sorted(operators.items()))
 
 
@@ -149,40 +139,39 @@ def print_parts(result: dict[str, Any]) -> None:
         "as_mmdetection": ("as MMDetection, G", 1e9),
         "activations": ("activations, M", 1e6),
     }
-    width = max(map(len, result["parts"])) + 2
-    print(" " * width + "".join(f"{name:>19}" for name, _ in columns.values()))
-    for part, row in result["parts"].items():
-        values = (row[key] / scale for key, (_, scale) in columns.items())
-        print(f"{part:{width}}" + "".join(f"{value:19.2f}" for value in values))
+    header = ["part", *(title for title, _ in columns.values())]
+    rows = [
+        [part, *(f"{row[key] / scale:.2f}" for key, (_, scale) in columns.items())]
+        for part, row in result["parts"].items()
+    ]
+    print(f"\n{markdown_table(header, rows, padded=True)}\n")
     if result["peak_memory_mb"] is not None:
-        # A process's resident set depends on what its allocator happens to reuse.
-        about = "about " if result["device"] == "cpu" else ""
         print(
-            f"peak memory of one inference, beyond the weights, on {result['device']}: "
-            f"{about}{result['peak_memory_mb']:.0f} MB"
+            f"peak memory of one inference above the weights, on {result['device']}: "
+            f"about {result['peak_memory_mb']:.0f} MB"
         )
     operators = result["operators"]
-    print(f"counted: {calls(operators['counted'])}")
-    print(f"without products to count: {calls(operators['not_multiplying'])}")
+    print(f"counted: {list_calls(operators['counted'])}")
+    print(f"without convolutions and matrix products: {list_calls(operators['not_multiplying'])}")
     if operators["not_counted"]:
-        print(f"warning: not counted: {calls(operators['not_counted'])}", file=sys.stderr)
+        print(f"warning: not counted: {list_calls(operators['not_counted'])}", file=sys.stderr)
 
 
-def table_2(args: argparse.Namespace) -> dict[str, Any]:
+def analyze_table_2(args: argparse.Namespace) -> dict[str, Any]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for row in tqdm([*TABLES[2].rows, *EXTRA], desc="models", leave=False):
-            figures: dict[str, Any] = {"name": row.name}
-            rows.append(figures)
+            counts: dict[str, Any] = {"name": row.name}
+            rows.append(counts)
             if row.config is not None:
                 file = Path(folder, f"{row.model}.yaml")
-                compose(PROTOCOL, row.config, file)
-                cfg = read(str(file), None)
-                analysis = count(cfg, tuple(args.input_size), args.instances)
-                figures.update(analysis.parts["all"], not_counted=analysis.not_counted)
-                figures["parts"] = analysis.parts
+                write_row_config(configs() / PROTOCOL, row.config, file)
+                cfg = read_model_config(str(file), None)
+                analysis = analyze_config(cfg, tuple(args.input_size), args.instances)
+                counts.update(analysis.parts["all"], not_counted=analysis.not_counted)
+                counts["parts"] = analysis.parts
                 padded = analysis.input_size
-            figures.update(
+            counts.update(
                 paper_parameters=row.parameters and round(row.parameters * 1e6),
                 paper_multiply_adds=row.multiply_adds and round(row.multiply_adds * 1e9),
             )
@@ -202,10 +191,9 @@ def table_2(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def print_table(result: dict[str, Any]) -> None:
-    print(
-        "| | parameters, M | paper | ratio | multiply-adds, G | as MMDetection | paper | ratio |\n"
-        "|---|---|---|---|---|---|---|---|"
-    )
+    header = ["model", "parameters, M", "paper", "ratio"]
+    header += ["multiply-adds, G", "as MMDetection", "paper", "ratio"]
+    lines = []
     for row in result["rows"]:
         cells = [row["name"]]
         for keys, scale in (
@@ -213,13 +201,14 @@ def print_table(result: dict[str, Any]) -> None:
             (("multiply_adds", "as_mmdetection", "paper_multiply_adds"), 1e9),
         ):
             values = [row.get(key) for key in keys]
-            cells += [NONE if v is None else f"{v / scale:.2f}" for v in values]
+            cells += [MISSING_VALUE if v is None else f"{v / scale:.2f}" for v in values]
             *_, ours, paper = values
-            cells.append(NONE if None in (ours, paper) else f"{ours / paper:.3f}")
-        print(f"| {' | '.join(cells)} |")
+            cells.append(MISSING_VALUE if None in (ours, paper) else f"{ours / paper:.3f}")
+        lines.append(cells)
+    print(markdown_table(header, lines))
     ratio = result["facenet_to_solov2"]
     print(
-        f"\nMultiply-adds are of an {size_sentence(result)}, with {result['instances']} instances. "
+        f"\nMultiply-adds for an {size_sentence(result)}, with {result['instances']} instances. "
         f"FACENet has {ratio['multiply_adds']:.3f} times SOLOv2's (paper: "
         f"{ratio['paper_multiply_adds']:.3f}) and {ratio['parameters']:.3f} times its parameters "
         f"(paper: {ratio['paper_parameters']:.3f})."
@@ -229,7 +218,8 @@ def print_table(result: dict[str, Any]) -> None:
     for row in result["rows"]:
         if row.get("not_counted"):
             print(
-                f"warning: {row['name']}: not counted: {calls(row['not_counted'])}", file=sys.stderr
+                f"warning: {row['name']}: not counted: {list_calls(row['not_counted'])}",
+                file=sys.stderr,
             )
 
 
@@ -238,34 +228,36 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", metavar="FILE")
-    parser.add_argument("--table", type=int, metavar="NUMBER", help="of the paper: 2")
+    parser.add_argument("--table", type=int, metavar="NUMBER", help="table of the paper: 2")
     parser.add_argument(
         "--input-size",
         type=int,
         nargs=2,
         default=(800, 1280),
         metavar=("HEIGHT", "WIDTH"),
-        help="of the image in pixels (default 800 1280)",
+        help="size of the image in pixels (default: 800 1280)",
     )
-    parser.add_argument("--num-classes", type=int, help="instead of the data set's")
     parser.add_argument(
-        "--instances", type=int, default=100, help="that have their masks made (default 100)"
+        "--num-classes", type=int, help="number of classes; by default the data set's"
+    )
+    parser.add_argument(
+        "--instances", type=int, default=100, help="number of computed masks (default: 100)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     if (args.config_file is None) == (args.table is None):
-        raise UserError("give either --config-file, for one model, or --table 2, for the paper's.")
+        raise UserError("give either --config-file for one model, or --table 2 for the paper's.")
     if args.table not in (None, 2):
-        raise UserError(f"--table {args.table}: the paper counts in Table 2 alone.")
+        raise UserError(f"--table is {args.table}; only Table 2 of the paper contains such counts.")
     if args.table is not None and args.num_classes is not None:
-        raise UserError("--num-classes is for --config-file; --table 2 has iSAID's 15 classes.")
+        raise UserError("--num-classes requires --config-file; --table 2 has iSAID's 15 classes.")
     if min(args.input_size) < 1:
         raise UserError(
-            f"--input-size {' '.join(map(str, args.input_size))}: both must be positive."
+            f"--input-size is {' '.join(map(str, args.input_size))}; both must be positive."
         )
     if args.instances < 0:
-        raise UserError(f"--instances {args.instances}: it must not be negative.")
-    result = one_model(args) if args.table is None else table_2(args)
+        raise UserError(f"--instances is {args.instances}; it must not be negative.")
+    result = analyze_one(args) if args.table is None else analyze_table_2(args)
     if args.json:
         print(json.dumps(result))
     elif args.table is None:

@@ -42,10 +42,10 @@ from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
 from facenet_d2.parallel import default_workers
+from facenet_d2.paths import configs
 
 NUM_EXAMPLES = 3
 CHANGES_SUFFIX = ".changes.txt"
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "Base-SOLOv2.yaml"
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,7 +54,9 @@ def parse_args() -> argparse.Namespace:
     )
     add_dataset_options(parser)
     parser.add_argument(
-        "--config-file", default=DEFAULT_CONFIG, help="config with the grids and the input size"
+        "--config-file",
+        default=configs() / "Base-SOLOv2.yaml",
+        help="config with the grids and the input size",
     )
     parser.add_argument(
         "--input-size", type=int, help="longest side of the input, in place of the config's"

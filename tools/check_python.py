@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Say clearly, before anything is downloaded, that this Python is not supported."""
+"""Stop with a clear message, before anything is downloaded, if this Python is not supported."""
 
 import sys
 
-if sys.version_info[:2] not in ((3, 11), (3, 12)):
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit(
-        f"error: {sys.executable} is Python {sys.version.split()[0]}; FACENet is tested on 3.11 "
-        "and 3.12. Choose one: make PYTHON=python3.12 ..."
+        f"error: {sys.executable} is Python {sys.version.split()[0]}, but FACENet is tested with "
+        "3.11, 3.12 and 3.13. Choose one of them, for example: make PYTHON=python3.12 ..."
     )

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Compare two COCO result files of the same images: do two models, or versions, agree?
+"""Compare two files of COCO results on the same images, for example of two versions of a model.
 
   compare_results.py a/coco_instances_results.json b/coco_instances_results.json
 
-Takes what the evaluation writes below OUTPUT_DIR/inference, and what demo.py --save-json writes.
-Each instance of the first file, from the best score on, is matched with the one of the second, of
-the same image and class, whose mask overlaps it most and is not taken yet.
+Results are the files that the evaluation writes to OUTPUT_DIR/inference and that
+demo.py --save-json writes. In the order of decreasing scores, each instance of the first file is
+matched with the free instance of the second file in the same image and class whose mask has the
+largest IoU.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import pycocotools.mask as mask_util
 from facenet_d2.engine import run_command
 from facenet_d2.evaluation import read_results
 
-# What is the same instance at all.
-LEAST_IOU = 0.5
+# Minimum IoU of matched instances.
+MIN_IOU = 0.5
 
 
 def by_image_and_class(results: list[dict[str, Any]]) -> dict[tuple, list[dict[str, Any]]]:
@@ -37,36 +38,36 @@ def by_image_and_class(results: list[dict[str, Any]]) -> dict[tuple, list[dict[s
 
 
 def compare(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> dict[str, float]:
-    """How well two lists of COCO results agree.
+    """Measure how well two lists of COCO results agree.
 
     Returns:
-        ``first`` and ``second``, how many there are in each; ``matched``; of the matched,
-        ``mean_iou``, ``least_iou``, ``largest_score_difference``, and ``identical_masks``, how many
-        have the same pixels.
+        ``first``, ``second``: numbers of instances; ``matched``: number of matched pairs; and for
+        these pairs ``mean_iou``, ``min_iou``, ``identical_masks`` (number of pairs with identical
+        masks) and ``max_score_difference``.
     """
     others = by_image_and_class(second)
     ious, differences = [], []
     for key, group in by_image_and_class(first).items():
-        rivals = others.get(key, [])
-        if not rivals:
+        candidates = others.get(key, [])
+        if not candidates:
             continue
-        masks = ([r["segmentation"] for r in g] for g in (group, rivals))
-        overlaps = mask_util.iou(*masks, [False] * len(rivals))
+        masks = ([r["segmentation"] for r in g] for g in (group, candidates))
+        overlaps = mask_util.iou(*masks, [False] * len(candidates))
         for i, result in enumerate(group):
             j = int(overlaps[i].argmax())
-            if overlaps[i, j] < LEAST_IOU:
+            if overlaps[i, j] < MIN_IOU:
                 continue
             ious.append(overlaps[i, j])
-            differences.append(abs(result["score"] - rivals[j]["score"]))
+            differences.append(abs(result["score"] - candidates[j]["score"]))
             overlaps[:, j] = 0
     return {
         "first": len(first),
         "second": len(second),
         "matched": len(ious),
         "mean_iou": float(np.mean(ious)) if ious else 0.0,
-        "least_iou": float(np.min(ious)) if ious else 0.0,
+        "min_iou": float(np.min(ious)) if ious else 0.0,
         "identical_masks": int((np.array(ious) == 1).sum()),
-        "largest_score_difference": max(differences, default=0.0),
+        "max_score_difference": max(differences, default=0.0),
     }
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     )
     parser.add_argument("first", type=Path)
     parser.add_argument("second", type=Path)
-    parser.add_argument("--min-score", type=float, default=0.0, help="leave out those below it")
+    parser.add_argument("--min-score", type=float, default=0.0, help="minimum score of instances")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
     lists = [

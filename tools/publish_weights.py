@@ -52,8 +52,8 @@ def main() -> None:
         raise UserError(f"{checkpoint}: {too_large[0]} has values outside the range of float16.")
     metadata = {
         "config": (args.run / "config.yaml").read_text(),
-        "mask AP": f"{run.figures['segm/AP']:.2f}",
-        "box AP": f"{run.figures['bbox/AP']:.2f}",
+        "mask AP": f"{run.metrics()['segm/AP']:.2f}",
+        "box AP": f"{run.metrics()['bbox/AP']:.2f}",
     }
     name = args.name or args.run.resolve().name
     args.output.mkdir(parents=True, exist_ok=True)

@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
-"""Find what is wrong with predicted masks, count it by class and draw it beside the ground truth.
+"""Find errors of predicted masks, count them by class and draw them next to the ground truth.
 
   visualize_errors.py --dataset nwpu_vhr10_test --output errors \\
       --results output/facenet/inference/nwpu_vhr10_test/coco_instances_results.json
   visualize_errors.py --annotations val.json --images images/ --output errors \\
       --results solov2.json facenet.json --names SOLOv2 FACENet
 
-The kinds are those of the FACENet paper's Figures 4 to 6, in its colours:
+The kinds and colours are those of the FACENet paper's Figures 4 to 6:
 
-  blue    aliasing masks: one mask over at least half of each of several objects of its class
-  green   poor masks: an IoU from 0.1 to --good-iou with their object
-  yellow  missed objects: neither a mask of their own nor an aliasing mask over them
-  purple  false alarms: any other mask, second masks of an object and wrong classes included
+  blue    aliasing masks: the mask covers at least half of each of several objects of its class
+  green   poor masks: the IoU with their object is between 0.1 and --good-iou
+  yellow  missed objects: without a mask of their own or an aliasing mask
+  purple  false alarms: any other mask, including second masks of an object and wrong classes
 
-Takes what the evaluation writes below OUTPUT_DIR/inference, and what demo.py --save-json writes.
+Results are the files that the evaluation writes to OUTPUT_DIR/inference and that
+demo.py --save-json writes.
 """
 
 from __future__ import annotations
@@ -51,13 +52,14 @@ from facenet_d2.evaluation.mask_errors import (
     MISSED,
     POOR,
     RELATED_IOU,
-    Verdicts,
-    count,
-    judge,
+    MaskErrors,
+    count_mask_errors,
+    find_mask_errors,
 )
-from facenet_d2.visualization.overlay import draw_masks
+from facenet_d2.experiments.tables import markdown_table
+from facenet_d2.visualization import draw_masks
 
-# RGB.
+# RGB colours of the marked kinds.
 COLORS = {
     ALIASING: (40, 110, 255),
     POOR: (0, 200, 60),
@@ -85,24 +87,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, nargs="+", required=True, metavar="FILE", help="COCO results"
     )
-    parser.add_argument("--names", nargs="+", help="of the models, for captions (the files' paths)")
-    parser.add_argument("--output", type=Path, help="folder of the pictures; without, only counts")
     parser.add_argument(
-        "--num-images", type=int, default=16, help="pictures, most errors first (%(default)s)"
-    )
-    parser.add_argument("--image", nargs="+", help="draw these file names instead")
-    parser.add_argument(
-        "--min-score", type=float, default=0.3, help="leave predictions below it out (%(default)s)"
+        "--names",
+        nargs="+",
+        help="names of the models (default: the paths of the files)",
     )
     parser.add_argument(
-        "--good-iou", type=float, default=0.5, help="from which on a mask is right (%(default)s)"
+        "--output", type=Path, help="folder for the images; without it, errors are only counted"
+    )
+    parser.add_argument(
+        "--num-images",
+        type=int,
+        default=16,
+        help="number of images to draw, those with the most errors (default: %(default)s)",
+    )
+    parser.add_argument("--image", nargs="+", help="file names of images to draw instead")
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.3,
+        help="minimum score of predictions (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--good-iou",
+        type=float,
+        default=0.5,
+        help="minimum IoU of a right mask (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the counts as one line of JSON")
     args = parser.parse_args()
     if args.names is None:
         args.names = [str(file) for file in args.results]
     if len(args.names) != len(args.results) or len(set(args.names)) < len(args.names):
-        parser.error("--names: a different one for each file of --results is needed")
+        parser.error("--names: give a different name for each file of --results")
     if not RELATED_IOU < args.good_iou <= 1:
         parser.error(f"--good-iou must be above {RELATED_IOU} and at most 1")
     if args.num_images < 1:
@@ -113,13 +130,13 @@ def parse_args() -> argparse.Namespace:
 def group_by_image(
     file: Path, results: list[dict[str, Any]], coco: COCO
 ) -> dict[int, list[dict[str, Any]]]:
-    """The results of each image, by its id.
+    """Group results by image id.
 
     Raises:
-        UserError: for images, classes or masks that are not those of the ground truth.
+        UserError: for images, classes or mask sizes that differ from the ground truth.
     """
     ids = {image["file_name"]: i for i, image in coco.imgs.items()}
-    # demo.py writes the path it was given.
+    # demo.py writes paths as the user gave them.
     base_names = Counter(Path(name).name for name in ids)
     ids |= {Path(name).name: i for name, i in ids.items() if base_names[Path(name).name] == 1}
     groups = defaultdict(list)
@@ -128,15 +145,15 @@ def group_by_image(
         if "image_id" in result and "file_name" not in result:
             image_id = result["image_id"]
             if image_id not in coco.imgs:
-                raise UserError(f"{where} is of image {image_id}, which the annotations lack.")
+                raise UserError(f"{where}: the annotations have no image {image_id}.")
         else:
             name = result["file_name"]
             image_id = ids.get(name, ids.get(Path(name).name))
             if image_id is None:
-                raise UserError(f"{where} is of image {name}, which the annotations lack.")
+                raise UserError(f"{where}: the annotations have no image {name}.")
         if result["category_id"] not in coco.cats:
             raise UserError(
-                f"{where} has category_id {result['category_id']}; the annotations have "
+                f"{where}: the annotations have no category_id {result['category_id']}, but "
                 f"{sorted(coco.cats)}."
             )
         image = coco.imgs[image_id]
@@ -149,52 +166,67 @@ def group_by_image(
 
 
 def objects_of(coco: COCO, image_id: int) -> list[dict[str, Any]]:
-    """The annotations of an image, their masks as run lengths."""
+    """Return the annotations of an image with their masks as RLE."""
     annotations = coco.imgToAnns.get(image_id, [])
     return [{**a, "segmentation": coco.annToRLE(a)} for a in annotations]
 
 
-def add_strip(picture: np.ndarray, texts: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
-    """A dark strip with texts above a picture."""
-    strip = np.full((36, picture.shape[1], 3), 32, np.uint8)
+def add_caption(image: np.ndarray, texts: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
+    """Add a dark strip with (text, colour) pairs above an image."""
+    strip = np.full((36, image.shape[1], 3), 32, np.uint8)
     x = 8
     for text, color in texts:
         cv2.putText(strip, text, (x, 25), cv2.FONT_HERSHEY_SIMPLEX, 0.65, color, 1, cv2.LINE_AA)
         x += cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.65, 1)[0][0] + 18
-    return np.concatenate([strip, picture])
+    return np.concatenate([strip, image])
 
 
 def mark_errors(
-    picture: np.ndarray,
+    drawing: np.ndarray,
     scale: float,
     objects: list[dict[str, Any]],
     predictions: list[dict[str, Any]],
-    verdicts: Verdicts,
+    errors: MaskErrors,
 ) -> None:
-    """Draw the rectangles of the errors into a picture that is ``scale`` times the image."""
+    """Draw rectangles around errors.
+
+    Args:
+        drawing: enlarged image that is drawn into.
+        scale: size of ``drawing`` relative to the image.
+        objects: annotations of the image.
+        predictions: results of the image.
+        errors: their kinds.
+    """
     marked = [
-        (p["segmentation"], COLORS[v])
-        for p, v in zip(predictions, verdicts.predictions, strict=True)
-        if v in COLORS
+        (p["segmentation"], COLORS[kind])
+        for p, kind in zip(predictions, errors.predictions, strict=True)
+        if kind in COLORS
     ] + [
         (o["segmentation"], COLORS[MISSED])
-        for o, v in zip(objects, verdicts.objects, strict=True)
-        if v == MISSED
+        for o, kind in zip(objects, errors.objects, strict=True)
+        if kind == MISSED
     ]
     for mask, color in marked:
         x, y, w, h = mask_util.toBbox(mask) * scale
-        # Around the object rather than over its outline.
+        # Leave a margin, so that the outline of the object stays visible.
         corners = (round(x) - 3, round(y) - 3), (round(x + w) + 3, round(y + h) + 3)
-        cv2.rectangle(picture, *corners, color, 2, cv2.LINE_AA)
+        cv2.rectangle(drawing, *corners, color, 2, cv2.LINE_AA)
 
 
-def draw(
+def draw_comparison(
     image: np.ndarray,
     objects: list[dict[str, Any]],
-    models: Sequence[tuple[str, list[dict[str, Any]], Verdicts]],
+    models: Sequence[tuple[str, list[dict[str, Any]], MaskErrors]],
     metadata: Metadata,
 ) -> np.ndarray:
-    """The ground truth, then each model's predictions with their errors, side by side."""
+    """Draw the ground truth and the predictions of each model with their errors, side by side.
+
+    Args:
+        image: ``(H, W, 3)`` uint8, RGB.
+        objects: annotations of the image.
+        models: (name, results, kinds of error) of each model.
+        metadata: class names, colours and ids.
+    """
 
     def overlay(entries: list[dict[str, Any]]) -> np.ndarray:
         masks = [mask_util.decode(e["segmentation"]).astype(bool) for e in entries]
@@ -204,28 +236,23 @@ def draw(
 
     white = (255, 255, 255)
     kept = [o for o in objects if not o.get("iscrowd")]
-    panels = [add_strip(overlay(kept), [(f"ground truth: {len(kept)}", white)])]
-    for name, predictions, verdicts in models:
-        picture = overlay(predictions)
-        mark_errors(picture, picture.shape[1] / image.shape[1], objects, predictions, verdicts)
-        kinds = Counter(verdicts.predictions)
-        kinds[MISSED] = verdicts.objects.count(MISSED)
+    panels = [add_caption(overlay(kept), [(f"ground truth: {len(kept)}", white)])]
+    for name, predictions, errors in models:
+        drawing = overlay(predictions)
+        mark_errors(drawing, drawing.shape[1] / image.shape[1], objects, predictions, errors)
+        kinds = Counter(errors.predictions)
+        kinds[MISSED] = errors.objects.count(MISSED)
         legend = [(f"{LEGEND[k]} {kinds[k]}", c) for k, c in COLORS.items() if kinds[k]]
-        panels.append(add_strip(picture, [(f"{name}: {len(predictions)}", white), *legend]))
+        panels.append(add_caption(drawing, [(f"{name}: {len(predictions)}", white), *legend]))
     gap = np.full((panels[0].shape[0], 6, 3), 255, np.uint8)
     row = [part for panel in panels for part in (panel, gap)][:-1]
     return np.concatenate(row, axis=1)
 
 
 def print_counts(name: str, counts: dict[str, Counter]) -> None:
-    print(f"{name}")
     titles = [c.replace("_", " ") + ("s" if c == FALSE_ALARM else "") for c in COLUMNS]
-    widths = [max(len(t), 6) + 2 for t in titles]
-    print(f"  {'class':24}" + "".join(f"{t:>{w}}" for t, w in zip(titles, widths)))
-    for class_name, row in counts.items():
-        figures = "".join(f"{row[c]:>{w}}" for c, w in zip(COLUMNS, widths))
-        print(f"  {class_name:24}" + figures)
-    print()
+    rows = [[class_name, *(str(row[c]) for c in COLUMNS)] for class_name, row in counts.items()]
+    print(f"{name}\n\n{markdown_table(['class', *titles], rows, padded=True)}\n")
 
 
 def main() -> None:
@@ -249,16 +276,16 @@ def main() -> None:
     for file in args.results:
         results = [r for r in read_results(file) if r["score"] >= args.min_score]
         groups.append(group_by_image(file, results, coco))
-    judged: dict[int, list[Verdicts]] = {}
+    errors: dict[int, list[MaskErrors]] = {}
     totals = [defaultdict(Counter) for _ in groups]
     for image_id in tqdm(sorted(coco.imgs), desc="Matching", unit="image", disable=None):
         objects = objects_of(coco, image_id)
-        judged[image_id] = []
+        errors[image_id] = []
         for group, total in zip(groups, totals, strict=True):
             predictions = group.get(image_id, [])
-            verdicts = judge(objects, predictions, good_iou=args.good_iou)
-            judged[image_id].append(verdicts)
-            for category, counter in count(objects, predictions, verdicts).items():
+            found = find_mask_errors(objects, predictions, good_iou=args.good_iou)
+            errors[image_id].append(found)
+            for category, counter in count_mask_errors(objects, predictions, found).items():
                 total[coco.cats[category]["name"]].update(counter)
     report = {}
     for name, total in zip(args.names, totals, strict=True):
@@ -270,9 +297,9 @@ def main() -> None:
     if args.json:
         print(json.dumps(report))
     if args.output:
-        drawn = draw_images(args, coco, folder, groups, judged, metadata)
-        made = sys.stderr if args.json else sys.stdout
-        print(f"{drawn} pictures in {args.output.resolve()}", file=made)
+        drawn = draw_images(args, coco, folder, groups, errors, metadata)
+        stream = sys.stderr if args.json else sys.stdout
+        print(f"{drawn} images in {args.output.resolve()}", file=stream)
 
 
 def draw_images(
@@ -280,15 +307,15 @@ def draw_images(
     coco: COCO,
     folder: Path,
     groups: list[dict[int, list[dict[str, Any]]]],
-    judged: dict[int, list[Verdicts]],
+    errors: dict[int, list[MaskErrors]],
     metadata: Metadata,
 ) -> int:
-    """Draw the chosen images; returns how many."""
+    """Draw the chosen images and return their number."""
 
-    def errors(image_id: int) -> int:
+    def num_errors(image_id: int) -> int:
         return sum(
-            sum(v in COLORS for v in verdicts.predictions) + verdicts.objects.count(MISSED)
-            for verdicts in judged[image_id]
+            sum(kind in COLORS for kind in e.predictions) + e.objects.count(MISSED)
+            for e in errors[image_id]
         )
 
     if args.image:
@@ -298,7 +325,7 @@ def draw_images(
             raise UserError(f"--image {unknown[0]}: the annotations have no such image.")
         chosen = [ids[name] for name in args.image]
     else:
-        chosen = [i for i in sorted(judged, key=errors, reverse=True) if errors(i)]
+        chosen = [i for i in sorted(errors, key=num_errors, reverse=True) if num_errors(i)]
         chosen = chosen[: args.num_images]
     for number, image_id in enumerate(tqdm(chosen, desc="Drawing", unit="image", disable=None)):
         entry = coco.imgs[image_id]
@@ -308,20 +335,20 @@ def draw_images(
         except Exception as error:
             raise UserError(f"image {file} cannot be read ({error}).") from error
         if image.shape[:2] != (entry["height"], entry["width"]):
-            raise UserError(f"image {file} is not of the size that the annotations state.")
+            raise UserError(f"image {file} does not have the size that the annotations state.")
         objects = objects_of(coco, image_id)
         models = []
-        for name, group, verdicts in zip(args.names, groups, judged[image_id], strict=True):
+        for name, group, found in zip(args.names, groups, errors[image_id], strict=True):
             shown = [
-                (p, v)
-                for p, v in zip(group.get(image_id, []), verdicts.predictions, strict=True)
-                if v != IGNORED
+                (p, kind)
+                for p, kind in zip(group.get(image_id, []), found.predictions, strict=True)
+                if kind != IGNORED
             ]
-            kept = Verdicts([v for _, v in shown], verdicts.objects)
+            kept = MaskErrors([kind for _, kind in shown], found.objects)
             models.append((name, [p for p, _ in shown], kept))
-        picture = draw(image, objects, models, metadata)
+        drawing = draw_comparison(image, objects, models, metadata)
         name = f"{number:03d}_{Path(entry['file_name']).stem}.png"
-        Image.fromarray(picture).save(args.output / name)
+        Image.fromarray(drawing).save(args.output / name)
     return len(chosen)
 
 

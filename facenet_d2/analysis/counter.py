@@ -1,4 +1,4 @@
-"""Counts what operators do while they run, part by part, and leaves out none silently."""
+"""Counts of multiply-adds by part of a model; operators without a count are reported."""
 
 from __future__ import annotations
 
@@ -14,47 +14,51 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from .operators import FORMULAS, counted_besides, multiplies_nothing, operator_name
+from .operators import FORMULAS, count_extra_operations, multiplies_nothing, operator_name
 
-# Their weights are looked up or scale elements, whatever their shape.
+# Modules whose weights of two or more dimensions are looked up or scale elements.
 _NO_PRODUCTS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)
 
 
 @dataclass
 class Counts:
-    """Of one part.
+    """Counts of a part of a model.
 
     Attributes:
-        multiply_adds: of convolutions and matrix products.
-        activations: elements of their outputs.
-        besides: what MMDetection counts too, see :func:`~.operators.counted_besides`.
+        multiply_adds: multiply-adds of convolutions and matrix products.
+        activations: number of elements of their outputs.
+        extra: operations that only MMDetection counts, see
+            :func:`~.operators.count_extra_operations`.
     """
 
     multiply_adds: int = 0
     activations: int = 0
-    besides: int = 0
+    extra: int = 0
 
 
 class OperatorCounter:
-    """While entered, counts the multiply-adds and activations of all operators that run.
+    """Context manager that counts multiply-adds and activations of all operators that run.
 
-    Counted are convolutions and matrix products, whichever way they are called, by PyTorch's
-    ``FlopCounterMode`` and :data:`~.operators.FORMULAS`. Each belongs to the part of the innermost
-    module that is running, and outside of all modules to the part last named by :meth:`part`.
+    Convolutions and matrix products are counted by PyTorch's ``FlopCounterMode`` and
+    :data:`~.operators.FORMULAS`, whether or not a module calls them. An operator belongs to the
+    part of the innermost running module or, outside of all modules, to the part named by
+    :meth:`part`.
 
     Attributes:
-        parts: counts by part.
-        counted: calls of each operator that was counted.
-        not_multiplying: calls of operators known to multiply nothing along a kernel or a matrix.
-        not_counted: calls of all others, and of modules with weights that reached no operator
-            (extensions that are called past PyTorch's operators cannot be seen).
+        parts: counts of each part.
+        counted: number of calls of each counted operator.
+        not_multiplying: number of calls of each operator that is known to contain no convolution or
+            matrix product.
+        not_counted: number of calls of each other operator, and of modules with weights that called
+            no counted operator. Such modules may call extensions, which PyTorch's dispatcher does
+            not see.
     """
 
     def __init__(self, model: nn.Module, part_of: Callable[[str], str]) -> None:
         """
         Args:
-            model: has hooks while the counter is entered.
-            part_of: gives the part of a module by its name in the model.
+            model: model to count; it has hooks while the counter is entered.
+            part_of: function from the name of a module in the model to its part.
         """
         self.model = model
         self.part_of = part_of
@@ -63,7 +67,7 @@ class OperatorCounter:
         self.not_multiplying: Counter[str] = Counter()
         self.not_counted: Counter[str] = Counter()
         self._running: list[tuple[str, int]] = [(part_of(""), 0)]
-        # It could count by module itself, but names them after the first that is called.
+        # Its own counts by module depend on the name of the module that is called first.
         self._flops = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
 
     def __enter__(self) -> OperatorCounter:
@@ -77,23 +81,23 @@ class OperatorCounter:
             for handle in handles:
                 self._stack.callback(handle.remove)
         self._stack.enter_context(self._flops)
-        # Entered last, so that it sees an operator first and calls FlopCounterMode with it.
+        # The mode entered last sees operators first; its call is what FlopCounterMode counts.
         self._stack.enter_context(_Watcher(self))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
         if error[0] is None and self.multiply_adds != self._flops.get_total_flops() // 2:
-            raise AssertionError("the parts do not add up to what ran")
+            raise AssertionError("the counts of the parts do not add up to the total")
 
     @property
     def multiply_adds(self) -> int:
-        """Of all parts."""
+        """Multiply-adds of all parts."""
         return sum(p.multiply_adds for p in self.parts.values())
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Within it, what runs outside of the parts' modules belongs to this part."""
+        """Attribute operators that the body calls outside of modules to a part."""
         self._running.append((name, self.counted.total()))
         yield
         self._running.pop()
@@ -114,15 +118,15 @@ class OperatorCounter:
         return operator._overloadpacket in self._flops.get_flop_counts().get("Global", {})
 
     def run(self, operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call an operator and count it."""
+        """Call an operator, count it, and return its output."""
         before = self._flops.get_total_flops()
         output = operator(*args, **kwargs)
         flops = self._flops.get_total_flops() - before
         name = operator_name(operator)
         harmless = not flops and multiplies_nothing(operator)
         counts = self.parts[self._running[-1][0]]
-        counts.besides += counted_besides(operator, args, output)
-        # The count of an operator on nothing at all is zero.
+        counts.extra += count_extra_operations(operator, args, output)
+        # A counted operator on empty tensors has a count of zero.
         if flops or (not harmless and self._knows(operator)):
             self.counted[name] += 1
             counts.multiply_adds += flops // 2

@@ -1,4 +1,4 @@
-"""Which of PyTorch's operators multiply along a kernel or a matrix, and how often."""
+"""Formulas of operators that multiply, and names of those that do not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def _affine_grid(theta: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return 2 * prod(out_shape) * theta[-1]
 
 
-# FLOPs, two a multiply-add, of shapes: what torch.utils.flop_counter.FlopCounterMode does not know.
+# FLOPs (two per multiply-add) of operators that torch.utils.flop_counter.FlopCounterMode lacks, as
+# functions of the shapes of their tensors.
 FORMULAS: Mapping[Any, Callable[..., int]] = {
     torch.ops.torchvision.deform_conv2d: _deform_conv,
     aten.mv: _mv,
@@ -47,8 +48,9 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     aten.affine_grid_generator: _affine_grid,
 }
 
-# Operators of aten that multiply nothing along a kernel or a matrix, beside views and those that
-# PyTorch itself tags as element-wise. What is in none of these lists, and not counted, is reported.
+# Operators of aten without convolutions or matrix products, other than views and those that PyTorch
+# tags as element-wise. An operator that is neither listed nor counted is reported, so that no new
+# one is overlooked.
 _OF_ATEN = (
     # creation, copies
     """
@@ -89,7 +91,7 @@ _OF_ATEN = (
     _native_batch_norm_legit _native_batch_norm_legit_functional
     _native_batch_norm_legit_no_training native_group_norm native_layer_norm
     """
-    # interpolation, by weighted sums of four pixels in deform_conv2d_by_bags too
+    # interpolation; embedding bags sum four weighted pixels in deform_conv2d_by_bags
     """
     _embedding_bag _embedding_bag_forward_only
     cudnn_grid_sampler grid_sampler_2d grid_sampler_3d upsample_bicubic2d
@@ -97,13 +99,13 @@ _OF_ATEN = (
     upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d upsample_trilinear3d
     """
-    # element-wise, not tagged
+    # element-wise, but not tagged
     """
     celu elu floor_divide gelu glu hardsigmoid hardswish hardtanh leaky_relu
     log_sigmoid_forward mish _prelu_kernel rrelu_with_noise
     """
 )
-# The last four are interpolation.
+# RoI operators only interpolate.
 _OF_TORCHVISION = "nms ps_roi_align ps_roi_pool roi_align roi_pool"
 NOT_MULTIPLYING = {f"aten.{name}" for name in _OF_ATEN.split()} | {
     f"torchvision.{name}" for name in _OF_TORCHVISION.split()
@@ -113,17 +115,20 @@ NOT_MULTIPLYING = {f"aten.{name}" for name in _OF_ATEN.split()} | {
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "elu", "hardtanh", "_prelu_kernel"}
 
 
-def counted_besides(operator: torch._ops.OpOverload, args: tuple[Any, ...], output: Any) -> int:
-    """What the counter behind many published figures, MMDetection's, counts of an operator besides.
+def count_extra_operations(
+    operator: torch._ops.OpOverload, args: tuple[Any, ...], output: Any
+) -> int:
+    """Count the operations that MMDetection adds to the multiply-adds of an operator.
 
-    One for each element that enters a pooling or leaves a rectifier or a convolution with bias, two
-    for each that is normalised. And it takes a transposed convolution to apply its whole kernel at
-    every pixel of the output: found by Mask R-CNN's figure, 351.65 G, which is met so to the digit.
+    Many published numbers come from MMDetection's counter. It counts one operation per element that
+    enters a pooling or leaves a rectifier or a convolution with bias, and two per normalised
+    element. It also applies the whole kernel of a transposed convolution at each pixel of the
+    output, which follows from its 351.65 G for Mask R-CNN.
 
     Args:
-        operator: that ran.
-        args: it was called with.
-        output: what it gave.
+        operator: operator that ran.
+        args: positional arguments of the call.
+        output: result of the call.
     """
     name = operator_name(operator).removeprefix("aten.").removesuffix("_")
     if name in _RECTIFIERS:
@@ -135,29 +140,29 @@ def counted_besides(operator: torch._ops.OpOverload, args: tuple[Any, ...], outp
     if name != "convolution":
         return 0
     x, weight, bias, _, _, _, transposed = args[:7]
-    besides = 0 if bias is None else output.numel()
+    extra = 0 if bias is None else output.numel()
     if transposed:
-        besides += weight.numel() * (_positions(output) - _positions(x))
-    return besides
+        extra += weight.numel() * (_positions(output) - _positions(x))
+    return extra
 
 
 def _positions(x: torch.Tensor) -> int:
-    """Of a batch of maps, ``(N, C, ...)``: N times their pixels."""
+    """Return the number of pixels in a batch of maps ``(N, C, ...)``."""
     return x.numel() // x.shape[1] if x.numel() else 0
 
 
 def operator_name(operator: torch._ops.OpOverload) -> str:
-    """Namespace and name without the overload, as ``aten.add``."""
+    """Return namespace and name without the overload, such as ``aten.add``."""
     return str(operator._overloadpacket)
 
 
 def multiplies_nothing(operator: torch._ops.OpOverload) -> bool:
-    """Whether it is known to multiply nothing along a kernel or a matrix."""
+    """Return whether an operator is known to contain no convolution or matrix product."""
     if torch.Tag.pointwise in operator.tags:
         return True
     aliases = [r.alias_info for r in operator._schema.returns]
     if aliases and all(a is not None and not a.is_write for a in aliases):
-        return True  # A view of its input.
+        return True  # The output is a view of the input.
     name = operator_name(operator)
-    # x_ is x in place.
+    # The in-place variant of x is x_.
     return name in NOT_MULTIPLYING or name.removesuffix("_") in NOT_MULTIPLYING

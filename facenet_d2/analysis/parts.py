@@ -1,4 +1,4 @@
-"""Parameters, multiply-adds and activations of a model, part by part."""
+"""Parameters, multiply-adds and activations of each part of a model."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from torch import nn
 from .counter import OperatorCounter
 from .workloads import plan_inference
 
-# As the counter of MMDetection counts, with what is no multiply-add of a kernel or a matrix.
+# "as_mmdetection" adds the operations that only MMDetection counts to the multiply-adds.
 KEYS = ("parameters", "trainable", "multiply_adds", "activations", "as_mmdetection")
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """What :func:`analyze` finds.
+    """Result of :func:`analyze`.
 
     Attributes:
-        parts: :data:`KEYS` of each part, and of "all".
-        what: a sentence that says what one inference is.
-        input_size: (height, width) of the image, padded as the model pads it.
-        counted: calls of each operator that was counted.
-        not_multiplying: of operators known to multiply nothing along a kernel or a matrix.
-        not_counted: of all others.
-        run: one inference without counting.
+        parts: values of :data:`KEYS` for each part and for "all".
+        what: sentence that describes one inference.
+        input_size: (height, width) of the image after the model's padding.
+        counted: see :class:`OperatorCounter`.
+        not_multiplying: see :class:`OperatorCounter`.
+        not_counted: see :class:`OperatorCounter`.
+        run: function that runs one inference without counting.
     """
 
     parts: dict[str, dict[str, int]]
@@ -48,35 +48,35 @@ def _all_parameters(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Weights and biases, those of frozen batch normalisation included.
+    """Count weights and biases, including those of frozen batch normalisation.
 
-    Detectron2 keeps the latter as buffers; MMDetection, which the paper used, as parameters.
+    Detectron2 stores the latter as buffers; MMDetection, which the paper used, as parameters.
     """
     return sum(p.numel() for _, p in _all_parameters(module))
 
 
 def count_trainable(module: nn.Module) -> int:
-    """Those that training changes: no frozen layers, nor frozen batch normalisation."""
+    """Count the parameters that training changes."""
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def padded_size(model: nn.Module, height: int, width: int) -> tuple[int, int]:
-    """The (height, width) of an image after the model has padded it."""
+    """Return the (height, width) of an image after the model's padding."""
     divisor = max(1, getattr(model.backbone, "size_divisibility", 1))
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor
 
 
 def analyze(model: nn.Module, height: int, width: int, *, instances: int = 100) -> Analysis:
-    """Count parameters, and what one inference does.
+    """Count parameters, multiply-adds and activations of one inference.
 
     Args:
-        model: in evaluation mode.
-        height: of the input in pixels.
-        width: likewise.
-        instances: how many have their masks made.
+        model: model in evaluation mode.
+        height: height of the input in pixels.
+        width: width of the input in pixels.
+        instances: number of instances whose masks are computed.
 
     Raises:
-        UserError: for more instances than the model can find.
+        UserError: if the model cannot find that many instances.
     """
     plan = plan_inference(model, instances)
     device = next(model.parameters()).device
@@ -87,7 +87,7 @@ def analyze(model: nn.Module, height: int, width: int, *, instances: int = 100) 
         plan.run(image, counter.part)
     parts: dict[str, dict[str, int]] = defaultdict(lambda: dict.fromkeys(KEYS, 0))
     for part in ("backbone", "neck"):
-        parts[part]  # They come first.
+        parts[part]  # Makes these two the first rows.
     for name, parameter in _all_parameters(model):
         row = parts[plan.part_of(name)]
         row["parameters"] += parameter.numel()
@@ -95,14 +95,14 @@ def analyze(model: nn.Module, height: int, width: int, *, instances: int = 100) 
     for name, counts in counter.parts.items():
         parts[name]["multiply_adds"] += counts.multiply_adds
         parts[name]["activations"] += counts.activations
-        parts[name]["as_mmdetection"] += counts.multiply_adds + counts.besides
+        parts[name]["as_mmdetection"] += counts.multiply_adds + counts.extra
     parts = {name: row for name, row in parts.items() if any(row.values())}
     total = {key: sum(row[key] for row in parts.values()) for key in KEYS}
     if (total["parameters"], total["trainable"]) != (
         count_parameters(model),
         count_trainable(model),
     ):
-        raise AssertionError("the parts' parameters do not add up to the model's")
+        raise AssertionError("the parameters of the parts do not add up to the model's")
 
     @torch.no_grad()
     def run() -> None:

@@ -1,7 +1,7 @@
-"""What one inference is, for each kind of model, and what its parts are called.
+"""One inference of each kind of model, and the names of the model's parts.
 
-It must not depend on what a network of random weights happens to find: so many instances, wherever
-they are, have their masks made. Post-processing has no part in it.
+To be independent of what a network with random weights detects, masks are computed for a given
+number of instances at fixed places. Post-processing is not included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import nn
 from ..errors import UserError
 from ..modeling import SOLO, YOLACT, CondInst, SOLOv2
 
-# Names what runs within it and outside of the parts' modules.
+# Context manager that attributes operators outside of modules to a part.
 Part = Callable[[str], AbstractContextManager[None]]
 
 
@@ -27,9 +27,9 @@ class Plan:
     """One inference of a model.
 
     Attributes:
-        run: of an image ``(3, H, W)``, of values up to 255.
-        prefixes: the part of the modules whose names begin so; the first that fits.
-        what: a sentence that says what is counted.
+        run: function of an image ``(3, H, W)`` with values up to 255, and of :data:`Part`.
+        prefixes: parts by prefix of the modules' names; the first matching prefix applies.
+        what: sentence that describes the inference.
     """
 
     run: Callable[[torch.Tensor, Part], None]
@@ -37,9 +37,9 @@ class Plan:
     what: str
 
     def part_of(self, name: str) -> str:
-        """The part of a module or a parameter, by its name in the model.
+        """Return the part of a module or a parameter by its name in the model.
 
-        What no prefix fits is a part by itself, named after the model's attribute.
+        Without a matching prefix, the part is named after the attribute of the model.
         """
         for prefix, part in self.prefixes.items():
             if f"{name}.".startswith(prefix):
@@ -48,14 +48,14 @@ class Plan:
 
 
 def plan_inference(model: nn.Module, instances: int) -> Plan:
-    """What one inference of a model is.
+    """Plan one inference of a model.
 
     Args:
-        model: in evaluation mode.
-        instances: how many have their masks made.
+        model: model in evaluation mode.
+        instances: number of instances whose masks are computed.
 
     Raises:
-        UserError: for more instances than the model can find.
+        UserError: if the model cannot find that many instances.
     """
     backbone = getattr(model, "backbone", None)
     prefixes = (
@@ -73,8 +73,8 @@ def plan_inference(model: nn.Module, instances: int) -> Plan:
         model([{"image": image}])
 
     what = (
-        "One inference is all that the model does, post-processing included. Beware: how much that "
-        "is may depend on what a network of random weights finds."
+        "One inference is a whole call of the model, including post-processing. The counts may "
+        "depend on what a network with random weights detects."
     )
     return Plan(run, prefixes, what)
 
@@ -88,9 +88,9 @@ def _what(instances: int) -> str:
 
 
 def _spread(places: int, instances: int, what: str) -> torch.Tensor:
-    """As many numbers of places as instances, evenly spread."""
+    """Return indices of evenly spread places for the instances."""
     if instances > places:
-        raise UserError(f"{instances} instances: the model has no more than {places} {what}.")
+        raise UserError(f"{instances} instances are too many: the model has {places} {what}.")
     return torch.arange(instances) * places // max(instances, 1)
 
 
@@ -145,10 +145,10 @@ def _condinst(model: CondInst, instances: int) -> Plan:
 
 
 def given_boxes(count: int, height: int, width: int, device: torch.device) -> Boxes:
-    """So many boxes all over an image, of 16 to 512 pixels as far as it has them."""
+    """Return boxes with sides of 16 to 512 pixels all over an image, clipped to it."""
     i = torch.arange(count, device=device)
     half = 8.0 * 2 ** (i % 6)
-    # Multiples of the golden ratio never come near each other.
+    # Multiples of the golden ratio, modulo 1, are evenly spread.
     x = (i * 0.6180339887 % 1) * width
     y = (i + 0.5) / max(count, 1) * height
     boxes = Boxes(torch.stack([x - half, y - half, x + half, y + half], dim=1))
@@ -157,7 +157,7 @@ def given_boxes(count: int, height: int, width: int, device: torch.device) -> Bo
 
 
 def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
-    """As MMDetection counts: a full set of proposals in the box heads, then so many masks."""
+    """Plan a full set of proposals for the box heads, as MMDetection counts, and then masks."""
     heads = model.roi_heads
     if model.proposal_generator is None or not hasattr(heads, "_forward_box"):
         return None
@@ -192,7 +192,7 @@ def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
     return Plan(run, prefixes, what)
 
 
-# None: not for this model after all.
+# A function returns None for models that it does not support.
 PLANS: Mapping[type[nn.Module], Callable[..., Plan | None]] = {
     SOLOv2: _grid_model,
     SOLO: _grid_model,

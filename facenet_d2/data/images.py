@@ -28,7 +28,8 @@ def check_depth(file: str | Path) -> None:
 
 def _check_depth(image: Image.Image) -> None:
     # The pixel format in the file, such as "RGB;16B".
-    raw_mode = " ".join(str(tile.args) for tile in image.tile)
+    # The fourth entry of a tile is its `args`, by name only in Pillow 11 and newer.
+    raw_mode = " ".join(str(tile[3]) for tile in image.tile)
     if image.mode == "F" or image.mode.startswith("I") or ";16" in raw_mode:
         raise DepthError(
             f"it does not have 8 bits per channel (mode {image.mode}); scale its pixels to 0-255"

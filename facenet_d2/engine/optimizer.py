@@ -58,6 +58,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     arguments: dict[str, Any] = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
     if kind is torch.optim.SGD:
         arguments |= {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    elif torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        # On a GPU, AMP leaves gradients scaled for a fused optimizer, which then cannot be clipped.
+        arguments["fused"] = True
     clip = solver.CLIP_GRADIENTS
     if clip.ENABLED and clip.CLIP_TYPE == "full_model":
         optimizer = kind(groups, **arguments)

@@ -15,10 +15,10 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 
 from ..files import write_whole
+from ..paths import REPOSITORY
+from .devices import device_name
 
 logger = logging.getLogger(__name__)
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def commit() -> str | None:
@@ -35,18 +35,6 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + ("+changes" if status.strip() else "")
-
-
-def device_name(device: torch.device | str) -> str:
-    """Return the name of the GPU, or of the CPU with PyTorch's number of threads."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads"
 
 
 def set_aside_metrics(folder: str | Path) -> None:
@@ -89,13 +77,15 @@ class RecordRun(HookBase):
         self.period = period
 
     def before_train(self) -> None:
-        self.stretches = []
+        self.sessions = []
         if self.trainer.start_iter > 0 and self.file.is_file():
-            self.stretches = json.loads(self.file.read_text())["stretches"]
-            for stretch in self.stretches:
-                kept = max(0, self.trainer.start_iter - stretch["first_iteration"])
-                stretch["iterations"] = min(stretch["iterations"], kept)
-        self.stretches.append(
+            record = json.loads(self.file.read_text())
+            # Earlier versions wrote "stretches".
+            self.sessions = record["sessions"] if "sessions" in record else record["stretches"]
+            for session in self.sessions:
+                kept = max(0, self.trainer.start_iter - session["first_iteration"])
+                session["iterations"] = min(session["iterations"], kept)
+        self.sessions.append(
             {
                 "first_iteration": self.trainer.start_iter,
                 "iterations": 0,
@@ -111,7 +101,7 @@ class RecordRun(HookBase):
         self.write()
 
     def after_step(self) -> None:
-        self.stretches[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
+        self.sessions[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
         if (self.trainer.iter + 1) % self.period == 0:
             self.write()
 
@@ -120,6 +110,6 @@ class RecordRun(HookBase):
 
     def write(self) -> None:
         """Write the record; the duration includes evaluations."""
-        self.stretches[-1]["seconds"] = round(time.monotonic() - self.start, 1)
-        record: dict[str, Any] = {"stretches": self.stretches}
+        self.sessions[-1]["seconds"] = round(time.monotonic() - self.start, 1)
+        record: dict[str, Any] = {"sessions": self.sessions}
         write_whole(self.file, json.dumps(record, indent=1) + "\n")

@@ -17,11 +17,14 @@ from .. import compat
 
 logger = logging.getLogger(__name__)
 
+# Metrics of a task ("segm" or "bbox") in the results, in the order of the paper's columns.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
 
 class InstanceEvaluator(COCOEvaluator):
-    """Detectron2's ``COCOEvaluator`` for ``bbox`` and ``segm``, also where nothing is predicted.
+    """Detectron2's ``COCOEvaluator`` for ``bbox`` and ``segm``, with zeros if nothing is predicted.
 
-    The figures are AP, AP50, AP75, APs, APm and APl (paper, section 4.3) and AP of each class.
+    The metrics are :data:`METRICS` (paper, section 4.3) and the AP of each class, in percent.
     """
 
     def __init__(
@@ -29,9 +32,10 @@ class InstanceEvaluator(COCOEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: a registered data set in COCO format.
-            output_dir: predictions are written there as ``coco_instances_results.json``.
-            max_dets_per_image: the best so many of an image count.
+            dataset_name: name of a registered data set in COCO format.
+            output_dir: folder for the predictions, ``coco_instances_results.json``.
+            max_dets_per_image: maximum number of instances per image; those with the best scores
+                are evaluated.
         """
         if output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -47,11 +51,10 @@ class InstanceEvaluator(COCOEvaluator):
     def _complete_annotations(self) -> None:
         annotations = self._coco_api.dataset.get("annotations", [])
         for number, a in enumerate(annotations, start=1):
-            # pycocotools marks a detection as matched by the id of its annotation, so that a match
-            # with annotation 0 counts as none. Sets numbered from 0 exist (NWPU VHR-10 as
-            # published).
+            # pycocotools marks a matched detection with the id of its annotation, so a match with
+            # annotation 0 would not count. NWPU VHR-10 as published has such an id.
             a["id"] = number
-            # It relies on these two as well, and sets without them exist.
+            # pycocotools requires these two fields, which some data sets lack.
             a["iscrowd"] = a.get("iscrowd") or 0
             if not isinstance(a.get("area"), (int, float)):
                 a["area"] = float(mask_util.area(self._coco_api.annToRLE(a)))
@@ -60,15 +63,14 @@ class InstanceEvaluator(COCOEvaluator):
     def _derive_coco_results(
         self, coco_eval: COCOeval | None, iou_type: str, class_names: list[str] | None = None
     ) -> dict[str, Any]:
-        # Detectron2 gives NaN where there is no prediction at all. Finding none of the objects is
-        # an AP of zero; only what has no annotation to be found stays without a figure.
+        # Without any prediction Detectron2 returns NaN. Finding none of the objects is an AP of
+        # zero, and only metrics without annotations are NaN.
         if coco_eval is None:
             logger.warning(
-                "The model predicted no instance in any image, as is usual in the first hundreds "
-                "of iterations: no score reached its threshold (of SOLO and SOLOv2, "
-                "MODEL.SOLOV2.SCORE_THRESH_TEST, of other models their own). If it stays so, "
-                "compare the objects' sizes in the network's input with MODEL.SOLOV2.SCALE_RANGES and "
-                "NUM_GRIDS, or with the anchors' of another model."
+                "The model predicted no instance in any image: no score reached the threshold "
+                "(MODEL.SOLOV2.SCORE_THRESH_TEST for SOLO and SOLOv2). This is usual in the first "
+                "hundreds of iterations. Later, compare the objects' sizes in the network's input "
+                "with MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS, or with the anchors' sizes."
             )
             nothing = COCO()
             nothing.dataset = {**self._coco_api.dataset, "annotations": []}

@@ -1,8 +1,9 @@
-"""What is wrong with predicted masks: the four kinds of error of the paper's Figures 4-6.
+"""The four kinds of mask error in the paper's Figures 4-6.
 
-The paper marks them by hand: aliasing masks, poor masks, missing segmentation, false alarms. Here
-they are found by matching predictions with the ground truth. Two overlaps decide, as in TIDE (Bolya
-et al., ECCV 2020): from an IoU of 0.5 on a mask is right, from 0.1 on it is of that object at all.
+The paper marks aliasing masks, poor masks, missing segmentation and false alarms by hand. Here they
+are found by matching predictions with the ground truth. As in TIDE (Bolya et al., ECCV 2020), there
+are two thresholds: a mask is right if its IoU with an object is at least 0.5, and belongs to an
+object if it is at least 0.1.
 """
 
 from __future__ import annotations
@@ -15,20 +16,23 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 
-# Of a prediction; of an object.
-RIGHT, POOR, ALIASING, FALSE_ALARM = "right", "poor", "aliasing", "false_alarm"
+# RIGHT and POOR apply to predictions and to objects.
+RIGHT, POOR = "right", "poor"
+# Predictions only.
+ALIASING, FALSE_ALARM = "aliasing", "false_alarm"
+# Objects only.
 ALIASED, MISSED = "aliased", "missed"
-# A crowd, and a prediction inside of one, are neither right nor wrong.
+# Crowds and predictions inside them are neither right nor wrong.
 IGNORED = "ignored"
 
 RELATED_IOU = 0.1
-# Share of an object that a mask must cover to be over it.
-COVERED = 0.5
+# Minimum share of an object's pixels in a mask that covers it.
+COVERED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class Verdicts:
-    """Of one image.
+class MaskErrors:
+    """Kinds of the predictions and objects of an image.
 
     Attributes:
         predictions: RIGHT, POOR, ALIASING, FALSE_ALARM or IGNORED for each prediction.
@@ -39,27 +43,28 @@ class Verdicts:
     objects: list[str]
 
 
-def judge(
+def find_mask_errors(
     objects: Sequence[dict[str, Any]],
     predictions: Sequence[dict[str, Any]],
     *,
     good_iou: float = 0.5,
-) -> Verdicts:
-    """Judge every prediction and every object of an image; each class by itself.
+) -> MaskErrors:
+    """Classify every prediction and every object of an image, separately for each class.
 
-    - aliasing: a mask over at least half of each of several objects. An object does not count that
-      lies, by half at least, inside the one the mask fits best: annotated masks may overlap.
-    - right: an IoU of ``good_iou`` or more. From the best score on, each prediction takes the
-      object it overlaps most and that is not taken.
-    - poor: with the objects that are left, an IoU of 0.1 or more.
-    - false alarm: any other prediction, a second one of an object included.
-    - aliased: an object under an aliasing mask that no other prediction is right or poor of.
+    - aliasing: the mask covers at least half of each of several objects. Since annotated masks may
+      overlap, objects that lie at least by half inside the best fitting object do not count.
+    - right: the IoU is at least ``good_iou``. In the order of decreasing scores, each prediction is
+      matched with the free object of the largest IoU.
+    - poor: the IoU with an object that is still free is at least 0.1, matched in the same way.
+    - false alarm: any other prediction, including a second one of the same object.
+    - aliased: an object under an aliasing mask without a right or poor prediction.
     - missed: any other object.
 
     Args:
-        objects: ``category_id``, ``segmentation`` (run lengths), and ``iscrowd`` where it is one.
-        predictions: ``category_id``, ``segmentation`` (run lengths) and ``score``.
-        good_iou: from which on a mask is right.
+        objects: annotations with ``category_id``, ``segmentation`` (RLE) and, for crowds,
+            ``iscrowd``.
+        predictions: results with ``category_id``, ``segmentation`` (RLE) and ``score``.
+        good_iou: minimum IoU of a right mask.
     """
     of_predictions = [FALSE_ALARM] * len(predictions)
     of_objects = [IGNORED if o.get("iscrowd") else MISSED for o in objects]
@@ -71,25 +76,31 @@ def judge(
         found.sort(key=lambda i: -predictions[i]["score"])
         masks = [objects[i]["segmentation"] for i in own]
         found_masks = [predictions[i]["segmentation"] for i in found]
-        class_verdicts = _judge_class(masks, found_masks, good_iou)
+        class_errors = _find_class_errors(masks, found_masks, good_iou)
         in_crowd = _shares(found_masks, [objects[i]["segmentation"] for i in crowds])
-        for i, verdict, shares in zip(found, class_verdicts.predictions, in_crowd, strict=True):
-            crowded = verdict == FALSE_ALARM and (shares >= COVERED).any()
-            of_predictions[i] = IGNORED if crowded else verdict
-        for i, verdict in zip(own, class_verdicts.objects, strict=True):
-            of_objects[i] = verdict
-    return Verdicts(of_predictions, of_objects)
+        for i, kind, shares in zip(found, class_errors.predictions, in_crowd, strict=True):
+            crowded = kind == FALSE_ALARM and (shares >= COVERED_SHARE).any()
+            of_predictions[i] = IGNORED if crowded else kind
+        for i, kind in zip(own, class_errors.objects, strict=True):
+            of_objects[i] = kind
+    return MaskErrors(of_predictions, of_objects)
 
 
-def _judge_class(objects: list[dict], predictions: list[dict], good_iou: float) -> Verdicts:
-    """As :func:`judge`, for run lengths of one class, the predictions from the best score on."""
+def _find_class_errors(objects: list[dict], predictions: list[dict], good_iou: float) -> MaskErrors:
+    """Apply the rules of :func:`find_mask_errors` to the RLEs of a class.
+
+    Args:
+        objects: masks of the objects, without crowds.
+        predictions: predicted masks by decreasing score.
+        good_iou: minimum IoU of a right mask.
+    """
     of_predictions = [FALSE_ALARM] * len(predictions)
     of_objects = [MISSED] * len(objects)
     if not objects or not predictions:
-        return Verdicts(of_predictions, of_objects)
+        return MaskErrors(of_predictions, of_objects)
     ious = mask_util.iou(predictions, objects, [0] * len(objects))
-    covered = _shares(objects, predictions).T >= COVERED
-    inside = _shares(objects, objects).T >= COVERED
+    covered = _shares(objects, predictions).T >= COVERED_SHARE
+    inside = _shares(objects, objects).T >= COVERED_SHARE
     aliased: set[int] = set()
     for p in range(len(predictions)):
         under = np.flatnonzero(covered[p])
@@ -101,43 +112,50 @@ def _judge_class(objects: list[dict], predictions: list[dict], good_iou: float) 
             of_predictions[p] = ALIASING
             aliased |= under
     free = set(range(len(objects)))
-    for verdict, least in ((RIGHT, good_iou), (POOR, RELATED_IOU)):
+    for kind, min_iou in ((RIGHT, good_iou), (POOR, RELATED_IOU)):
         for p in range(len(predictions)):
             if of_predictions[p] != FALSE_ALARM or not free:
                 continue
             best = max(free, key=lambda o: ious[p, o])
-            if ious[p, best] >= least:
-                of_predictions[p] = of_objects[best] = verdict
+            if ious[p, best] >= min_iou:
+                of_predictions[p] = of_objects[best] = kind
                 free.remove(best)
     for o in free & aliased:
         of_objects[o] = ALIASED
-    return Verdicts(of_predictions, of_objects)
+    return MaskErrors(of_predictions, of_objects)
 
 
 def _shares(masks: list[dict], others: list[dict]) -> np.ndarray:
-    """``(len(masks), len(others))``: which share of each mask lies inside of each other."""
+    """Return ``(len(masks), len(others))``: the share of each mask inside each of the others."""
     if not masks or not others:
         return np.zeros((len(masks), len(others)))
-    # That is what pycocotools computes where the other is a crowd.
+    # pycocotools computes it for crowds.
     return mask_util.iou(masks, others, [1] * len(others))
 
 
-def count(
-    objects: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], verdicts: Verdicts
+def count_mask_errors(
+    objects: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], errors: MaskErrors
 ) -> dict[int, Counter]:
-    """How many of each kind an image has, by ``category_id``.
+    """Count the kinds in an image by ``category_id``.
 
-    Of each class: ``objects``, the sum of ``right``, ``poor``, ``aliased`` and ``missed``; and
-    ``predictions``, the sum of ``right``, ``poor``, ``aliasing`` and ``false_alarm``.
+    Args:
+        objects: annotations of the image.
+        predictions: results of the image.
+        errors: result of :func:`find_mask_errors` for them.
+
+    Returns:
+        For each class the numbers of all kinds, as well as of ``objects``, which is the sum of
+        ``right``, ``poor``, ``aliased`` and ``missed``, and of ``predictions``, which is the sum of
+        ``right``, ``poor``, ``aliasing`` and ``false_alarm``.
     """
     counts: dict[int, Counter] = defaultdict(Counter)
-    for o, verdict in zip(objects, verdicts.objects, strict=True):
-        if verdict != IGNORED:
-            counts[o["category_id"]].update(["objects", verdict])
-    for p, verdict in zip(predictions, verdicts.predictions, strict=True):
-        if verdict != IGNORED:
+    for o, kind in zip(objects, errors.objects, strict=True):
+        if kind != IGNORED:
+            counts[o["category_id"]].update(["objects", kind])
+    for p, kind in zip(predictions, errors.predictions, strict=True):
+        if kind != IGNORED:
             # RIGHT and POOR are counted with their objects.
             counts[p["category_id"]]["predictions"] += 1
-            if verdict in (ALIASING, FALSE_ALARM):
-                counts[p["category_id"]][verdict] += 1
+            if kind in (ALIASING, FALSE_ALARM):
+                counts[p["category_id"]][kind] += 1
     return counts

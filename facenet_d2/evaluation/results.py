@@ -1,4 +1,4 @@
-"""Files of predictions as COCO results."""
+"""Files of predictions in the format of COCO results."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from ..files import read_json
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:
-    """The predicted masks that an evaluation, or ``demo.py --save-json``, has written.
+    """Read the predicted masks that an evaluation or ``demo.py --save-json`` wrote.
 
     Args:
-        file: a list of objects with ``category_id``, ``segmentation`` (run lengths), ``score`` and
+        file: JSON list of objects with ``category_id``, ``segmentation`` (RLE), ``score`` and
             ``image_id`` or ``file_name``.
 
     Raises:
-        UserError: where it is missing or something else.
+        UserError: if the file does not exist or has another format.
     """
     results, problem = read_json(file)
     if problem:
-        raise UserError(f"{file} has no COCO results: {problem}.")
+        raise UserError(f"{file} does not contain COCO results: {problem}.")
     if not isinstance(results, list):
-        raise UserError(f"{file} has no COCO results: it is a {type(results).__name__}, no list.")
+        raise UserError(
+            f"{file} does not contain COCO results: it is not a list, but a "
+            f"{type(results).__name__}."
+        )
     for number, result in enumerate(results):
         if not _is_result(result):
             raise UserError(
-                f"{file} has no COCO results of masks: entry {number} is no object with a whole "
-                "category_id, a segmentation in run lengths, a number as score, and an image_id or "
-                "file_name."
+                f"{file} does not contain COCO results of masks: entry {number} is not an object "
+                "with an integer category_id, a segmentation as RLE, a number as score, and an "
+                "image_id or file_name."
             )
     return results
 

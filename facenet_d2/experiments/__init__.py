@@ -1,24 +1,32 @@
-"""Training and evaluating the rows of the paper's tables: what tools/reproduce.py is made of."""
+"""Training and evaluation of the models in the paper's tables, for tools/reproduce.py."""
 
 from .choice import Protocol, choose_rows, find_protocol
-from .plan import OPTIONS, Job, Plan, PlannedRow, check_models, compose, make_plan
+from .plan import (
+    OPTION_OF_KEY,
+    Job,
+    PlannedRow,
+    TrainingPlan,
+    check_models,
+    make_plan,
+    write_row_config,
+)
 from .report import Report
-from .training import command_of, lock, shell_line, train
+from .training import lock_output, run_training, shell_line, training_command
 
 __all__ = [
-    "OPTIONS",
+    "OPTION_OF_KEY",
     "Job",
-    "Plan",
     "PlannedRow",
     "Protocol",
     "Report",
+    "TrainingPlan",
     "check_models",
     "choose_rows",
-    "command_of",
-    "compose",
     "find_protocol",
-    "lock",
+    "lock_output",
     "make_plan",
+    "run_training",
     "shell_line",
-    "train",
+    "training_command",
+    "write_row_config",
 ]

@@ -1,4 +1,4 @@
-"""The figures of the paper's Tables 2 to 8, and the config in configs/models of each row."""
+"""Metrics of the paper's Tables 2 to 8 and the file in configs/models of each row."""
 
 from __future__ import annotations
 
@@ -6,45 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-
-# Of masks, in the order of the paper's columns; keys of Detectron2's results.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+from ..paths import configs
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table.
+    """Row of a table.
 
     Attributes:
-        name: as it is printed.
-        model: the file of that name in configs/models; None where this project has no such model.
-        figures: AP, AP50, AP75, APs, APm, APl.
-        parameters: in millions; Table 2 alone has them.
-        multiply_adds: in 10^9; likewise.
+        name: name in the printed table.
+        model: name of the file in configs/models; None if this project has no such model.
+        metrics: mask AP, AP50, AP75, APs, APm and APl in percent; empty for models that are not in
+            the paper's table.
+        parameters: number of parameters in millions (Table 2 only).
+        multiply_adds: number of multiply-adds in 10^9 (Table 2 only).
     """
 
     name: str
     model: str | None
-    figures: tuple[float, ...]
+    metrics: tuple[float, ...]
     parameters: float | None = None
     multiply_adds: float | None = None
 
     @property
     def config(self) -> Path | None:
-        """The config of the model, to be put on one that says data and schedule."""
-        return CONFIGS / "models" / f"{self.model}.yaml" if self.model else None
+        """Config of the model, to be merged into a :class:`~.choice.Protocol`."""
+        return configs() / "models" / f"{self.model}.yaml" if self.model else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper.
+    """Table of the paper.
 
     Attributes:
-        title: what it compares.
-        dataset: what the paper trains and evaluates on, a folder in configs.
-        rows: in the paper's order.
-        baseline: the name of the row that the others are compared with.
+        title: title of the table.
+        dataset: folder in configs of the data set that the paper trains and evaluates on.
+        rows: rows in the paper's order.
+        baseline: name of the row that the others are compared with.
     """
 
     title: str
@@ -53,7 +51,7 @@ class Table:
     baseline: str = "SOLOv2"
 
     def row(self, name: str) -> Row:
-        """The row of that name."""
+        """Return the row with the given name."""
         return next(r for r in self.rows if r.name == name)
 
 
@@ -141,13 +139,13 @@ TABLES: Mapping[int, Table] = {
         "Variants of SEM on NWPU VHR-10",
         "NWPU-VHR10",
         (
-            # The paper's table has no row of the baseline; its figures are in Tables 3, 5 and 8.
+            # The paper's table omits the baseline; its metrics are in Tables 3, 5 and 8.
             Row("SOLOv2", "solov2", _SOLOV2_NWPU),
             Row("Case 1", "sem_case1", (32.2, 55.1, 30.4, 9.9, 28.1, 41.6)),
             Row("Case 2", "sem_case2", (31.3, 53.7, 28.4, 13.3, 26.4, 41.8)),
             Row("Case 3", "sem_case3", (33.9, 56.2, 34.9, 12.2, 29.3, 41.8)),
             Row("SEM*", "sem_star", (32.8, 56.4, 30.4, 14.2, 27.5, 42.0)),
-            # APs is 14.3 in Table 5 and 12.3 here.
+            # The paper states an APs of 14.3 in Table 5 and of 12.3 here.
             Row("SEM", "sem", (34.0, 57.7, 33.0, 12.3, 29.7, 41.0)),
         ),
     ),

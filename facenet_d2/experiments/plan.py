@@ -1,4 +1,4 @@
-"""What is to be trained for a table: its rows, the config of each, and the folders of the runs."""
+"""Plan of the trainings for a table: its rows, their configs, and the folders of the runs."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from ..errors import UserError
 from ..files import write_whole
 from .choice import Protocol
 from .paper import Row, Table
-from .runs import Run, flat, read_run, read_settings
+from .runs import Run, flatten, read_run, read_settings
 
-# What says where a run was made, not what was trained.
-PLACES = ("OUTPUT_DIR", "MODEL.DEVICE")
-# Keys that this tool sets itself, and the option that is there for it.
-OPTIONS = {"OUTPUT_DIR": "--output", "SEED": "--seeds"}
-MOST_KEYS = 5
-# Detectron2's names of a run's checkpoints, by the iteration they were saved after, from 0.
+# Keys that do not affect what is trained.
+IGNORED_KEYS = ("OUTPUT_DIR", "MODEL.DEVICE")
+# Keys that reproduce.py sets itself, and the options to set them with.
+OPTION_OF_KEY = {"OUTPUT_DIR": "--output", "SEED": "--seeds"}
+MAX_LISTED_KEYS = 5
+# Detectron2's periodic checkpoints, named by the last iteration before them, counted from 0.
 CHECKPOINT = re.compile(r"model_(\d+)\.pth")
 
 
 @dataclass(frozen=True)
 class PlannedRow:
-    """A row with all that it is trained with.
+    """Row with its complete config.
 
     Attributes:
-        row: of the paper's table, or one of its kind without figures.
-        cfg: its config, frozen; SEED and OUTPUT_DIR are not those of its runs.
-        settings: the same as it will be recorded, flattened: ``{"SOLVER.BASE_LR": 0.01, ...}``.
-        changes: what its model file sets otherwise than the baseline's: ``{key: (baseline's,
-            its own)}``.
+        row: row of the paper's table, or a model that is not in the table.
+        cfg: frozen config; its SEED and OUTPUT_DIR are not those of the runs.
+        settings: flattened config, as a run records it: ``{"SOLVER.BASE_LR": 0.01, ...}``.
+        changes: differences between the row's model file and the baseline's:
+            ``{key: (baseline's value, row's value)}``.
     """
 
     row: Row
@@ -52,7 +52,7 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class Job:
-    """A run: a row with a seed."""
+    """Training run of a row with a seed."""
 
     row: Row
     seed: int
@@ -60,16 +60,16 @@ class Job:
 
     @property
     def config_file(self) -> Path:
-        """Protocol and model file in one, shared by the row's runs."""
+        """Config that merges protocol and model file, shared by the row's runs."""
         return self.output / self.row.model / "row.yaml"
 
     @property
     def folder(self) -> Path:
-        """Its OUTPUT_DIR."""
+        """OUTPUT_DIR of the run."""
         return self.output / self.row.model / f"seed{self.seed}"
 
     def finished(self) -> Run | None:
-        """The run, if it has been trained and evaluated to its end."""
+        """Return the run if it is completely trained and evaluated, else None."""
         if not (self.folder / "metrics.json").is_file():
             return None
         try:
@@ -77,29 +77,38 @@ class Job:
         except UserError:
             return None
 
-    def saved(self, total: int) -> int:
-        """Iterations, of ``total``, after which its last checkpoint was saved; 0 without one."""
+    def saved_iterations(self, total: int) -> int:
+        """Return the number of iterations in the last checkpoint; 0 without a checkpoint.
+
+        Args:
+            total: number of iterations of the complete run.
+        """
         tag = self.folder / "last_checkpoint"
-        name = tag.read_text().strip() if tag.is_file() else ""
-        if name == "model_final.pth":
+        if not tag.is_file():
+            return 0
+        names = [tag.read_text().strip()]
+        if names == ["model_best.pth"]:
+            # Earlier versions tagged it too, but its name does not tell the iteration.
+            names = [p.name for p in self.folder.glob("model_*.pth")]
+        if "model_final.pth" in names:
             return total
-        number = CHECKPOINT.fullmatch(name)
-        return int(number[1]) + 1 if number else 0
+        numbers = [int(match[1]) for name in names if (match := CHECKPOINT.fullmatch(name))]
+        return max(numbers, default=-1) + 1
 
 
 @dataclass(frozen=True)
-class Plan:
-    """All that is to be trained.
+class TrainingPlan:
+    """Trainings of the rows of a table.
 
     Attributes:
-        table: of the paper.
-        protocol: the config that the rows share.
-        overrides: KEY VALUE pairs, for all rows.
-        rows: in the table's order, the baseline among them.
-        left_out: rows of the table that this project has no model for; empty where rows were asked
-            for by name.
-        jobs: in the order to train them in: one seed of all rows, the baseline's first, then the
-            next.
+        table: table of the paper.
+        protocol: config that the rows share.
+        overrides: KEY VALUE pairs for all rows.
+        rows: rows to train in the table's order, including the baseline.
+        left_out: rows of the table that this project has no model for; empty if the user chose the
+            rows by name.
+        jobs: runs in the order of training: all rows with the first seed, the baseline first, then
+            all rows with the next seed.
     """
 
     table: Table
@@ -110,24 +119,30 @@ class Plan:
     jobs: tuple[Job, ...]
 
     def write_configs(self) -> None:
-        """Write the config of each row into its folder."""
+        """Write the config of each row to its folder."""
         for job in self.jobs:
             job.config_file.parent.mkdir(parents=True, exist_ok=True)
-            compose(self.protocol.file, job.row.config, job.config_file)
+            write_row_config(self.protocol.file, job.row.config, job.config_file)
 
     def check_folders(self) -> None:
-        """See that what lies in the runs' folders was trained with the settings of this plan.
+        """Check that existing runs in the folders have the settings of this plan.
 
         Raises:
-            UserError: where it was not; runs of different settings are never mixed.
+            UserError: if they do not; runs of different settings are never mixed.
         """
         settings = {r.row.name: r.settings for r in self.rows}
         for job in self.jobs:
             _check_recorded(job, settings[job.row.name])
 
 
-def compose(protocol: Path, model: Path, file: Path) -> None:
-    """Write a config that is the protocol with a model file put on it."""
+def write_row_config(protocol: Path, model: Path, file: Path) -> None:
+    """Write a config that merges a model file into a protocol config.
+
+    Args:
+        protocol: path of the protocol config.
+        model: path of the model file, whose values take precedence.
+        file: path of the config to write.
+    """
     bases = [str(protocol.resolve()), str(model.resolve())]
     write_whole(file, f"_BASE_: {json.dumps(bases)}\n")
 
@@ -139,26 +154,26 @@ def make_plan(
     seeds: Sequence[int],
     output: Path,
     overrides: Sequence[str] = (),
-) -> Plan:
-    """Load the configs of all rows as they would be trained, and check them.
+) -> TrainingPlan:
+    """Load the configs of all rows as for training, and check them.
 
-    Nothing is written. Only the data's annotation files need be there.
+    Nothing is written. The annotation files must exist, the images need not.
 
     Args:
-        table: of the paper.
-        rows: as :func:`choose_rows` gives them.
-        protocol: as :func:`find_protocol` gives it.
-        seeds: of each row's runs.
-        output: the folder that the rows' folders lie in.
-        overrides: KEY VALUE pairs, for all rows.
+        table: table of the paper.
+        rows: rows from :func:`choose_rows`.
+        protocol: config from :func:`find_protocol`.
+        seeds: seeds of each row's runs.
+        output: parent of the rows' folders.
+        overrides: KEY VALUE pairs for all rows.
 
     Raises:
-        UserError: where a config, an override, or the data is at fault.
+        UserError: if a config, an override or the data set is wrong.
     """
     for key in overrides[::2]:
-        if key in OPTIONS:
-            raise UserError(f"{key} is not to be overridden: use {OPTIONS[key]}.")
-    # The file itself first: an error then names it, not the config that is made of it.
+        if key in OPTION_OF_KEY:
+            raise UserError(f"{key} cannot be overridden: use {OPTION_OF_KEY[key]}.")
+    # Read the protocol first, so that an error names it and not a temporary file.
     read_config(protocol.file, overrides)
     wanted = [r for r in rows if r.model is not None]
     loaded: dict[str, CfgNode] = {}
@@ -166,13 +181,13 @@ def make_plan(
     with tempfile.TemporaryDirectory() as folder:
         for row in first + [r for r in wanted if r not in first]:
             file = Path(folder, f"{row.model}.yaml")
-            compose(protocol.file, row.config, file)
-            # What is wrong with the baseline is wrong with the protocol, the data or an override.
+            write_row_config(protocol.file, row.config, file)
+            # An error in the baseline's config is one of the protocol, the data or an override.
             with nullcontext() if row in first else _naming(row):
                 loaded[row.name] = load_config(file, overrides, train=True)
             _check_tests(loaded[row.name], protocol)
     baseline = loaded[table.baseline]
-    settings = {n: dict(flat(yaml.safe_load(cfg.dump()))) for n, cfg in loaded.items()}
+    settings = {n: dict(flatten(yaml.safe_load(cfg.dump()))) for n, cfg in loaded.items()}
     planned = []
     for row in wanted:
         changes = _changes(row, table, loaded, settings) if loaded[row.name] != baseline else {}
@@ -180,12 +195,12 @@ def make_plan(
     order = first + [r for r in wanted if r not in first]
     jobs = [Job(row, seed, output) for seed in seeds for row in order]
     left_out = tuple(r for r in rows if r.model is None)
-    return Plan(table, protocol, tuple(overrides), tuple(planned), left_out, tuple(jobs))
+    return TrainingPlan(table, protocol, tuple(overrides), tuple(planned), left_out, tuple(jobs))
 
 
 @contextmanager
 def _naming(row: Row) -> Iterator[None]:
-    """Name the row in what goes wrong."""
+    """Name the row in error messages."""
     try:
         with user_errors("its config cannot be used"):
             yield
@@ -196,16 +211,16 @@ def _naming(row: Row) -> Iterator[None]:
 def _check_tests(cfg: CfgNode, protocol: Protocol) -> None:
     if len(cfg.DATASETS.TEST) != 1:
         raise UserError(
-            f"DATASETS.TEST of {protocol.file} is {tuple(cfg.DATASETS.TEST)}; a table is of one "
-            "data set to evaluate on."
+            f"DATASETS.TEST of {protocol.file} is {tuple(cfg.DATASETS.TEST)}; a table needs "
+            "exactly one data set to evaluate on."
         )
 
 
 def check_models(rows: Iterable[PlannedRow]) -> None:
-    """Build the model of each row on the CPU, so that a wrong value is found at once.
+    """Build the model of each row on the CPU, which detects wrong values before any training.
 
     Raises:
-        UserError: naming the row whose config describes no model.
+        UserError: if the model of a row cannot be built; the message names the row.
     """
     for planned in rows:
         cfg = planned.cfg.clone()
@@ -221,12 +236,13 @@ def _changes(
     baseline = table.row(table.baseline)
     ours, theirs = settings[row.name], settings[baseline.name]
     own_keys = set(_keys(row.config)) | set(_keys(baseline.config))
-    # Taken from the data, under a key that depends on the model.
+    # Numbers of classes come from the data; their keys depend on the model.
     counts = {num_classes_key(loaded[r.name])[0] for r in (row, baseline)}
     counts.add("MODEL.POINT_HEAD.NUM_CLASSES")
     changes = {}
     for key in sorted(ours.keys() | theirs.keys()):
-        # A key that only one has comes with a model of another project; its defaults are no change.
+        # A key that only one of them has belongs to another Detectron2 project, such as PointRend;
+        # its defaults are not a change.
         unknown = key not in ours or key not in theirs
         if key in counts or ours.get(key) == theirs.get(key) or (unknown and key not in own_keys):
             continue
@@ -240,8 +256,8 @@ def _changes(
 
 
 def _keys(file: Path) -> list[str]:
-    """The keys that a model file sets."""
-    return [key for key, _ in flat(CfgNode.load_yaml_with_base(str(file)))]
+    """Return the keys that a model file sets."""
+    return [key for key, _ in flatten(CfgNode.load_yaml_with_base(str(file)))]
 
 
 def _check_recorded(job: Job, settings: dict[str, Any]) -> None:
@@ -250,10 +266,10 @@ def _check_recorded(job: Job, settings: dict[str, Any]) -> None:
     trained = [p.name for p in (folder / "metrics.json", *folder.glob("*.pth")) if p.is_file()]
     record = folder / "config.yaml"
     if not record.is_file() or not record.stat().st_size:
-        # A run that was killed at its very start has left nothing that could be mixed.
+        # A run that was killed before its first file is harmless.
         if trained:
             raise UserError(
-                f"{folder} has a training's {trained[0]}, but no config.yaml that says with which "
+                f"{folder} contains {trained[0]} of a training, but no config.yaml with its "
                 f"settings; {way_out}."
             )
         return
@@ -262,12 +278,13 @@ def _check_recorded(job: Job, settings: dict[str, Any]) -> None:
     keys = sorted(
         k
         for k in recorded.keys() | expected.keys()
-        if k not in PLACES and recorded.get(k) != expected.get(k)
+        if k not in IGNORED_KEYS and recorded.get(k) != expected.get(k)
     )
     if keys:
         listed = [f"{k} {recorded.get(k)!r} there, {expected.get(k)!r} now" for k in keys]
-        more = f"; and {len(keys) - MOST_KEYS} more" if len(keys) > MOST_KEYS else ""
+        if len(keys) > MAX_LISTED_KEYS:
+            listed[MAX_LISTED_KEYS:] = [f"and {len(keys) - MAX_LISTED_KEYS} more"]
         raise UserError(
-            f"{folder} was trained with other settings: {'; '.join(listed[:MOST_KEYS])}{more}. "
+            f"{folder} was trained with other settings: {'; '.join(listed)}. "
             f"Runs of different settings are not mixed: {way_out}."
         )

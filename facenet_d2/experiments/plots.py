@@ -1,4 +1,4 @@
-"""Curves of training runs."""
+"""Training curves."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .runs import Run
 
 @dataclass(frozen=True)
 class Panel:
-    """One of the axes of a figure.
+    """Axes of a figure.
 
     Attributes:
-        key: what of ``metrics.json`` is drawn.
-        title: stands above.
-        log: whether its axis is logarithmic; otherwise it starts at 0.
+        key: key in ``metrics.json`` of the values to draw.
+        title: title above the axes.
+        log: whether the vertical axis is logarithmic; otherwise it starts at 0.
     """
 
     key: str
@@ -32,25 +32,28 @@ class Panel:
 def draw_curves(
     rows: Mapping[str, Sequence[Run]], panels: Sequence[Panel], file: str | Path
 ) -> None:
-    """What was recorded over the iterations; one colour a row, one line a seed.
+    """Draw recorded values over the iterations, with one colour per row and one line per seed.
 
     Args:
-        rows: the runs of each, by the name that the legend gives it.
-        panels: side by side.
-        file: to be written, of a format that its suffix says.
+        rows: runs of each row by the row's name in the legend.
+        panels: axes from left to right.
+        file: image to write; its suffix determines the format.
     """
-    # Ten colours, as many as can be told apart; later rows have them again with a broken line.
+    # Ten colours can be told apart; further rows use them again with another line style.
     colors = mpl.colormaps["tab10"].colors
     styles = [(color, style) for style in ("-", "--", ":") for color in colors]
     legend_lines = -(-len(rows) // 6)
-    figure = Figure(figsize=(13, 3.1 + 0.3 * max(1, legend_lines)), layout="constrained")
+    figure = Figure(
+        figsize=(max(13, 3.25 * len(panels)), 3.1 + 0.3 * max(1, legend_lines)),
+        layout="constrained",
+    )
     every_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     lines = {}
     for axes, panel in zip(every_axes, panels, strict=True):
         for (color, style), (name, runs) in zip(styles, rows.items()):
             for run in runs:
                 iterations, values = run.curve(panel.key)
-                # Evaluations are few and far between; a single point has no line.
+                # There are few evaluations, and a line through a single point is invisible.
                 marker = "o" if "/" in panel.key or len(values) < 3 else None
                 (lines[name],) = axes.plot(
                     iterations,
@@ -79,7 +82,7 @@ def draw_curves(
 
 
 def _scale_by_factors(axes: Axes) -> None:
-    """A logarithmic axis with plain numbers, of which at least one lies within its range."""
+    """Make the vertical axis logarithmic, with plain numbers and at least one tick in range."""
     axes.set_yscale("log")
     low, high = axes.get_ylim()
     axes.set_ylim(low / 1.3, high * 1.3)

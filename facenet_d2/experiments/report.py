@@ -1,4 +1,4 @@
-"""A table of the paper with this project's figures beside: as Markdown, as JSON, as curves."""
+"""Comparison of trained rows with the paper's table, as Markdown, JSON and curves."""
 
 from __future__ import annotations
 
@@ -8,32 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import read_config
-from ..files import write_whole
-from .choice import DEFAULT_SCHEDULE, PREFIX
-from .paper import CONFIGS, METRICS, Row
-from .plan import Job, Plan
+from ..evaluation import METRICS
+from ..files import replaced, write_whole
+from ..paths import REPOSITORY, configs
+from .choice import DEFAULT_SCHEDULE, PROTOCOL_PREFIX
+from .paper import Row
+from .plan import Job, TrainingPlan
 from .plots import Panel, draw_curves
-from .runs import Run, gains, mean_and_spread, read_stretches
-from .tables import NONE, duration, table, with_spread
+from .runs import Run, mean_and_spread, paired_gains, read_sessions
+from .tables import MISSING_VALUE, format_duration, markdown_table, with_spread
 
 PANELS = (
     Panel("segm/AP", "mask AP"),
     Panel("segm/AP50", "mask AP50"),
     Panel("total_loss", "sum of the losses", log=True),
 )
-MISSING = "not in this project"
+NO_MODEL = "not in this project"
 
 
 class Report:
-    """What has come of a plan.
+    """Results of a training plan.
 
-    Args:
-        number: of the paper's table.
-        plan: with its jobs.
-        command: that was given, as a line to be pasted.
+    Attributes:
+        runs: finished runs by job; filled by the caller.
+        failures: error messages of failed runs by job; filled by the caller.
     """
 
-    def __init__(self, number: int, plan: Plan, command: str) -> None:
+    def __init__(self, number: int, plan: TrainingPlan, command: str) -> None:
+        """
+        Args:
+            number: number of the paper's table.
+            plan: plan of the trainings.
+            command: shell command that made the table.
+        """
         self.number, self.plan, self.command = number, plan, command
         self.table = plan.table
         self.runs: dict[Job, Run] = {}
@@ -42,53 +49,51 @@ class Report:
         self.files = {kind: output / f"table{number}.{kind}" for kind in ("md", "png")}
         planned = {r.row.name: r.row for r in plan.rows}
         left_out = {r.name: r for r in plan.left_out}
-        # The table's rows in its order, then others.
+        # Rows of the table in its order, then other models.
         order = [r.name for r in self.table.rows if r.name in planned | left_out]
         self.rows = [(planned | left_out)[n] for n in dict.fromkeys([*order, *planned])]
         self.baseline = planned[self.table.baseline]
         self.cfg = plan.rows[0].cfg
 
     def write(self) -> None:
-        """Write the Markdown, and the curves where there are any."""
+        """Write the Markdown file and, if there are finished runs, the curves."""
         write_whole(self.files["md"], self.markdown() + "\n")
-        curves = {r.name: runs for r in self.rows if (runs := self._of(r.name))}
+        curves = {r.name: runs for r in self.rows if (runs := self._runs_of(r.name))}
         if curves:
-            # matplotlib takes the format from the suffix.
-            beside = self.files["png"].with_name(f".{self.files['png'].name}.new.png")
-            draw_curves(curves, PANELS, beside)
-            beside.replace(self.files["png"])
+            with replaced(self.files["png"]) as temporary:
+                draw_curves(curves, PANELS, temporary)
 
     def markdown(self) -> str:
-        """Figures, differences to the baseline, settings."""
+        """Return metrics, gains over the baseline, and settings as Markdown."""
         own = self._own_data()
         title = f"# Table {self.number}: {self.table.title}"
         sections = [title + (f" (here on {own})" if own else "")]
         if own:
             sections.append(
-                f"**Trained on {own}, not on {self._paper_data()}: the paper's figures beside are "
-                "not to be compared in value.**"
+                f"**Trained on {own}, not on {self._paper_data()}: the values are not comparable "
+                "with the paper's.**"
             )
         several = len({j.seed for j in self.plan.jobs}) > 1
         spread = "; ours is the mean ± standard deviation over the seeds" if several else ""
         sections += [
-            f"Of masks, in percent: ours / the paper's{spread}.",
-            table(["row", "seeds", *METRICS], [self._figures_line(r) for r in self.rows]),
+            f"Mask metrics in percent: ours / the paper's{spread}.",
+            markdown_table(["row", "seeds", *METRICS], [self._metrics_line(r) for r in self.rows]),
         ]
         others = [r for r in self.rows if r is not self.baseline]
         if others:
-            gain = ", mean ± standard deviation seed by seed" if several else ""
+            gain = ", mean ± standard deviation of the differences by seed" if several else ""
             sections += [
-                f"What each row gains on {self.baseline.name}: ours / the paper's{gain}.",
-                table(["row", "seeds", *METRICS], [self._gains_line(r) for r in others]),
+                f"Gains over {self.baseline.name}: ours / the paper's{gain}.",
+                markdown_table(["row", "seeds", *METRICS], [self._gains_line(r) for r in others]),
             ]
         return "\n\n".join([*sections, *self._failed(), "## Settings", *self._settings()])
 
     def json(self) -> dict[str, Any]:
-        """The same for scripts; None where there is no figure."""
+        """Return the report as JSON values; None stands for a missing metric."""
         rows = []
         for row in self.rows:
-            runs = self._of(row.name)
-            ours = {m: _summary([r.figures[f"segm/{m}"] for r in runs]) for m in METRICS}
+            runs = self._runs_of(row.name)
+            ours = {m: _summary([r.metrics()[f"segm/{m}"] for r in runs]) for m in METRICS}
             paired = {m: self._gains(row, m) for m in METRICS}
             rows.append(
                 {
@@ -97,7 +102,7 @@ class Report:
                     "state": self._state(row),
                     "seeds": [r.seed for r in runs],
                     "ours": ours,
-                    "paper": dict(zip(METRICS, row.figures)) or None,
+                    "paper": dict(zip(METRICS, row.metrics)) or None,
                     "difference": {m: _summary(values) for m, values in paired.items()},
                     "paper_difference": {m: self._paper_gain(row, m) for m in METRICS},
                     "folders": [str(r.folder) for r in runs],
@@ -111,20 +116,20 @@ class Report:
             "comparable_with_paper": not self._own_data(),
             "rows": rows,
             "failed": {f"{j.row.name}, seed {j.seed}": e for j, e in self.failures.items()},
-            "files": list(map(str, self.written())),
+            "files": list(map(str, self.existing_files())),
         }
 
-    def written(self) -> list[Path]:
-        """The files that are there."""
+    def existing_files(self) -> list[Path]:
+        """Return the files that have been written."""
         return [f for f in self.files.values() if f.is_file()]
 
-    def _of(self, name: str) -> list[Run]:
-        """The finished runs of a row, in the order of the seeds."""
+    def _runs_of(self, name: str) -> list[Run]:
+        """Return the finished runs of a row in the order of the seeds."""
         return [self.runs[j] for j in self.plan.jobs if j in self.runs and j.row.name == name]
 
     def _state(self, row: Row) -> str:
         if row.model is None:
-            return MISSING
+            return NO_MODEL
         jobs = [j for j in self.plan.jobs if j.row == row]
         if all(j in self.runs for j in jobs):
             return "finished"
@@ -135,12 +140,12 @@ class Report:
         return "not run"
 
     def _saved(self, row: Row) -> int:
-        """Iterations of its unfinished run that has most of them."""
+        """Return the number of saved iterations of the most advanced run of a row."""
         total = self.cfg.SOLVER.MAX_ITER
-        return max(j.saved(total) for j in self.plan.jobs if j.row == row)
+        return max(j.saved_iterations(total) for j in self.plan.jobs if j.row == row)
 
     def _seeds(self, row: Row) -> str:
-        state, done = self._state(row), len(self._of(row.name))
+        state, done = self._state(row), len(self._runs_of(row.name))
         if state == "finished":
             return str(done)
         if not done:
@@ -150,36 +155,37 @@ class Report:
         wanted = sum(j.row == row for j in self.plan.jobs)
         return f"{done} of {wanted}" + (", failed" if state == "failed" else "")
 
-    def _figures_line(self, row: Row) -> list[str]:
-        runs = self._of(row.name)
-        ours = [with_spread([r.figures[f"segm/{m}"] for r in runs]) for m in METRICS]
-        paper = [f"{v:.1f}" for v in row.figures] or [NONE] * len(METRICS)
+    def _metrics_line(self, row: Row) -> list[str]:
+        runs = self._runs_of(row.name)
+        ours = [with_spread([r.metrics()[f"segm/{m}"] for r in runs]) for m in METRICS]
+        paper = [f"{v:.1f}" for v in row.metrics] or [MISSING_VALUE] * len(METRICS)
         name = f"{row.name} (baseline)" if row is self.baseline else row.name
-        return [name, self._seeds(row), *map(_beside, ours, paper)]
+        return [name, self._seeds(row), *map(_pair, ours, paper)]
 
     def _gains_line(self, row: Row) -> list[str]:
         ours = [with_spread(self._gains(row, m), "+") for m in METRICS]
         paper = [self._paper_gain(row, m) for m in METRICS]
-        texts = [NONE if v is None else f"{v:+.1f}" for v in paper]
+        texts = [MISSING_VALUE if v is None else f"{v:+.1f}" for v in paper]
         paired = len(self._gains(row, "AP"))
-        return [row.name, str(paired or NONE), *map(_beside, ours, texts)]
+        return [row.name, str(paired or MISSING_VALUE), *map(_pair, ours, texts)]
 
     def _gains(self, row: Row, metric: str) -> list[float]:
-        return gains(self._of(self.baseline.name), self._of(row.name), f"segm/{metric}")
+        baseline, runs = self._runs_of(self.baseline.name), self._runs_of(row.name)
+        return paired_gains(baseline, runs, f"segm/{metric}")
 
     def _paper_gain(self, row: Row, metric: str) -> float | None:
-        if not row.figures:
+        if not row.metrics:
             return None
         number = METRICS.index(metric)
-        return round(row.figures[number] - self.baseline.figures[number], 1)
+        return round(row.metrics[number] - self.baseline.metrics[number], 1)
 
     def _paper_data(self) -> str:
         return self.table.title.rpartition(" on ")[2]
 
     def _own_data(self) -> str | None:
-        """What it was trained on, if that is not the paper's data."""
+        """Return the training sets if they are not the paper's, else None."""
         paper = read_config(
-            CONFIGS / self.table.dataset / f"{PREFIX}{DEFAULT_SCHEDULE}.yaml"
+            configs() / self.table.dataset / f"{PROTOCOL_PREFIX}{DEFAULT_SCHEDULE}.yaml"
         ).DATASETS
         ours = self.cfg.DATASETS
         same = (tuple(ours.TRAIN), tuple(ours.TEST)) == (tuple(paper.TRAIN), tuple(paper.TEST))
@@ -201,11 +207,11 @@ class Report:
             f"Made by `{self.command}`",
             f"Trained on {', '.join(cfg.DATASETS.TRAIN)}, evaluated on "
             f"{', '.join(cfg.DATASETS.TEST)}; {len(cfg.DATASETS.CLASS_NAMES)} classes",
-            f"Protocol `{_shown(plan.protocol.file)}`, on it each row's `configs/models` file",
+            f"Protocol `{_shown(plan.protocol.file)}`, merged with the row's `configs/models` file",
             f"Overrides: {'`' + ' '.join(plan.overrides) + '`' if plan.overrides else 'none'}",
             f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images (the paper "
             f"gives no schedule), learning rate {cfg.SOLVER.BASE_LR}, lowered after: {steps}",
-            f"ResNet-{cfg.MODEL.RESNETS.DEPTH}, weights to start from: "
+            f"ResNet-{cfg.MODEL.RESNETS.DEPTH}, initial weights: "
             f"{cfg.MODEL.WEIGHTS or 'none'}; images of at most {cfg.INPUT.MAX_SIZE_TEST} pixels",
             *self._versions(),
         ]
@@ -216,56 +222,57 @@ class Report:
                     job.row.name,
                     str(job.seed),
                     ", ".join(run.devices) or "?",
-                    duration(run.seconds),
+                    format_duration(run.seconds),
                     f"`{run.folder}`",
                 ]
                 for job, run in self.runs.items()
             ]
-            sections.append(table(["run of", "seed", "device", "time", "folder"], every))
+            sections.append(markdown_table(["run of", "seed", "device", "time", "folder"], every))
         for planned in plan.rows:
             if planned.row is self.baseline:
                 continue
             sections.append(
-                f"What `configs/models/{planned.row.model}.yaml` sets otherwise, "
+                f"Changes by `configs/models/{planned.row.model}.yaml`, "
                 f"{self.baseline.name} → {planned.row.name}:"
             )
             listed = [f"- `{k}`: `{a!r}` → `{b!r}`" for k, (a, b) in planned.changes.items()]
-            sections.append("\n".join(listed) or "- nothing: with these overrides it is the same")
+            sections.append(
+                "\n".join(listed) or "- none: with these overrides the models are the same"
+            )
         return sections
 
     def _versions(self) -> list[str]:
-        """Commits and library versions; which runs are of which, where they are of several."""
+        """List commits and library versions, with their runs if there are several."""
         lines = []
-        stretches = {job: read_stretches(run.folder) for job, run in self.runs.items()}
+        sessions = {job: read_sessions(run.folder) for job, run in self.runs.items()}
         for key, title, plural in (
             ("commit", "Commit", "commits"),
             ("python", "Python", "versions of Python"),
             ("torch", "PyTorch", "versions of PyTorch"),
         ):
             jobs: dict[str, list[str]] = {}
-            for job, of_job in stretches.items():
+            for job, of_job in sessions.items():
                 for value in dict.fromkeys(str(s.get(key) or "unknown") for s in of_job):
                     jobs.setdefault(value, []).append(f"{job.row.name} seed {job.seed}")
             if len(jobs) == 1:
                 lines.append(f"{title} {next(iter(jobs))}")
             elif jobs:
                 listed = "; ".join(f"{value}: {', '.join(of)}" for value, of in jobs.items())
-                lines.append(f"**The runs are of {len(jobs)} {plural}**: {listed}")
+                lines.append(f"**The runs used {len(jobs)} {plural}**: {listed}")
         return lines
 
 
-def _beside(ours: str, paper: str) -> str:
-    return NONE if ours == paper == NONE else f"{ours} / {paper}"
+def _pair(ours: str, paper: str) -> str:
+    return MISSING_VALUE if ours == paper == MISSING_VALUE else f"{ours} / {paper}"
 
 
 def _shown(file: Path) -> Path:
-    """A path without what differs from machine to machine, where it is of this project."""
-    project = CONFIGS.parent
-    return file.relative_to(project) if file.is_relative_to(project) else file
+    """Return a file of this project relative to the checkout, any other path as it is."""
+    return file.relative_to(REPOSITORY) if file.is_relative_to(REPOSITORY) else file
 
 
 def _summary(values: Sequence[float]) -> Mapping[str, Any] | None:
-    """Mean, spread and values; None where one of them is no number."""
+    """Return mean, standard deviation and values; None without values or with a NaN."""
     if not values or any(map(math.isnan, values)):
         return None
     mean, spread = mean_and_spread(values)

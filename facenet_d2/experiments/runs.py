@@ -1,4 +1,4 @@
-"""Finished training runs: their figures, their settings, and what lies between them."""
+"""Finished training runs: their metrics and settings, and comparisons between runs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from typing import Any
 import yaml
 from detectron2.config import get_cfg
 
-from ..config import add_facenet_config
+from ..config import add_facenet_config, rename_keys
 from ..errors import UserError
 from ..files import read_json
 
-# What may differ between the runs of a row.
-OWN = ("SEED", "OUTPUT_DIR")
+# Keys that may differ between the runs of a row.
+RUN_KEYS = ("SEED", "OUTPUT_DIR")
 SEED_FOLDER = re.compile(r"seed\d+")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
+    """Finished training run.
 
     Attributes:
-        folder: its OUTPUT_DIR, or what was kept of it.
-        settings: its ``config.yaml``, flattened: ``{"SOLVER.BASE_LR": 0.01, ...}``.
-        events: the lines of its ``metrics.json``, in order.
-        devices: what it ran on.
-        seconds: how long, evaluations included; None where it was not recorded.
+        folder: OUTPUT_DIR of the run, or a copy of its files.
+        settings: flattened ``config.yaml``: ``{"SOLVER.BASE_LR": 0.01, ...}``.
+        events: lines of ``metrics.json`` in order.
+        devices: names of the devices of all sessions, without repetition.
+        seconds: total time including evaluations; None if it was not recorded.
     """
 
     folder: Path
@@ -46,27 +46,43 @@ class Run:
         return self.settings["SEED"]
 
     @property
-    def figures(self) -> dict[str, float]:
-        """Of the last evaluation, which is that of the last iteration: ``{"segm/AP": ...}``."""
-        last = next(e for e in reversed(self.events) if "segm/AP" in e)
-        return {k: v for k, v in last.items() if k.startswith(("segm/", "bbox/"))}
+    def test_sets(self) -> tuple[str, ...]:
+        """Names that tell apart the metrics of several data sets; ("",) for a single data set."""
+        return _test_sets(self.settings)
+
+    def metrics(self, test_set: str = "") -> dict[str, float]:
+        """Return the metrics after the last iteration: ``{"segm/AP": ..., "bbox/AP": ..., ...}``.
+
+        Args:
+            test_set: one of :attr:`test_sets`.
+        """
+        prefix = f"{test_set}/" if test_set else ""
+        last = next(e for e in reversed(self.events) if f"{prefix}segm/AP" in e)
+        own = {k.removeprefix(prefix): v for k, v in last.items() if k.startswith(prefix)}
+        return {k: v for k, v in own.items() if k.startswith(("segm/", "bbox/"))}
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
-        """Iterations, and what was recorded under ``key`` at them."""
+        """Return the iterations at which ``key`` was recorded, and its values."""
         points = {e["iteration"]: e[key] for e in self.events if key in e}
         return list(points), list(points.values())
 
 
+def _test_sets(settings: dict[str, Any]) -> tuple[str, ...]:
+    # Detectron2 puts the data set's name before a metric's only if there are several data sets.
+    names = tuple(settings.get("DATASETS.TEST", ()))
+    return names if len(names) > 1 else ("",)
+
+
 def read_run(folder: str | Path) -> Run:
-    """What ``train_net.py`` left in its OUTPUT_DIR.
+    """Read a finished run from an OUTPUT_DIR of ``train_net.py``.
 
     Raises:
-        UserError: where it is no run, or not finished.
+        UserError: if the folder does not contain a run, or an unfinished one.
     """
     folder = Path(folder)
     for name in ("metrics.json", "config.yaml"):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} is no training run: it has no {name}.")
+            raise UserError(f"{folder} is not a training run: it has no {name}.")
     file = folder / "metrics.json"
     events = []
     for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
@@ -74,93 +90,101 @@ def read_run(folder: str | Path) -> Run:
             events.append(json.loads(line))
         except ValueError as error:
             raise UserError(
-                f"{file}, line {number}: {' '.join(str(error).split())}; the line is damaged: "
-                "remove it, or the run's folder to train it again."
+                f"{file}, line {number} is damaged ({' '.join(str(error).split())}): remove the "
+                "line, or remove the run's folder and train it again."
             ) from error
     settings = read_settings(folder)
-    evaluated = max((e["iteration"] for e in events if "segm/AP" in e), default=0)
-    if evaluated < settings["SOLVER.MAX_ITER"]:
-        raise UserError(
-            f"{folder} is not finished: its masks were last evaluated after iteration {evaluated} "
-            f"of {settings['SOLVER.MAX_ITER']}."
-        )
-    stretches = read_stretches(folder)
+    for test_set in _test_sets(settings):
+        key = f"{test_set}/segm/AP" if test_set else "segm/AP"
+        evaluated = max((e["iteration"] for e in events if key in e), default=0)
+        if evaluated < settings["SOLVER.MAX_ITER"]:
+            of = f" on {test_set}" if test_set else ""
+            raise UserError(
+                f"{folder} is not finished: its masks were last evaluated{of} after iteration "
+                f"{evaluated} of {settings['SOLVER.MAX_ITER']}."
+            )
+    sessions = read_sessions(folder)
     return Run(
         folder,
         settings,
         events,
-        list(dict.fromkeys(s["device"] for s in stretches)),
-        sum(s["seconds"] for s in stretches) if stretches else None,
+        list(dict.fromkeys(s["device"] for s in sessions)),
+        sum(s["seconds"] for s in sessions) if sessions else None,
     )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """A run's ``config.yaml``, flattened: ``{"SOLVER.BASE_LR": 0.01, ...}``.
+    """Read and flatten the ``config.yaml`` of a run: ``{"SOLVER.BASE_LR": 0.01, ...}``.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: if it cannot be read.
     """
     try:
         recorded = yaml.safe_load((folder / "config.yaml").read_text())
         if not isinstance(recorded, dict):
-            raise ValueError("its config.yaml is cut off or something else")
+            raise ValueError("its config.yaml is truncated or not a config")
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read: {' '.join(str(error).split())}.") from error
-    # Keys that came after the run have kept what it did as their defaults.
+    rename_keys(recorded)
+    # The defaults of keys that are newer than the run keep the behaviour it had.
     defaults = get_cfg()
     add_facenet_config(defaults)
-    return dict(flat(defaults)) | dict(flat(recorded))
+    return dict(flatten(defaults)) | dict(flatten(recorded))
 
 
-def read_stretches(folder: Path) -> list[dict[str, Any]]:
-    """What a run's ``run.json`` says of each of its stretches; nothing where there is none.
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Read the sessions of a run (its start and each resumption) from ``run.json``.
+
+    Returns:
+        One record per session; an empty list without ``run.json``.
 
     Raises:
-        UserError: where it cannot be read.
+        UserError: if ``run.json`` cannot be read.
     """
     if not (folder / "run.json").is_file():
         return []
     record, problem = read_json(folder / "run.json")
     if problem:
         raise UserError(f"{folder / 'run.json'}: {problem}.")
-    return record["stretches"]
+    # Earlier versions wrote "stretches".
+    return record["sessions"] if "sessions" in record else record["stretches"]
 
 
-def flat(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of nested settings, with their dotted keys."""
+def flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Iterate over the leaves of nested settings with their dotted keys."""
     for key, value in node.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
-    """The settings of two runs that are not equal, but for seed and output folder."""
-    keys = [k for k in (a.settings | b.settings) if k not in OWN]
+def setting_differences(a: Run, b: Run) -> dict[str, tuple[Any, Any]]:
+    """Return the settings in which two runs differ, apart from seed and output folder."""
+    keys = [k for k in (a.settings | b.settings) if k not in RUN_KEYS]
     pairs = {k: (a.settings.get(k), b.settings.get(k)) for k in keys}
     return {k: pair for k, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def group_runs(folders: Sequence[str | Path]) -> dict[str, list[Run]]:
-    """The runs of each row, seeds in order.
+    """Read runs and group them by row, sorted by seed.
 
-    Folders ``ROW/seed1``, ``ROW/seed2``, ... are of the row ``ROW``; another folder is a row by
-    itself, with its own name.
+    Folders ``ROW/seed1``, ``ROW/seed2``, ... are runs of the row ``ROW``. Any other folder is a row
+    by itself.
 
     Raises:
-        UserError: where runs of a row differ in more than their seed, or have the same.
+        UserError: if runs of a row have the same seed or differ in more than the seed.
     """
     rows: dict[str, list[Run]] = {}
     for folder in folders:
         run = read_run(folder)
-        place = run.folder.resolve()
-        of_several = SEED_FOLDER.fullmatch(place.name)
-        rows.setdefault(place.parent.name if of_several else place.name, []).append(run)
+        path = run.folder.resolve()
+        name = path.parent.name if SEED_FOLDER.fullmatch(path.name) else path.name
+        rows.setdefault(name, []).append(run)
     for name, runs in rows.items():
         runs.sort(key=lambda r: r.seed)
         for run in runs[1:]:
-            wrong = differences(runs[0], run)
+            wrong = setting_differences(runs[0], run)
             if wrong:
                 raise UserError(
                     f"{name}: {run.folder} and {runs[0].folder} differ in more than their seed: "
@@ -172,12 +196,14 @@ def group_runs(folders: Sequence[str | Path]) -> dict[str, list[Run]]:
 
 
 def mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and the sample standard deviation, which is NaN for a single value."""
+    """Return the mean and the sample standard deviation, which is NaN for a single value."""
     spread = statistics.stdev(values) if len(values) > 1 else math.nan
     return statistics.fmean(values), spread
 
 
-def gains(baseline: Sequence[Run], others: Sequence[Run], key: str) -> list[float]:
-    """By how much a figure is better than the baseline's of the same seed, seeds in order."""
-    of_seed = {r.seed: r.figures[key] for r in baseline}
-    return [r.figures[key] - of_seed[r.seed] for r in others if r.seed in of_seed]
+def paired_gains(
+    baseline: Sequence[Run], runs: Sequence[Run], key: str, test_set: str = ""
+) -> list[float]:
+    """Return the differences of a metric to the baseline's run with the same seed, by seed."""
+    of_seed = {r.seed: r.metrics(test_set)[key] for r in baseline}
+    return [r.metrics(test_set)[key] - of_seed[r.seed] for r in runs if r.seed in of_seed]

@@ -1,4 +1,4 @@
-"""One training after another, each a process of its own that is not left behind."""
+"""Trainings in child processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -20,35 +20,37 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..paths import train_net
 from .plan import Job
 from .runs import read_run
 
-TRAIN_NET = Path(__file__).resolve().parents[2] / "train_net.py"
-# In seconds: between looks at a training; for one to end when it is told a second time.
-PERIOD, GRACE = 0.5, 10.0
-# In seconds, for a training that was left behind to save its checkpoint.
-PATIENCE = 60.0
+# All in seconds.
+POLL_PERIOD = 0.5
+# Time for a training to end after a second interrupt.
+SECOND_INTERRUPT_TIMEOUT = 10.0
+# Time for the training of a killed parent to save its checkpoint.
+ORPHAN_TIMEOUT = 60.0
 
 
 @contextmanager
-def lock(output: Path) -> Iterator[int]:
-    """Keep other processes from training into the same folder.
+def lock_output(output: Path) -> Iterator[int]:
+    """Prevent other processes from training into the same folder.
 
-    The trainings hold it too (the file's descriptor is handed on to them), so that a tool that is
-    killed and started again waits for the training that it has left behind.
+    Trainings inherit the descriptor of the lock file and with it the lock. A tool that is killed
+    and started again therefore waits for the training that is still running.
 
     Args:
-        output: the folder.
+        output: folder to lock.
 
     Yields:
-        the descriptor of the lock's file.
+        Descriptor of the lock file.
 
     Raises:
-        UserError: where another process has it.
+        UserError: if another process holds the lock.
     """
     file = output / ".lock"
     with file.open("a+") as handle:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + ORPHAN_TIMEOUT
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,11 +60,11 @@ def lock(output: Path) -> Iterator[int]:
                 owner = handle.read().strip()
                 if _is_alive(owner) or time.monotonic() > deadline:
                     raise UserError(
-                        f"{output} is in use by another reproduce.py (process {owner or '?'}) or a "
-                        "training of it; wait for its end, or choose another --output."
+                        f"{output} is in use by another reproduce.py (process {owner or '?'}) or "
+                        "its training; wait until it ends, or choose another --output."
                     ) from error
-            # Its owner was killed; the training that it has left behind is about to stop.
-            time.sleep(PERIOD)
+            # The owner was killed, so its training is about to stop.
+            time.sleep(POLL_PERIOD)
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")
         handle.flush()
@@ -70,18 +72,18 @@ def lock(output: Path) -> Iterator[int]:
 
 
 def _is_alive(process: str) -> bool:
-    # Not os.kill(process, 0), which knows processes that have ended and not been waited for.
+    # os.kill(process, 0) also succeeds for zombies.
     stat = Path("/proc", process, "stat")
     if not process.isdigit():
         return False
     return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
-def command_of(job: Job, num_gpus: int, overrides: Sequence[str]) -> list[str]:
-    """The command that trains a run, or goes on with it."""
+def training_command(job: Job, num_gpus: int, overrides: Sequence[str]) -> list[str]:
+    """Return the command that starts or resumes a run."""
     return [
         sys.executable,
-        str(TRAIN_NET),
+        str(train_net()),
         *("--config-file", str(job.config_file)),
         "--resume",
         *("--num-gpus", str(num_gpus)),
@@ -92,50 +94,50 @@ def command_of(job: Job, num_gpus: int, overrides: Sequence[str]) -> list[str]:
 
 
 def shell_line(command: Sequence[str]) -> str:
-    """A command to be pasted into a shell; it finds the data where this process does."""
+    """Format a command for a shell, with DETECTRON2_DATASETS as in this process."""
     root = os.environ.get("DETECTRON2_DATASETS")
     setting = f"DETECTRON2_DATASETS={shlex.quote(root)} " if root is not None else ""
     return setting + shlex.join(command)
 
 
-def train(
+def run_training(
     job: Job,
     *,
     num_gpus: int,
     overrides: Sequence[str],
     iterations: int,
-    hold: int,
+    lock_descriptor: int,
     progress: TextIO,
 ) -> str | None:
-    """Train and evaluate a run to its end, or go on with it.
+    """Start or resume a run, and train and evaluate it completely.
 
     Args:
-        job: the run; its row's config is there.
-        num_gpus: as of train_net.py; 1 on the CPU too.
+        job: run to train; the config of its row has been written.
+        num_gpus: ``--num-gpus`` of train_net.py; 1 for the CPU.
         overrides: KEY VALUE pairs.
-        iterations: as many as it will have at its end, for the progress bar.
-        hold: the lock's descriptor, see :func:`lock`.
-        progress: where to show it: a bar on a terminal, else a line for each tenth.
+        iterations: number of iterations of the complete run, for the progress bar.
+        lock_descriptor: descriptor from :func:`lock_output`.
+        progress: stream for the progress: a bar on a terminal, otherwise a line per tenth.
 
     Returns:
-        what went wrong, in words; None where nothing did.
+        Error message, or None on success.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, when the training has saved its checkpoint and
-            ended; on a second one without its checkpoint.
+        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the training has saved a checkpoint; on a
+            second signal without the checkpoint.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     metrics, log = job.folder / "metrics.json", job.folder / "train.log"
-    cut_broken_line(metrics)
-    command = command_of(job, num_gpus, overrides)
+    remove_partial_line(metrics)
+    command = training_command(job, num_gpus, overrides)
     written = log.stat().st_size if log.is_file() else 0
     with log.open("ab") as output, _Progress(metrics, iterations, progress) as shown:
         output.write(f"$ {shell_line(command)}\n".encode())
         output.flush()
-        # Alone, a training that gets SIGINT saves a checkpoint. One with several processes leaves
-        # that to them; when SIGTERM ends it, PyTorch sends them SIGINT.
-        farewell = signal.SIGINT if num_gpus <= 1 else signal.SIGTERM
-        code = _run(command, output, hold, farewell, shown.update)
+        # A training in a single process saves a checkpoint on SIGINT. With several processes the
+        # children save it on SIGINT, which PyTorch sends them when SIGTERM ends their parent.
+        death_signal = signal.SIGINT if num_gpus <= 1 else signal.SIGTERM
+        code = _run(command, output, lock_descriptor, death_signal, shown.update)
     if code == 0:
         try:
             read_run(job.folder)
@@ -153,8 +155,8 @@ def train(
     return f"{end}; the last line of its log: {lines[-1].strip()[:300]}"
 
 
-def cut_broken_line(metrics: Path) -> None:
-    """Take off what a process that was killed while it wrote has left of its last line."""
+def remove_partial_line(metrics: Path) -> None:
+    """Remove the incomplete last line that a killed process may have left in a file."""
     if not metrics.is_file():
         return
     content = metrics.read_bytes()
@@ -165,11 +167,11 @@ def cut_broken_line(metrics: Path) -> None:
 def _run(
     command: Sequence[str],
     output: Any,
-    hold: int,
-    farewell: signal.Signals,
-    look: Callable[[], None],
+    lock_descriptor: int,
+    death_signal: signal.Signals,
+    show_progress: Callable[[], None],
 ) -> int:
-    """The exit code of a process; see :func:`train`."""
+    """Run a command in a child process and return its exit code; see :func:`run_training`."""
     requests = 0
 
     def count(signum: int, frame: FrameType | None) -> None:
@@ -177,7 +179,7 @@ def _run(
         requests += 1
 
     previous = {s: signal.signal(s, count) for s in (signal.SIGINT, signal.SIGTERM)}
-    heeded, deadline = 0, float("inf")
+    forwarded, deadline = 0, float("inf")
     process = None
     try:
         process = subprocess.Popen(
@@ -185,33 +187,33 @@ def _run(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            # A group of its own: Ctrl-C reaches it through this process alone, once each time.
+            # In a group of its own, the child does not get Ctrl-C twice.
             process_group=0,
-            pass_fds=(hold,),
-            preexec_fn=_ends_with_its_parent(farewell),
+            pass_fds=(lock_descriptor,),
+            preexec_fn=_request_death_signal(death_signal),
         )
         while process.poll() is None:
-            if requests > heeded:
-                heeded = requests
+            if requests > forwarded:
+                forwarded = requests
                 os.killpg(process.pid, signal.SIGINT)
-                if heeded == 1:
+                if forwarded == 1:
                     print(
                         "\nStopping after a checkpoint is saved (Ctrl-C again to stop at once) ...",
                         file=sys.stderr,
                         flush=True,
                     )
                 else:
-                    deadline = min(deadline, time.monotonic() + GRACE)
-            if heeded > 2 or time.monotonic() > deadline:
+                    deadline = min(deadline, time.monotonic() + SECOND_INTERRUPT_TIMEOUT)
+            if forwarded > 2 or time.monotonic() > deadline:
                 os.killpg(process.pid, signal.SIGKILL)
-            look()
+            show_progress()
             try:
-                process.wait(PERIOD)
+                process.wait(POLL_PERIOD)
             except subprocess.TimeoutExpired:
                 continue
     finally:
         if process is not None and process.poll() is None:
-            # An error of this process's own, as a full disk.
+            # This process itself failed, for example because the disk is full.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         for signum, handler in previous.items():
@@ -221,23 +223,23 @@ def _run(
     return process.returncode
 
 
-def _ends_with_its_parent(farewell: signal.Signals) -> Callable[[], None] | None:
-    """To be called in a new process: it gets a signal when its parent has ended, even if killed."""
+def _request_death_signal(death_signal: signal.Signals) -> Callable[[], None] | None:
+    """Return a function that makes a new process get a signal when its parent ends or is killed."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
     pr_set_pdeathsig = 1
-    return lambda: libc.prctl(pr_set_pdeathsig, int(farewell))
+    return lambda: libc.prctl(pr_set_pdeathsig, int(death_signal))
 
 
 class _Progress:
-    """How far a training is, by its metrics.json."""
+    """Progress of a training according to its metrics.json."""
 
     def __init__(self, metrics: Path, total: int, stream: TextIO) -> None:
         self.metrics, self.total, self.stream = metrics, total, stream
         self.done = self._read()[0]
         self.tenth = 10 * self.done // total
-        # Its thread would be there when processes are made.
+        # tqdm's monitor thread would be running while processes are forked.
         tqdm.monitor_interval = 0
         self.bar = None
         if stream.isatty():
@@ -264,7 +266,7 @@ class _Progress:
             print(f"    {done} of {self.total} iterations, {shown}", file=self.stream, flush=True)
 
     def _read(self) -> tuple[int, float | None]:
-        """Iterations done, and the loss of the last that was recorded."""
+        """Return the number of iterations and the last recorded loss."""
         if not self.metrics.is_file():
             return 0, None
         with self.metrics.open("rb") as handle:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from ..data.coco_json import segmentation_to_rle
 from ..data.images import size_problem
 from ..errors import UserError
-from ..files import write_whole
+from ..files import replaced, write_whole
 
 # Published data sets contain a few bad annotations. A file with more is damaged, or another set.
 MAX_BAD_SHARE = 0.01
@@ -218,9 +218,5 @@ def provide_images(source: Path, target: Path, copy: bool) -> None:
     if not copy:
         target.symlink_to(source, target_is_directory=True)
         return
-    temporary = target.with_name(f"{target.name}.new{os.getpid()}")
-    try:
+    with replaced(target) as temporary:
         shutil.copytree(source, temporary)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

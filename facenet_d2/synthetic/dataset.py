@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import cv2
@@ -12,6 +10,7 @@ import pycocotools.mask as mask_util
 from shapely.geometry import MultiPolygon, Polygon
 
 from ..errors import UserError
+from ..files import replaced
 from . import CLASSES, SCENES_VERSION
 from .scenes import draw_scene
 
@@ -52,23 +51,17 @@ def write_dataset(out_dir: str | Path, *, num_scenes: int, seed: int, size: int 
         UserError: if the folder cannot be written.
     """
     out_dir = Path(out_dir)
-    temporary = out_dir.with_name(f"{out_dir.name}.new{os.getpid()}")
     try:
-        (temporary / "images").mkdir(parents=True)
-        _write_scenes(temporary, num_scenes, seed, size)
-        try:
-            temporary.rename(out_dir)
-        except OSError:
-            # Another process was faster, and its scenes are the same.
-            if not (out_dir / "annotations.json").is_file():
-                raise
+        with replaced(out_dir) as temporary:
+            (temporary / "images").mkdir(parents=True)
+            _write_scenes(temporary, num_scenes, seed, size)
     except OSError as error:
-        raise UserError(
-            f"the synthetic scenes cannot be written to {out_dir} ({error.strerror}); set "
-            "DETECTRON2_DATASETS to a writable folder."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # Another process may have been faster; its scenes are the same.
+        if not (out_dir / "annotations.json").is_file():
+            raise UserError(
+                f"the synthetic scenes cannot be written to {out_dir} ({error.strerror}); set "
+                "DETECTRON2_DATASETS to a writable folder."
+            ) from error
     return out_dir / "annotations.json"
 
 

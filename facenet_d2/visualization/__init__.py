@@ -1,4 +1,4 @@
-"""Instances drawn over images."""
+"""Overlays of instances on images."""
 
 from .overlay import draw_instances, draw_masks
 

@@ -1,4 +1,4 @@
-"""Drawing instances over an image."""
+"""Overlays of instances on images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from detectron2.structures import Instances
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import GenericMask, Visualizer
 
-# Labels cannot be read on smaller pictures; these are enlarged to about this longest side.
-LEAST_SIDE = 800
+# Smaller images are enlarged to about this longest side, so that labels are legible.
+MIN_LONGEST_SIDE = 800
 
 
 def draw_instances(image: np.ndarray, instances: Instances, metadata: Metadata) -> np.ndarray:
-    """Masks with outlines, class names and scores over an image; one colour a class.
+    """Draw masks with outlines, class names and scores on an image, with one colour per class.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
-        instances: ``pred_masks``, ``pred_classes`` and ``scores``, on the CPU.
-        metadata: ``thing_classes``, and ``thing_colors`` where there are.
+        instances: predictions with ``pred_masks``, ``pred_classes`` and ``scores``, on the CPU.
+        metadata: ``thing_classes`` and optionally ``thing_colors``.
 
     Returns:
-        RGB uint8, of the image's size or, for a small image, a multiple of it.
+        RGB uint8 image of the same size or, for a small image, of a multiple of it.
     """
     classes = instances.pred_classes.tolist()
     names = metadata.thing_classes
@@ -41,21 +41,21 @@ def draw_masks(
     boxes: np.ndarray | None = None,
     with_labels: bool = True,
 ) -> np.ndarray:
-    """Masks with outlines over an image; one colour a class.
+    """Draw masks with outlines on an image, with one colour per class.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
-        masks: N of ``(H, W)`` bool.
-        classes: the class of each.
-        metadata: ``thing_classes``, and ``thing_colors`` where there are.
-        labels: a text for each; its class's name by default.
-        boxes: ``(N, 4)``, (x0, y0, x1, y1), to be drawn as well.
-        with_labels: without, no texts are drawn.
+        masks: ``(N, H, W)`` bool, or a sequence of N masks.
+        classes: class indices of the N masks.
+        metadata: ``thing_classes`` and optionally ``thing_colors``.
+        labels: N labels; by default the names of the classes.
+        boxes: optional boxes to draw, ``(N, 4)`` as (x0, y0, x1, y1).
+        with_labels: whether to draw labels.
 
     Returns:
-        RGB uint8, of the image's size or, for a small image, a multiple of it.
+        RGB uint8 image of the same size or, for a small image, of a multiple of it.
     """
-    scale = max(1, round(LEAST_SIDE / max(image.shape[:2])))
+    scale = max(1, round(MIN_LONGEST_SIDE / max(image.shape[:2])))
     visualizer = Visualizer(image, metadata, scale=scale)
     height, width = image.shape[:2]
     palette = metadata.get("thing_colors", None) or colormap(rgb=True).tolist()

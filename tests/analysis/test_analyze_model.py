@@ -1,4 +1,4 @@
-"""Counted parameters, multiply-adds and activations against counts by hand."""
+"""Counts of parameters, multiply-adds and activations against counts by hand."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ import analyze_model
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPOSITORY, write_tiny_config
 from detectron2.modeling import build_model
+from helpers import REPOSITORY, write_tiny_config
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 
@@ -21,7 +21,7 @@ from facenet_d2.modeling.layers import ModulatedDeformConv2d
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command's JSON, or what it says is wrong."""
+    """Run the command and return its JSON, its text, or its error message."""
 
     def run(*args, output="--json"):
         argv = ["analyze_model.py", *map(str, args), *([output] if output else [])]
@@ -36,7 +36,7 @@ def run(monkeypatch, capsys):
 
 
 def use_model(file, model):
-    """Let a config of a small network be of a config in configs/models."""
+    """Replace the model in the config of a small network by one of configs/models."""
     _, rest = file.read_text().split("\n", 1)
     configs = f"{REPOSITORY}/configs"
     file.write_text(
@@ -45,7 +45,7 @@ def use_model(file, model):
 
 
 def tiny_model(folder, scenes, model, *overrides):
-    """A small network of a config in configs/models on the scenes."""
+    """Build a small network of a config in configs/models."""
     file = write_tiny_config(folder, scenes)
     use_model(file, model)
     return build_model(load_config(file, overrides)).eval()
@@ -186,7 +186,7 @@ def test_other_models(tmp_path, scenes):
 
 
 class Whole(nn.Module):
-    """Calls a function as a network."""
+    """Network that calls a function."""
 
     def __init__(self, function):
         super().__init__()
@@ -242,7 +242,7 @@ def test_operators(function, multiply_adds, activations):
     assert not counter.not_counted
 
 
-def test_what_mmdetection_counts_besides():
+def test_extra_operations_of_mmdetection():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -263,11 +263,11 @@ def test_what_mmdetection_counts_besides():
         "4": (64 - 16) * 4 * 4 * 2 + 64 * 2,
         "5": 0,
     }
-    assert {name: counter.parts[name].besides for name in expected} == expected
+    assert {name: counter.parts[name].extra for name in expected} == expected
 
 
 def test_inference_mode():
-    """In it, operators come whole that otherwise come as the parts they are made of."""
+    """In inference mode, composite operators are not decomposed."""
     counter = counted(torch.inference_mode()(lambda m, x: F.linear(x, torch.rand(5, 8))), X)
     assert counter.multiply_adds == 32 * 8 * 5
     assert not counter.not_counted
@@ -294,17 +294,17 @@ def test_nothing_is_left_out_silently():
 
 
 def test_number_of_classes(tmp_path, scenes):
-    """The data need not be at hand where it is given."""
+    """With a number of classes, the data need not exist."""
     file = write_tiny_config(tmp_path, scenes / "elsewhere")
-    assert build_model(analyze_model.read(str(file), 9)).num_classes == 9
+    assert build_model(analyze_model.read_model_config(str(file), 9)).num_classes == 9
     use_model(file, "point_rend")
-    model = build_model(analyze_model.read(str(file), 9))
+    model = build_model(analyze_model.read_model_config(str(file), 9))
     assert model.roi_heads.num_classes == 9
     assert model.roi_heads.mask_head.point_head.predictor.out_channels == 9
 
 
 def test_table_2(run, monkeypatch):
-    """Of all models, none left out; the counting itself is tested above."""
+    """All models are in the table; the counting itself is tested above."""
 
     counted = SimpleNamespace(
         parts={
@@ -319,7 +319,7 @@ def test_table_2(run, monkeypatch):
     )
     built = []
     monkeypatch.setattr(
-        analyze_model, "count", lambda cfg, size, instances: built.append(cfg) or counted
+        analyze_model, "analyze_config", lambda cfg, size, instances: built.append(cfg) or counted
     )
     table = run("--table", 2, output=None)
     assert "| SOLOv2 | 64.00 | 65.84 | 0.972 | 300.00 | 320.00 | 284.44 | 1.125 |" in table
@@ -336,12 +336,12 @@ def test_table_2(run, monkeypatch):
     [
         ((), "give either --config-file"),
         (("--table", 2, "--config-file", "x.yaml"), "give either --config-file"),
-        (("--table", 3), "Table 2 alone"),
+        (("--table", 3), "only Table 2"),
         (("--table", 2, "--num-classes", 3), "--table 2 has iSAID's 15 classes"),
-        (("--table", 2, "--input-size", 0, 64), "--input-size 0 64: both must be positive"),
-        (("--table", 2, "--instances", -1), "--instances -1: it must not be negative"),
+        (("--table", 2, "--input-size", 0, 64), "--input-size is 0 64; both must be positive"),
+        (("--table", 2, "--instances", -1), "--instances is -1; it must not be negative"),
         (("--config-file", "none.yaml"), "none.yaml does not exist"),
-        (("--config-file", "none.yaml", "--num-classes", 0), "--num-classes 0"),
+        (("--config-file", "none.yaml", "--num-classes", 0), "--num-classes is 0"),
     ],
 )
 def test_wrong_arguments(run, args, message):
@@ -353,4 +353,4 @@ def test_wrong_arguments(run, args, message):
 def test_too_many_instances(tmp_path, scenes, run):
     file = write_tiny_config(tmp_path, scenes)
     answer = run("--config-file", file, "--input-size", 64, 64, "--instances", 4000)
-    assert "4000 instances: the model has no more than 3872 cells" in answer
+    assert "4000 instances are too many: the model has 3872 cells" in answer

@@ -9,7 +9,7 @@ import check_dataset as tool
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, needs_real
+from helpers import REAL_DATA, needs_real
 from PIL import Image
 from planted import Planted, plant_entry_faults, plant_image_faults, plant_object_faults
 

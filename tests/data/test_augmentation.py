@@ -8,9 +8,9 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from conftest import REAL_DATA, needs_real
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
+from helpers import REAL_DATA, needs_real
 from PIL import Image
 
 from facenet_d2 import UserError

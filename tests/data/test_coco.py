@@ -1,18 +1,16 @@
 import json
-import math
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, needs_real
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
+from helpers import REAL_DATA, needs_real
 
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.data.datasets.coco import load_coco, register_coco_from_config
 from facenet_d2.engine.num_classes import resolve_num_classes
-from facenet_d2.evaluation import InstanceEvaluator
 
 
 @pytest.fixture
@@ -206,45 +204,6 @@ def test_built_in_set_that_is_not_prepared():
     with pytest.raises(UserError, match=r"prepare_nwpu_vhr10"):
         DatasetCatalog.get("nwpu_vhr10_train")
     assert len(MetadataCatalog.get("nwpu_vhr10_train").thing_colors) == 10
-
-
-def test_annotation_id_zero_counts_as_any_other(tmp_path, scenes, content):
-    """pycocotools treats a match with annotation 0 as none; perfect predictions must score 100."""
-    image = content["images"][0]
-    first = [a for a in content["annotations"] if a["image_id"] == image["id"]][:1]
-    # Some data sets lack areas and crowd flags.
-    first[0] = {k: v for k, v in first[0].items() if k not in ("area", "iscrowd")} | {"id": 0}
-    few = {**content, "images": [image], "annotations": first}
-    file = tmp_path / "zero.json"
-    file.write_text(json.dumps(few))
-    name = f"zero_{tmp_path.name}"
-    cfg = config(scenes, name)
-    cfg.DATASETS.COCO = [[name, str(file), str(scenes / "images")]]
-    register_coco_from_config(cfg)
-    DatasetCatalog.get(name)
-    evaluator = InstanceEvaluator(name)
-    evaluator.reset()
-    result = {k: first[0][k] for k in ("image_id", "bbox", "segmentation")}
-    result |= {"category_id": first[0]["category_id"] - 1, "score": 0.9}
-    result["segmentation"] = evaluator._coco_api.annToRLE(first[0])
-    result["segmentation"]["counts"] = result["segmentation"]["counts"].decode()
-    evaluator._predictions = [{"image_id": image["id"], "instances": [result]}]
-    results = evaluator.evaluate()
-    assert results["segm"]["AP"] == pytest.approx(100)
-
-
-def test_no_predictions_are_an_ap_of_zero(tmp_path, scenes):
-    name = f"own_{tmp_path.name}"
-    cfg = config(scenes, name)
-    register_coco_from_config(cfg)
-    DatasetCatalog.get(name)
-    evaluator = InstanceEvaluator(name, output_dir=str(tmp_path / "deep" / "folder"))
-    evaluator.reset()
-    evaluator._predictions = [{"image_id": 1, "instances": []}]
-    results = evaluator.evaluate()
-    assert results["segm"]["AP"] == results["bbox"]["AP50"] == results["segm"]["AP-ship"] == 0
-    # The scenes are 128 pixels wide: nothing there is large.
-    assert math.isnan(results["segm"]["APl"])
 
 
 def test_classes_of_a_trained_model_are_checked(scenes, tmp_path):

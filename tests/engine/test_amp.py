@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_tiny_config
+from helpers import write_tiny_config
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, amp, load_config

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import REPOSITORY, interrupt_training
+from helpers import REPOSITORY, interrupt_training
 
 
 def test_ctrl_c_saves_a_checkpoint_and_resume_continues(tiny_config, tmp_path):
@@ -20,7 +20,7 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_continues(tiny_config, tmp_path):
     assert done.returncode == 0
     assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr
 
-    first, second = json.loads((tmp_path / "output" / "run.json").read_text())["stretches"]
+    first, second = json.loads((tmp_path / "output" / "run.json").read_text())["sessions"]
     assert first["first_iteration"] == 0
     assert first["iterations"] == second["first_iteration"] == iteration + 1
     assert second["iterations"] == 1

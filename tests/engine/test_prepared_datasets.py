@@ -11,8 +11,8 @@ import prepare_hrsid
 import prepare_isaid
 import prepare_nwpu_vhr10
 import pytest
-from conftest import REPOSITORY
 from detectron2.data import MetadataCatalog
+from helpers import REPOSITORY
 from PIL import Image
 
 import train_net

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from conftest import REPOSITORY, interrupt_training, write_tiny_config
 from detectron2.data.samplers import TrainingSampler
+from helpers import REPOSITORY, interrupt_training, write_tiny_config
 
 from facenet_d2.data import TrainLoader
 from facenet_d2.modeling.condinst.meta_arch import mean_over_processes
@@ -119,8 +119,8 @@ def test_an_unused_level_and_a_process_without_objects(tmp_path, scenes):
     folder = tmp_path / "output"
     (metrics,) = (x for x in map(json.loads, (folder / "metrics.json").open()) if "segm/AP" in x)
     assert metrics["iteration"] == 3
-    (stretch,) = json.loads((folder / "run.json").read_text())["stretches"]
-    assert stretch["processes"] == 2
+    (session,) = json.loads((folder / "run.json").read_text())["sessions"]
+    assert session["processes"] == 2
 
 
 def test_ctrl_c_saves_one_checkpoint_and_resume_continues(tiny_config, tmp_path):

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, write_tiny_config
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils.events import EventStorage
+from helpers import REPOSITORY, write_tiny_config
 
 import train_net
 from facenet_d2.data import SceneMapper

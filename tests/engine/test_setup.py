@@ -4,11 +4,11 @@ import json
 
 import pytest
 import yaml
-from conftest import write_tiny_config
 from detectron2.config import get_cfg
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
+from helpers import write_tiny_config
 
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.config import RENAMED_KEYS

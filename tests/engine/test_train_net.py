@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_tiny_config
+from helpers import write_tiny_config
 
 import train_net
 from facenet_d2 import UserError

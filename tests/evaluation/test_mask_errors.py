@@ -1,12 +1,12 @@
-"""Verdicts on planted cases, on the ground truth itself, and against plain loops."""
+"""Mask errors in constructed cases, of the ground truth itself, and against plain loops."""
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, needs_real
+from helpers import REAL_DATA, needs_real
 from pycocotools.coco import COCO
 
-from facenet_d2.evaluation.mask_errors import Verdicts, count, judge
+from facenet_d2.evaluation.mask_errors import MaskErrors, count_mask_errors, find_mask_errors
 
 SIZE = (60, 200)
 
@@ -33,8 +33,8 @@ OBJECTS = [
 
 
 def test_nothing_is_wrong_with_the_ground_truth():
-    verdicts = judge(OBJECTS, OBJECTS)
-    assert verdicts == Verdicts(["right"] * 5, ["right"] * 5)
+    errors = find_mask_errors(OBJECTS, OBJECTS)
+    assert errors == MaskErrors(["right"] * 5, ["right"] * 5)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_nothing_is_wrong_with_the_ground_truth():
             [*OBJECTS, entry(box_mask(0, 0, 44, 20), score=0.95)],
             ["right"] * 5 + ["aliasing"],
             ["right"] * 5,
-            id="the same, beside masks of their own",
+            id="the same with masks of their own",
         ),
         pytest.param(
             [*OBJECTS[:2], entry(box_mask(60, 0, 20, 8)), *OBJECTS[3:]],
@@ -92,23 +92,23 @@ def test_nothing_is_wrong_with_the_ground_truth():
     ],
 )
 def test_each_kind_is_found_and_no_other(predictions, of_predictions, of_objects):
-    assert judge(OBJECTS, predictions) == Verdicts(of_predictions, of_objects)
+    assert find_mask_errors(OBJECTS, predictions) == MaskErrors(of_predictions, of_objects)
 
 
 def test_objects_that_overlap_are_no_aliasing():
     # A small object on a large one of the same class, both annotated.
     objects = [entry(box_mask(0, 0, 50, 50)), entry(box_mask(10, 10, 8, 8))]
-    assert judge(objects, objects) == Verdicts(["right"] * 2, ["right"] * 2)
+    assert find_mask_errors(objects, objects) == MaskErrors(["right"] * 2, ["right"] * 2)
 
 
 def test_crowds_and_what_is_in_them_do_not_count():
     crowd = entry(box_mask(150, 20, 50, 40), iscrowd=1)
     inside = entry(box_mask(160, 30, 10, 10))
-    beside = entry(box_mask(135, 30, 20, 20))
-    verdicts = judge([*OBJECTS, crowd], [*OBJECTS, inside, beside])
-    assert verdicts.predictions == ["right"] * 5 + ["ignored", "false_alarm"]
-    assert verdicts.objects == ["right"] * 5 + ["ignored"]
-    counts = count([*OBJECTS, crowd], [*OBJECTS, inside, beside], verdicts)
+    outside = entry(box_mask(135, 30, 20, 20))
+    errors = find_mask_errors([*OBJECTS, crowd], [*OBJECTS, inside, outside])
+    assert errors.predictions == ["right"] * 5 + ["ignored", "false_alarm"]
+    assert errors.objects == ["right"] * 5 + ["ignored"]
+    counts = count_mask_errors([*OBJECTS, crowd], [*OBJECTS, inside, outside], errors)
     assert counts[1] == {"objects": 4, "right": 4, "predictions": 5, "false_alarm": 1}
     assert counts[2] == {"objects": 1, "right": 1, "predictions": 1}
 
@@ -116,12 +116,12 @@ def test_crowds_and_what_is_in_them_do_not_count():
 def test_a_mask_is_right_from_the_given_iou_on():
     # 16 of 20 columns: an IoU of 0.8.
     predictions = [entry(box_mask(60, 0, 16, 20))]
-    for good_iou, verdict in ((0.5, "right"), (0.8, "right"), (0.81, "poor")):
-        assert judge(OBJECTS[2:3], predictions, good_iou=good_iou).predictions == [verdict]
+    for good_iou, kind in ((0.5, "right"), (0.8, "right"), (0.81, "poor")):
+        assert find_mask_errors(OBJECTS[2:3], predictions, good_iou=good_iou).predictions == [kind]
 
 
 def loops(objects, predictions):
-    """The rules, read from the documentation, on boolean masks of one class."""
+    """Apply the documented rules to boolean masks of one class."""
 
     def iou(a, b):
         return (a & b).sum() / (a | b).sum()
@@ -141,7 +141,7 @@ def loops(objects, predictions):
             of_predictions[i] = "aliasing"
             aliased.update(under)
     by_score = sorted(range(len(predictions)), key=lambda i: -predictions[i][1])
-    for verdict, least in (("right", 0.5), ("poor", 0.1)):
+    for kind, min_iou in (("right", 0.5), ("poor", 0.1)):
         for i in by_score:
             if of_predictions[i] != "false_alarm":
                 continue
@@ -150,8 +150,8 @@ def loops(objects, predictions):
                 overlap = iou(predictions[i][0], objects[o])
                 if of_objects[o] == "missed" and overlap > best_iou:
                     best, best_iou = o, overlap
-            if best_iou >= least:
-                of_predictions[i] = of_objects[best] = verdict
+            if best_iou >= min_iou:
+                of_predictions[i] = of_objects[best] = kind
     for o in aliased:
         if of_objects[o] == "missed":
             of_objects[o] = "aliased"
@@ -174,9 +174,11 @@ def test_random_scenes_against_loops():
         objects = [box_mask(*b) for b in boxes[0]]
         predictions = [(box_mask(*b), float(rng.random())) for b in boxes[1] + moved]
         expected = loops(objects, predictions)
-        verdicts = judge([entry(o) for o in objects], [entry(p, score=s) for p, s in predictions])
-        assert (verdicts.predictions, verdicts.objects) == expected
-        seen |= {*verdicts.predictions, *verdicts.objects}
+        errors = find_mask_errors(
+            [entry(o) for o in objects], [entry(p, score=s) for p, s in predictions]
+        )
+        assert (errors.predictions, errors.objects) == expected
+        seen |= {*errors.predictions, *errors.objects}
     assert seen == {"right", "poor", "aliasing", "aliased", "missed", "false_alarm"}
 
 
@@ -188,5 +190,5 @@ def test_no_annotation_of_nwpu_is_an_error_of_another():
             {"category_id": a["category_id"], "segmentation": coco.annToRLE(a), "score": 1.0}
             for a in coco.imgToAnns[image_id]
         ]
-        verdicts = judge(objects, objects)
-        assert set(verdicts.predictions + verdicts.objects) <= {"right"}, image_id
+        errors = find_mask_errors(objects, objects)
+        assert set(errors.predictions + errors.objects) <= {"right"}, image_id

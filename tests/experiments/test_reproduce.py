@@ -1,4 +1,4 @@
-"""reproduce.py: what is put together, compared, refused and gone on with."""
+"""reproduce.py: configs of rows, tables, refused requests, interruption and resumption."""
 
 import fcntl
 import json
@@ -13,24 +13,26 @@ import time
 import pytest
 import reproduce
 import yaml
-from conftest import REPOSITORY, write_tiny_config
+from helpers import REPOSITORY, write_tiny_config
 from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.engine import read_config, run_command
+from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments import choose_rows, find_protocol, make_plan
-from facenet_d2.experiments.paper import CONFIGS, METRICS, TABLES
-from facenet_d2.experiments.plan import compose
-from facenet_d2.experiments.runs import flat
-from facenet_d2.experiments.training import cut_broken_line
+from facenet_d2.experiments.paper import TABLES
+from facenet_d2.experiments.plan import Job, write_row_config
+from facenet_d2.experiments.runs import flatten
+from facenet_d2.experiments.training import remove_partial_line
 
+CONFIGS = REPOSITORY / "configs"
 MODELS = sorted(p.stem for p in (CONFIGS / "models").glob("*.yaml"))
 NAME = re.compile(r"(?P<model>.+?)_(?P<schedule>R_\d+_.+)")
 NAN, DASH = math.nan, "\N{EN DASH}"
 
 
 def committed_rows():
-    """(config, protocol, model) of each committed config that is a protocol with a model on it."""
+    """Yield (config, protocol, model) of each committed config that merges the latter two."""
     for file in sorted(CONFIGS.glob("*/**/*.yaml")):
         match = NAME.fullmatch(file.stem)
         folder = CONFIGS / file.relative_to(CONFIGS).parts[0]
@@ -47,9 +49,9 @@ def committed_rows():
 @pytest.mark.parametrize(("file", "protocol", "model"), committed_rows())
 def test_a_row_is_put_together_as_the_committed_config(file, protocol, model, tmp_path):
     assert model in MODELS
-    compose(protocol, CONFIGS / "models" / f"{model}.yaml", tmp_path / "row.yaml")
+    write_row_config(protocol, CONFIGS / "models" / f"{model}.yaml", tmp_path / "row.yaml")
     ours, theirs = (
-        dict(flat(yaml.safe_load(read_config(f).dump()))) for f in (tmp_path / "row.yaml", file)
+        dict(flatten(yaml.safe_load(read_config(f).dump()))) for f in (tmp_path / "row.yaml", file)
     )
     del ours["OUTPUT_DIR"], theirs["OUTPUT_DIR"]
     assert ours == theirs
@@ -71,11 +73,11 @@ def plan_of(number, protocol, output, *, rows=None, seeds=(1,), overrides=()):
     return make_plan(table, chosen, find_protocol(str(protocol)), seeds, output, overrides)
 
 
-def write_runs(plan, figures, *, commits=("a" * 40,)):
-    """Runs as training leaves them; AP of each row and seed, the other figures 1, 2, ... more."""
+def write_runs(plan, ap_of, *, commits=("a" * 40,)):
+    """Write runs with the AP of each row and seed; the other metrics are AP + 1, AP + 2, ..."""
     settings = {r.row.name: r.cfg for r in plan.rows}
     for number, job in enumerate(plan.jobs):
-        ap = figures[job.row.name][plan.jobs[0].seed - job.seed]
+        ap = ap_of[job.row.name][plan.jobs[0].seed - job.seed]
         job.folder.mkdir(parents=True)
         cfg = settings[job.row.name].clone()
         cfg.defrost()
@@ -88,15 +90,15 @@ def write_runs(plan, figures, *, commits=("a" * 40,)):
         ]
         lines = [json.dumps(e) + "\n" for e in events]
         (job.folder / "metrics.json").write_text("".join(lines))
-        stretch = {
+        session = {
             **{"first_iteration": 0, "iterations": 2, "seconds": 4000.0, "device": "a device"},
             **{"commit": commits[number % len(commits)], "python": "3.11.7", "torch": "2.11.0"},
         }
-        (job.folder / "run.json").write_text(json.dumps({"stretches": [stretch]}))
+        (job.folder / "run.json").write_text(json.dumps({"sessions": [session]}))
 
 
 def tables(text):
-    """Each Markdown table as {first cell: the others}."""
+    """Yield each Markdown table as {first cell: the other cells}."""
     for block in re.findall(r"(?:^\|.*\|\n)+", text, re.MULTILINE):
         rows = [[c.strip() for c in line.strip("|").split("|")] for line in block.splitlines()]
         yield {row[0]: row[1:] for row in rows}
@@ -106,8 +108,8 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     output = tmp_path / "out"
     plan = plan_of(8, protocol, output, rows=["pafpn", "solo"], seeds=(3, 2, 1))
     # Written for seeds 3, 2, 1: means of FPN 12, PAFPN 15, SOLO 12.
-    figures = {"FPN": (10.0, 12.0, 14.0), "PAFPN": (14.0, 15.0, 16.0), "solo": (11.0, 12.0, 13.0)}
-    write_runs(plan, figures, commits=("a" * 40, "b" * 40))
+    ap_of = {"FPN": (10.0, 12.0, 14.0), "PAFPN": (14.0, 15.0, 16.0), "solo": (11.0, 12.0, 13.0)}
+    write_runs(plan, ap_of, commits=("a" * 40, "b" * 40))
     code, printed = run(
         monkeypatch,
         capsys,
@@ -133,11 +135,11 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert set(runs) == {"run of", "---", "FPN", "PAFPN", "solo"}
     data = f"scenes_{tmp_path.name}"
     assert f"**Trained on {data}, not on NWPU VHR-10" in text
-    assert f"**The runs are of 2 commits**: {'a' * 40}: FPN seed 3" in text
+    assert f"**The runs used 2 commits**: {'a' * 40}: FPN seed 3" in text
     assert "`'build_fpn_backbone'` → `'build_pafpn_backbone'`" in text
     assert "- `MODEL.META_ARCHITECTURE`: `'SOLOv2'` → `'SOLO'`" in text
-    with Image.open(output / "table8.png") as picture:
-        assert picture.width > 1000
+    with Image.open(output / "table8.png") as image:
+        assert image.width > 1000
 
     result = json.loads(printed.out.splitlines()[-1])
     assert result["comparable_with_paper"] is False
@@ -148,7 +150,7 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert (solo["paper"], solo["ours"]["APl"]) == (None, None)
 
 
-def test_rows_without_a_model_have_the_papers_figures(monkeypatch, capsys, protocol, tmp_path):
+def test_rows_without_a_model_have_the_papers_metrics(monkeypatch, capsys, protocol, tmp_path):
     output = tmp_path / "out"
     plan = plan_of(3, protocol, output)
     write_runs(plan, {r.name: (20.0,) for r in TABLES[3].rows})
@@ -188,7 +190,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
     assert "choose another --output, or remove" in printed.err
     assert not (output / "table8.md").exists()
 
-    # Of the second row, before the first is trained; an unfinished run too.
+    # An unfinished run of the second row is found before the first row is trained.
     record = output / "pafpn" / "seed1" / "config.yaml"
     whole = record.read_text()
     settings = yaml.safe_load(whole)
@@ -202,7 +204,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
     assert "MODEL.FPN.NORM '' there, 'GN' now" in printed.err
     assert not any((output / "solov2" / "seed1").iterdir())
 
-    # Another place or device is no other setting; a key that came later has its default.
+    # Output folder and device do not matter, and a newer key has its default.
     settings = yaml.safe_load(whole)
     settings["OUTPUT_DIR"], settings["MODEL"]["DEVICE"] = "elsewhere", "cuda"
     del settings["MODEL"]["SEM"]["RESIDUAL"]
@@ -214,26 +216,26 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         plan.check_folders()
     record.unlink()
     (record.parent / "metrics.json").touch()
-    with pytest.raises(UserError, match=r"no config\.yaml that says"):
+    with pytest.raises(UserError, match=r"no config\.yaml with its settings"):
         plan.check_folders()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--dataset", "dota"), "there are HRSID, NWPU-VHR10, iSAID, synthetic"),
+        (("--dataset", "dota"), "choose one of HRSID, NWPU-VHR10, iSAID, synthetic"),
         (("--dataset", "none.yaml"), "there is no such file"),
         (("--dataset", "synthetic"), "choose one of: --schedule R_18_demo, R_18_overfit"),
         (("--schedule", "R_200_1ep"), "R_50_36ep"),
-        (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "leave it out"),
+        (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "omit it"),
         (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),
         (("--dataset", "{tiny}", "SEED", "3"), "use --seeds"),
         (("--dataset", "{tiny}", "OUTPUT_DIR", "here"), "use --output"),
         (("--dataset", "{tiny}", "--rows", "SEM", "SEED", "5"), "use --seeds"),
         (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
         (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
-        (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "one data set to evaluate on"),
-        (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus 64"),
+        (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "exactly one data set to evaluate on"),
+        (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus is 64"),
         (("--dataset", "HRSID"), "does not exist"),
     ],
 )
@@ -265,7 +267,7 @@ def test_a_dry_run_prints_commands(monkeypatch, capsys, protocol, tmp_path):
     write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,)})
     (output / "pafpn" / "seed1" / "metrics.json").unlink()
     options = ("--table", 8, "--dataset", protocol, "--output", output, "--dry-run")
-    # An override after an option of several values is no row.
+    # An override after an option with several values is not a row.
     code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "SOLVER.MAX_ITER", "2")
     assert code == 0, printed.err
     finished, what, command = printed.out.splitlines()
@@ -297,15 +299,34 @@ def test_only_one_process_trains_into_a_folder(monkeypatch, capsys, protocol, tm
     assert not (output / "solov2").exists()
 
 
+def test_saved_iterations(tmp_path):
+    job = Job(TABLES[8].row("FPN"), 1, tmp_path)
+    assert job.saved_iterations(40) == 0
+    job.folder.mkdir(parents=True)
+    tag = job.folder / "last_checkpoint"
+    for number in (9, 19):
+        (job.folder / f"model_{number:07d}.pth").touch()
+    tag.write_text("model_0000009.pth")
+    assert job.saved_iterations(40) == 10
+    # Earlier versions tagged the best checkpoint.
+    tag.write_text("model_best.pth")
+    (job.folder / "model_best.pth").touch()
+    assert job.saved_iterations(40) == 20
+    (job.folder / "model_final.pth").touch()
+    assert job.saved_iterations(40) == 40
+    tag.write_text("model_final.pth")
+    assert job.saved_iterations(40) == 40
+
+
 def test_half_a_line_of_a_killed_process_is_cut_off(tmp_path):
     file = tmp_path / "metrics.json"
     for content, kept in (('{"a": 1}\n{"a"', '{"a": 1}\n'), ('{"a"', ""), ("", "")):
         file.write_text(content)
-        cut_broken_line(file)
+        remove_partial_line(file)
         assert file.read_text() == kept
 
 
-def test_interrupted_and_gone_on_with(protocol, tmp_path):
+def test_interruption_and_resumption(protocol, tmp_path):
     """Ctrl-C in the second of two rows, in processes of their own."""
     output = tmp_path / "out"
     command = [
@@ -328,11 +349,11 @@ def test_interrupted_and_gone_on_with(protocol, tmp_path):
         tool.send_signal(signal.SIGINT)
         assert tool.wait(120) == 130
     text = (tmp_path / "printed.txt").read_text()
-    assert "interrupted; the same command goes on" in text
+    assert "interrupted; run the same command again to resume" in text
     assert "Traceback" not in text
     ours, *_ = tables((output / "table8.md").read_text())
     assert ours["FPN (baseline)"][0] == "1"
-    first = json.loads((log.parent / "run.json").read_text())["stretches"][0]["iterations"]
+    first = json.loads((log.parent / "run.json").read_text())["sessions"][0]["iterations"]
     assert 0 < first < 8
     stopped = f"stopped after {first} of 8 iterations"
     assert ours["PAFPN"][:2] == [stopped, f"{DASH} / 31.3"]
@@ -342,9 +363,9 @@ def test_interrupted_and_gone_on_with(protocol, tmp_path):
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "[1/2] FPN, seed 1: finished already" in done.stdout
-    assert "[2/2] PAFPN, seed 1: goes on in" in done.stdout
+    assert "[2/2] PAFPN, seed 1: resumes in" in done.stdout
     assert (finished.read_bytes(), finished.stat().st_mtime_ns) == before
-    first, second = json.loads((log.parent / "run.json").read_text())["stretches"]
+    first, second = json.loads((log.parent / "run.json").read_text())["sessions"]
     assert first["iterations"] == second["first_iteration"] > 0
     assert first["iterations"] + second["iterations"] == 8
     ours, *_ = tables((output / "table8.md").read_text())
@@ -356,7 +377,7 @@ def test_a_row_that_fails_does_not_stop_the_others(monkeypatch, capsys, protocol
     output = tmp_path / "out"
     plan = plan_of(8, protocol, output, rows=["pafpn", "bifpn"])
     write_runs(plan, {"FPN": (10.0,), "PAFPN": (11.0,), "BiFPN": (12.0,)})
-    # What torch cannot load.
+    # A checkpoint that torch cannot load.
     failing = output / "pafpn" / "seed1"
     (failing / "metrics.json").unlink()
     (failing / "model_0000000.pth").write_text("no checkpoint")

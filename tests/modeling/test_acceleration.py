@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from detectron2.layers import BatchNorm2d, Conv2d, FrozenBatchNorm2d
 from detectron2.modeling import build_model
+from helpers import REPOSITORY
 
 from facenet_d2.modeling import accelerate, set_tf32
 from facenet_d2.modeling.acceleration import fold_batch_norm

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch.fcos import FCOS
 from detectron2.structures import BitMasks
 from detectron2.utils.events import EventStorage
+from helpers import REPOSITORY
 from test_yolact import nothing, scene
 from torch import nn
 

@@ -13,9 +13,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
-from conftest import REPOSITORY
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_backbone, build_model
+from helpers import REPOSITORY
 from oracles import detect_by_loops
 
 from facenet_d2 import UserError

@@ -40,7 +40,7 @@ def compare(module, x, *, rtol=1e-4, atol=1e-5):
         torch.testing.assert_close(gradient.double(), exact_gradient, rtol=rtol, atol=atol * scale)
 
 
-@pytest.mark.parametrize("shape", [(2, 64, 7, 9), (2, 32, 5, 1), (3, 96, 16, 16)])
+@pytest.mark.parametrize("shape", [(2, 64, 7, 9), (2, 32, 5, 1), (3, 96, 16, 16), (2, 32, 40, 35)])
 def test_group_norm(shape):
     norm = nn.GroupNorm(32, shape[1])
     nn.init.normal_(norm.weight)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import REPOSITORY
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
+from helpers import REPOSITORY
 from test_yolact import scene
 
 from facenet_d2.modeling import InstanceModel

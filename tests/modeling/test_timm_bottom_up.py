@@ -6,9 +6,9 @@ import sys
 import pytest
 import timm
 import torch
-from conftest import write_tiny_config
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
+from helpers import write_tiny_config
 from torch import nn
 
 import train_net

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import REPOSITORY
 from detectron2.modeling import build_model
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.matcher import Matcher
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from helpers import REPOSITORY
 from torchvision.ops import box_iou, nms
 
 from facenet_d2.modeling.yolact import AnchorHead, PrototypeHead, YOLACTPredictions, fast_nms

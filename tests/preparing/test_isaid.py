@@ -13,8 +13,8 @@ import numpy as np
 import prepare_isaid
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REAL_DATA, REPOSITORY, needs_real
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from helpers import REAL_DATA, REPOSITORY, needs_real
 from PIL import Image
 
 from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS, CLASSES

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import prepare_nwpu_vhr10
 import pytest
-from conftest import REAL_DATA, needs_real
+from helpers import REAL_DATA, needs_real
 from PIL import Image
 
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES

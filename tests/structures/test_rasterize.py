@@ -4,12 +4,12 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-from conftest import REAL_DATA, needs_real
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from detectron2.data.datasets import load_coco_json
 from detectron2.structures import BoxMode
 from fvcore.transforms.transform import GridSampleTransform
+from helpers import REAL_DATA, needs_real
 from PIL import Image
 
 from facenet_d2.data import SceneMapper

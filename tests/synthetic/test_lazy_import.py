@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 LIST_MODULES = "import json, sys; {}; print(json.dumps(sorted(sys.modules)))"
 

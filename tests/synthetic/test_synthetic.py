@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from conftest import REPOSITORY
+from helpers import REPOSITORY
 
 from facenet_d2.errors import UserError
 from facenet_d2.synthetic import CLASSES, SCENES_VERSION

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import REAL_DATA, needs_real
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.structures.masks import polygons_to_bitmask
+from helpers import REAL_DATA, needs_real
 from pycocotools.coco import COCO
 from torch.utils._python_dispatch import TorchDispatchMode
 

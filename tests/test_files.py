@@ -1,0 +1,49 @@
+"""Files are replaced completely or not at all; files of the checkout are found or asked for."""
+
+import pytest
+
+from facenet_d2 import UserError, paths
+from facenet_d2.files import replaced, write_whole
+
+
+def test_a_file_is_replaced_at_the_end(tmp_path):
+    file = tmp_path / "a.png"
+    write_whole(file, "old")
+    with replaced(file) as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".png")
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    file = tmp_path / "a.txt"
+    write_whole(file, b"old")
+
+    def fail(create):
+        with replaced(file) as temporary:
+            create(temporary)
+            raise OSError("disk full")
+
+    for create in (lambda _: None, lambda t: t.write_text("half"), lambda t: t.mkdir()):
+        with pytest.raises(OSError, match="disk full"):
+            fail(create)
+        assert file.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_is_renamed_at_the_end(tmp_path):
+    with replaced(tmp_path / "images") as temporary:
+        temporary.mkdir()
+        (temporary / "0.png").touch()
+    assert [p.name for p in (tmp_path / "images").iterdir()] == ["0.png"]
+
+
+def test_files_of_the_checkout(monkeypatch, tmp_path):
+    assert (paths.configs() / "Base-SOLOv2.yaml").is_file()
+    assert paths.train_net().is_file()
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
+    for find in (paths.configs, paths.train_net):
+        with pytest.raises(UserError, match="installed without its checkout"):
+            find()
