@@ -81,7 +81,7 @@ def own_architecture():
 
 
 def test_a_subclass_under_its_own_name(tiny_config, own_architecture):
-    """It uses SOLOv2's keys and mask format, and can be trained."""
+    """Subclasses use SOLOv2's config keys and mask format, and can be trained."""
     cfg = load_config(tiny_config, ["MODEL.META_ARCHITECTURE", own_architecture], train=True)
     assert num_classes_key(cfg)[0] == "MODEL.SOLOV2.NUM_CLASSES"
     assert score_threshold_key(cfg) == "MODEL.SOLOV2.SCORE_THRESH_TEST"
