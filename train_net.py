@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.num_machines == 1 and args.dist_url == parser.get_default("dist_url"):
-        # Use any free port: the default is the same for all trainings of a user.
+        # Use any free port, since the default is the same for all trainings of a user.
         args.dist_url = "auto"
     return args
 
@@ -72,12 +72,12 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
-    """Return whether a run in OUTPUT_DIR is resumed."""
+    """Return whether this command resumes a run in OUTPUT_DIR."""
     return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
 
 
 def without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON does not have, by None."""
+    """Replace NaN, which JSON cannot represent, by None."""
     if isinstance(value, Mapping):
         return {k: without_nan(v) for k, v in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
@@ -86,7 +86,7 @@ def without_nan(value: Any) -> Any:
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     cfg = setup(args)
     if args.eval_only:
-        # OUTPUT_DIR may contain the log and config of the training.
+        # Do not overwrite the log and the config of the training in OUTPUT_DIR.
         record = cfg.clone()
         record.defrost()
         record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
@@ -121,7 +121,7 @@ def run() -> None:
     args = parse_args()
     several = args.num_gpus > 1 or args.num_machines > 1
     if several:
-        # Check here first: errors in child processes are reported once per process.
+        # Check the arguments before child processes start, each of which would report an error.
         setup(args)
     try:
         with forward_interrupt_to_workers() if several else nullcontext():
@@ -134,7 +134,7 @@ def run() -> None:
                 args=(args,),
             )
     except ProcessRaisedException as error:
-        # Errors of child processes arrive as text.
+        # Exceptions in child processes arrive as text.
         if f"{UserError.__name__}: " in str(error):
             raise UserError(user_message(error)) from error
         raise

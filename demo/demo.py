@@ -76,7 +76,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Demo:
-    """A model, drawing options, and the results so far."""
+    """Applies a model to images, and collects the results."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.predictor = Predictor(args.config_file, overrides=args.opts)
@@ -86,7 +86,7 @@ class Demo:
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Predict a BGR image; return its overlay, in BGR, and a line that reports the result."""
+        """Process a BGR image; return the overlay, in BGR, and a line that reports the result."""
         start = time.perf_counter()
         everything = self.predictor(image)
         seconds = time.perf_counter() - start
@@ -108,14 +108,14 @@ class Demo:
     def _keep(self, instances: Instances, name: str) -> None:
         self.images_seen += 1
         for result in instances_to_coco_json(instances, self.images_seen):
-            # IDs of the data set if known, otherwise from 1.
+            # Category IDs are those of the data set if it is known, otherwise class indices + 1.
             category = result["category_id"]
             result["category_id"] = self.predictor.category_ids.get(category, category + 1)
             self.results.append({"file_name": name, **result})
 
 
 def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
-    """Open a video; return its frames in BGR, frame rate, and stated number of frames.
+    """Open a video; return its BGR frames, frame rate, and the number of frames that it states.
 
     Raises:
         UserError: If the file cannot be decoded.

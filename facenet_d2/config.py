@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode as CN
 
-# Names of keys before version 0.2. Configs of earlier runs are read with them, see rename_keys().
+# Keys renamed in version 0.2, old to new; rename_keys() updates configs of earlier versions.
 RENAMED_KEYS = {
     "MODEL.CONDINST.FOCAL_ALPHA": "MODEL.CONDINST.FOCAL_LOSS_ALPHA",
     "MODEL.CONDINST.FOCAL_GAMMA": "MODEL.CONDINST.FOCAL_LOSS_GAMMA",
@@ -31,7 +31,7 @@ RENAMED_KEYS = {
 
 
 def rename_keys(content: dict[str, Any]) -> None:
-    """Give the keys of a config written before version 0.2 their present names.
+    """Rename the keys of a config written before version 0.2 to the present ones.
 
     Args:
         content: nested dict of a YAML config; changed in place.
@@ -91,12 +91,12 @@ def _add_solov2(cfg: CN) -> None:
     # Minimum and maximum of sqrt(box area), in pixels of the network's input.
     node.SCALE_RANGES = [[1, 96], [48, 192], [96, 384], [192, 768], [384, 2048]]
     # Predicted masks of at most this many pixels at stride 4 are dropped. The published values, the
-    # strides of the levels, are for inputs of about 800 pixels: objects below about 12x12 pixels
-    # are never found with them.
+    # strides of the levels, suit inputs of about 800 pixels; with them, objects smaller than about
+    # 12x12 pixels are never found.
     node.MIN_MASK_AREAS = [8, 8, 16, 32, 32]
     # Side of the centre region whose cells are positive, as a fraction of the box's side.
     node.CENTER_SCALE = 0.2
-    # Convolutions of the category and the kernel branch.
+    # Number, width and normalisation of the convolutions in the category and the kernel branch.
     node.NUM_CONVS = 4
     node.CONV_CHANNELS = 512
     node.KERNEL_CHANNELS = 256
@@ -104,9 +104,9 @@ def _add_solov2(cfg: CN) -> None:
     node.PRIOR_PROB = 0.01
     # Branches with deformable convolutions (DCNv2): "category", "kernel".
     node.DEFORM_BRANCHES = []
-    # Number of deformable convolutions in such a branch, counted from its end.
+    # Number of deformable convolutions at the end of such a branch.
     node.DEFORM_CONVS = 1
-    # Pyramid levels fused to the mask features, finest first.
+    # Pyramid levels fused into the mask features, finest first.
     node.MASK_IN_FEATURES = ["p2", "p3", "p4", "p5"]
     node.MASK_CHANNELS = 128
     node.FOCAL_LOSS_ALPHA = 0.25
@@ -120,7 +120,8 @@ def _add_solov2(cfg: CN) -> None:
     node.SCORE_THRESH_TEST = 0.1
     # Minimum probability of a mask pixel.
     node.MASK_THRESH_TEST = 0.5
-    # Masks are computed for the best-scoring candidates only. The published code has no such limit.
+    # Maximum number of candidates whose masks are computed, best scores first. The published code
+    # has no such limit.
     node.TOPK_CANDIDATES_TEST = 1000
     # Number of candidates that enter Matrix NMS.
     node.PRE_NMS_TOPK_TEST = 500
@@ -134,11 +135,11 @@ def _add_solov2(cfg: CN) -> None:
 def _add_solo(cfg: CN) -> None:
     """Add MODEL.SOLO. The defaults are the published model."""
     node = cfg.MODEL.SOLO = CN()
-    # Convolutions of the category and the mask branch.
+    # Convolutions in the category and the mask branch.
     node.NUM_CONVS = 7
     node.CONV_CHANNELS = 256
-    # Initial probability of a mask pixel; of both factors in decoupled SOLO. When training from
-    # scratch, 0.01 (published) plateaus for about a hundred steps and 0.1 does not.
+    # Initial probability of a mask pixel, in decoupled SOLO of both factors. When training from
+    # scratch, the loss plateaus for about a hundred steps with 0.01 (published), but not with 0.1.
     node.MASK_PRIOR_PROB = 0.01
     # Decoupled SOLO: 2S masks per level, for columns and rows, instead of S^2.
     node.DECOUPLED = False
@@ -146,7 +147,7 @@ def _add_solo(cfg: CN) -> None:
 
 def _add_rcnn(cfg: CN) -> None:
     """Add keys of the R-CNN baselines."""
-    # Anchor size in strides of its level (ANCHOR_GENERATOR.NAME StrideAnchorGenerator).
+    # Anchor size in strides of the level (ANCHOR_GENERATOR.NAME StrideAnchorGenerator).
     cfg.MODEL.ANCHOR_GENERATOR.SCALE = 8.0
     # Mask Scoring R-CNN (ROI_MASK_HEAD.NAME MaskScoringHead).
     node = cfg.MODEL.ROI_MASK_IOU_HEAD = CN()
@@ -163,9 +164,9 @@ def _add_yolact(cfg: CN) -> None:
     node.NUM_CLASSES = 0
     # Levels with anchors. Necks that end at p6 need fewer.
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Level of stride 8 that the prototypes, at stride 4, are made from.
+    # Level of stride 8 from which the prototypes, at stride 4, are computed.
     node.PROTOTYPE_IN_FEATURE = "p3"
-    # Anchor size in strides of its level.
+    # Anchor size in strides of the level.
     node.ANCHOR_SCALE = 3.0
     node.ANCHOR_RATIOS = [0.5, 1.0, 2.0]
     node.NUM_PROTOTYPES = 32
@@ -202,12 +203,12 @@ def _add_condinst(cfg: CN) -> None:
     node.NUM_CLASSES = 0
     # Levels of FCOS. Necks that end at p6 need fewer.
     node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
-    # Convolutions of FCOS's two branches.
+    # Convolutions in each of FCOS's two branches.
     node.NUM_CONVS = 4
     node.CONV_CHANNELS = 256
     node.NORM = "GN"
     node.PRIOR_PROB = 0.01
-    # In strides of the level.
+    # Radius around a mass centre within which positions are positive, in strides of the level.
     node.CENTER_SAMPLING_RADIUS = 1.5
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
@@ -217,10 +218,10 @@ def _add_condinst(cfg: CN) -> None:
     node.MASK_CONV_CHANNELS = 128
     node.MASK_CHANNELS = 8
     node.MASK_NORM = "BN"
-    # Mask head, whose parameters are predicted per instance.
+    # Convolutions of the mask head, whose parameters are predicted per instance.
     node.DYNAMIC_CONVS = 3
     node.DYNAMIC_CHANNELS = 8
-    # Approximate maximum of positions per image in the mask loss: the best ones of each object.
+    # Approximate maximum of positions per image in the mask loss, the best ones of each object.
     node.MAX_MASKS = 64
     node.SCORE_THRESH_TEST = 0.05
     node.MASK_THRESH_TEST = 0.5
@@ -257,9 +258,10 @@ def _add_face_fpn(cfg: CN) -> None:
     node.ASPP_NORM = "GN"
     # Add ASPP's input to its output.
     node.ASPP_SHORTCUT = True
-    # Build R2 and R3 on the level above, as section 3.2 says; False: on I, as equation (2).
+    # Build R2 and R3 on the level above, as in the paper's section 3.2; False: on I, as in equation
+    # (2).
     node.TOP_DOWN = True
-    # Apply a 3x3 convolution to each R, as FPN does to each merged map.
+    # Apply a 3x3 convolution to each R, as FPN does to each of its merged maps.
     node.OUTPUT_CONVS = True
     # Put the 1x1 convolution of the sub-pixel convolutions S before the pixel shuffle.
     node.SUBPIXEL_CONV_FIRST = False
@@ -287,10 +289,11 @@ def _add_bifpn(cfg: CN) -> None:
 
 
 def _add_data(cfg: CN) -> None:
-    """Add keys of data sets and augmentation, and allow INPUT.RANDOM_FLIP "both".
+    """Add keys of data sets and augmentation.
 
-    INPUT.MASK_FORMAT may also be "stride4", which the configs of SOLO, SOLOv2, FACENet, YOLACT and
-    CondInst set: ground-truth masks are rasterised once, at stride 4, as the losses compare them.
+    Two of Detectron2's keys accept a further value: INPUT.RANDOM_FLIP may be "both", and
+    INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT and
+    CondInst. Ground-truth masks are then rasterised once, at stride 4, where losses compare masks.
     """
     # Rotate by 0, 90, 180 or 270 degrees.
     cfg.INPUT.RANDOM_QUARTER_TURN = False
@@ -298,15 +301,15 @@ def _add_data(cfg: CN) -> None:
     node.ENABLED = False
     # Number of operations per image.
     node.NUM_OPS = 2
-    # From 0 to 30.
+    # Magnitude of the operations, from 0 to 30.
     node.MAGNITUDE = 9
-    # Names from facenet_d2.data.augmentation.OPERATIONS; empty for all.
+    # Operations to sample from (facenet_d2.data.augmentation.OPERATIONS); empty for all.
     node.OPERATIONS = []
     # COCO-format data sets of your own, [name, JSON file, image folder] each. The names can be used
     # in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.COCO = []
-    # Class names in order, filled from the data. A run's config.yaml has them, so that a trained
-    # model can be used without its data.
+    # Class names in order, set from the data. The config.yaml of a run contains them, so that a
+    # trained model can be used without its data.
     cfg.DATASETS.CLASS_NAMES = []
 
 
@@ -325,14 +328,14 @@ def _add_solver(cfg: CN) -> None:
 
 
 def _add_speed(cfg: CN) -> None:
-    """Add switches of inference by train_net.py --eval-only and demo.py (docs/SPEED.md)."""
-    # "bf16" or "fp16": run the network in this precision, post-processing in float32.
+    """Add switches for faster inference in train_net.py --eval-only and demo.py (docs/SPEED.md)."""
+    # "bf16" or "fp16": precision of the network; post-processing stays in float32.
     cfg.TEST.AUTOCAST = ""
     # Run convolutions in channels-last memory format.
     cfg.TEST.CHANNELS_LAST = False
-    # Compile the network; takes minutes at the first image.
+    # Compile the network, which takes minutes at the first image.
     cfg.TEST.COMPILE = False
     # Fold batch normalisation into the convolutions.
     cfg.TEST.FOLD_BATCH_NORM = False
-    # Allow TF32 for float32 products and convolutions, in training too, on GPUs that have it.
+    # Use TF32 for float32 matrix products and convolutions on GPUs that have it, also in training.
     cfg.MODEL.TF32 = True

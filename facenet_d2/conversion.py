@@ -1,8 +1,8 @@
 """Conversion of published SOLOv2 checkpoints.
 
-Three code bases published them: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1) and
-MMDetection. The networks differ only in the normalisation of images and in the position of the
-stride in the ResNet.
+They come from three code bases: AdelaiDet (on Detectron2), WXinlong/SOLO (on MMDetection 1) and
+MMDetection. Apart from parameter names, the networks differ only in the normalisation of images and
+in the position of the stride in the ResNet.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Publisher:
         name: name of the code base.
         mark: prefix of parameter names that identifies it.
         rules: patterns and replacements, applied in order to each name.
-        settings: values of config keys that its ResNets require.
-        torchvision_resnet: whether its ResNets have torchvision's names, not Detectron2's.
+        settings: config keys and values that these ResNets require.
+        torchvision_resnet: whether the ResNets have torchvision's parameter names instead of
+            Detectron2's.
     """
 
     name: str
@@ -40,14 +41,14 @@ class Publisher:
     torchvision_resnet: bool
 
 
-# For Detectron2's ImageNet weights.
+# For ResNets that started from Detectron2's ImageNet weights.
 MSRA_SETTINGS = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
     "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
     "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
     "INPUT.FORMAT": "BGR",
 }
-# For torchvision's.
+# For ResNets that started from torchvision's ImageNet weights.
 TORCHVISION_SETTINGS = {
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
     "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
@@ -55,7 +56,7 @@ TORCHVISION_SETTINGS = {
     "INPUT.FORMAT": "RGB",
 }
 
-# Index in AdelaiDet's Sequential: convolution, normalisation.
+# Infixes by index in AdelaiDet's Sequential of a convolution and its normalisation.
 _AT = ("", "norm.")
 
 
@@ -65,7 +66,7 @@ def _in_tower(match: re.Match[str]) -> str:
     return f"_tower.{conv}.{_AT[part]}"
 
 
-# In MMDetection normalisation is a sibling of the convolution; here it is its submodule.
+# In MMDetection, the normalisation is a sibling of the convolution; in Detectron2, a submodule.
 _PARTS = ((r"\.conv\.", "."), (r"\.gn\.", ".norm."), (r"\.conv_offset\.", ".conv_offset_mask."))
 # MMDetection numbers levels from 0, Detectron2 by the logarithm of their stride.
 _FPN = (
@@ -128,7 +129,7 @@ def publisher_of(names: Iterable[str]) -> Publisher:
     """Identify the code base of a checkpoint by its parameter names.
 
     Raises:
-        UserError: If it is unknown.
+        UserError: If the code base is unknown.
     """
     for publisher in PUBLISHERS:
         if any(name.startswith(publisher.mark) for name in names):
@@ -161,8 +162,8 @@ class Conversion:
 
     Attributes:
         state: parameters and buffers for the model.
-        left_out: reason for each parameter that is not used, by its name.
-        at_random: names of the model's parameters that are not in the checkpoint.
+        left_out: unused parameters of the checkpoint, with the reasons.
+        at_random: parameters of the model that are not in the checkpoint.
     """
 
     state: dict[str, torch.Tensor]
@@ -190,7 +191,7 @@ def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion
 
 
 class _Placeholder(SimpleNamespace):
-    """Placeholder for objects that are not tensors, such as MMEngine's log buffers."""
+    """Stands for objects that are not tensors, such as MMEngine's log buffers."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         super().__init__()
@@ -214,10 +215,10 @@ _LOADED = {
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Loads tensors and containers; does not import or call anything else named by the file."""
+    """Loads tensors and containers; does not import or call anything else that the file names."""
 
     def find_class(self, module: str, name: str) -> Any:
-        # Exact names only, since pickle resolves dotted names to attributes.
+        # Names are compared as a whole, since pickle would resolve dotted ones to attributes.
         if (module, name) in _LOADED:
             return super().find_class(module, name)
         return _Placeholder
@@ -234,8 +235,8 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     """Read the parameters and buffers of a checkpoint without executing code in it.
 
     Args:
-        file: file written by ``torch.save``: a state, or a dict with a state under ``model`` or
-            ``state_dict``.
+        file: file written by ``torch.save`` that contains a state, or a dict with a state under
+            ``model`` or ``state_dict``.
 
     Raises:
         UserError: If the file is missing or not such a checkpoint.

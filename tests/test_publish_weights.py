@@ -1,4 +1,4 @@
-"""The model zoo's files: written by the tool, loaded by name, with the figures of the run."""
+"""Model zoo files: written by the tool, loaded by name, with the metrics of the run."""
 
 import json
 import sys

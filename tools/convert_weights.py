@@ -6,8 +6,9 @@
   train_net.py --config-file ... MODEL.WEIGHTS solov2_R_50_coco.pth
 
 Checkpoints of AdelaiDet, WXinlong/SOLO and MMDetection are recognised by their parameter names.
-Parameters whose name and shape match the config's model are kept: for another number of classes all
-but the last convolution of the class branch, for FACENet the ResNet and the heads.
+Parameters are kept if their name and shape match the config's model. If the number of classes
+differs, these are all but the last convolution of the class branch; for FACENet, the ResNet and the
+heads.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("checkpoint", help="published checkpoint (.pth)")
     parser.add_argument("--config-file", required=True, help="config of the model to be trained")
-    parser.add_argument("--output", required=True, help="file to write, for MODEL.WEIGHTS")
+    parser.add_argument("--output", required=True, help="converted checkpoint, for MODEL.WEIGHTS")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="overrides of the config")
     return parser.parse_intermixed_args()
 
 
 def modules(names: list[str]) -> str:
-    """Count parameters by part of the model."""
+    """List the parts of the model with their numbers of parameters."""
     counts = Counter(".".join(name.split(".")[:2]) for name in names)
     return ", ".join(f"{part} ({number})" for part, number in counts.items())
 

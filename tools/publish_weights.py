@@ -3,8 +3,8 @@
 
   publish_weights.py output/nwpu_vhr10/facenet_lite0_384_36ep
 
-writes facenet_d2/model_zoo/weights/facenet_lite0_384_36ep.safetensors: the model after its last
-iteration, in float16, with config and results in the file's metadata. It is loaded with
+writes facenet_d2/model_zoo/weights/facenet_lite0_384_36ep.safetensors: the model after the last
+iteration, in float16, with config and results in the file's metadata. Load it with
 MODEL.WEIGHTS zoo://facenet_lite0_384_36ep.
 """
 
@@ -30,9 +30,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("run", type=Path, help="OUTPUT_DIR of a finished run")
-    parser.add_argument("--name", help="name in the model zoo (default: the folder's)")
+    parser.add_argument("--name", help="name in the model zoo (default: name of the folder)")
     parser.add_argument(
-        "--output", type=Path, default=WEIGHTS, help="output folder (default: the package's)"
+        "--output", type=Path, default=WEIGHTS, help="output folder (default: in the package)"
     )
     return parser.parse_args()
 
@@ -62,7 +62,7 @@ def main() -> None:
     write_whole(file, content)
     parameters = sum(v.numel() for v in state.values())
     print(f"{file}: {parameters / 1e6:.2f} M values, {len(content) / 1e6:.1f} MB")
-    print(f"loaded with MODEL.WEIGHTS {PREFIX}{name}")
+    print(f"load it with MODEL.WEIGHTS {PREFIX}{name}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Configs, training, checkpoints, and the frame of all commands."""
+"""Configs, training, checkpoints, prediction, and the shared parts of all commands."""
 
 from .cli import run_command
 from .predictor import Predictor

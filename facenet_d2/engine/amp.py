@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype:
-    """Return the data type of ``SOLVER.AMP.DTYPE``; default: float16 on a GPU, bfloat16 on a CPU.
+    """Return the data type of ``SOLVER.AMP.DTYPE``; by default float16 on a GPU, bfloat16 on a CPU.
 
     Raises:
-        ValueError: If the name is unknown, or float16 is set on a CPU.
+        ValueError: If the name is unknown, or fp16 is set for a CPU.
     """
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("", *AUTOCAST):

@@ -16,28 +16,28 @@ from ..weights import PRETRAINED, bottom_up_parameters
 from .cli import VALUE_ERRORS
 
 BEST = "model_best"
-"""Name of the checkpoint with the best evaluation, from which no run is resumed."""
+"""Name of the checkpoint with the best evaluation; runs are not resumed from it."""
 
 
 class CheckpointError(ValueError):
-    """Raised if a checkpoint cannot be read, or is not one of the model."""
+    """Raised if a checkpoint cannot be read or belongs to another model."""
 
 
 class ModelCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer with atomic writes, which rejects checkpoints of other models.
+    """Detectron2's checkpointer with atomic writes, rejecting checkpoints of other models.
 
     If a run is killed while it saves, or the disk is full, the previous checkpoint and the tag in
     ``last_checkpoint`` stay valid.
 
     Attributes:
-        complete: whether a checkpoint must have every parameter of the model; otherwise one is
-            enough.
+        complete: whether a checkpoint must contain every parameter of the model; otherwise one
+            parameter is enough.
     """
 
     complete = False
 
     def _load_file(self, filename: str) -> Any:
-        """Read a checkpoint; also safetensors, the format of the model zoo."""
+        """Read a checkpoint of Detectron2 or, in safetensors format, of the model zoo."""
         try:
             if not filename.endswith(".safetensors"):
                 return super()._load_file(filename)
@@ -54,7 +54,7 @@ class ModelCheckpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if not isinstance(checkpoint.get("model"), dict):
-            raise CheckpointError('it has no state of a model under "model"')
+            raise CheckpointError('it has no model state under "model"')
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
         total = len(self.model.state_dict())
@@ -63,7 +63,7 @@ class ModelCheckpointer(DetectionCheckpointer):
                 f"{len(wrong)} of the model's {total} parameters are missing or have another "
                 f"shape: {_some(wrong)}"
             )
-        # Random layers between pretrained ones would go unnoticed.
+        # Randomly initialised layers between pretrained ones would go unnoticed.
         if str(checkpoint.get("__author__", "")).startswith(PRETRAINED):
             missing = bottom_up_parameters(wrong)
             if missing:
@@ -71,11 +71,11 @@ class ModelCheckpointer(DetectionCheckpointer):
                     f"{len(missing)} parameters of the model's bottom-up network are missing or "
                     f"have another shape: {_some(missing)}"
                 )
-        # Detectron2's own checkpoints may contain these two, which the config sets.
+        # Detectron2's checkpoints may contain these two, which the config sets here.
         foreign = [k for k in result.unexpected_keys if k not in ("pixel_mean", "pixel_std")]
         if foreign and self.complete:
             raise CheckpointError(
-                f"{len(foreign)} of its parameters are not the model's: {_some(foreign)}"
+                f"{len(foreign)} of its parameters are not in the model: {_some(foreign)}"
             )
         return result
 
@@ -122,11 +122,11 @@ def load_checkpoint(
         checkpointer: checkpointer of the model.
         cfg: config of the model.
         resume: whether to resume the run in ``OUTPUT_DIR``.
-        complete: whether the weights must contain the whole model, as they must when resuming;
-            otherwise a part is enough, for example a backbone.
+        complete: whether the weights must contain the whole model, which is always required when
+            resuming; otherwise a part is enough, for example a backbone.
 
     Raises:
-        UserError: If the weights cannot be downloaded or read, or are not the model's.
+        UserError: If the weights cannot be downloaded or read, or belong to another model.
     """
     resuming = resume and checkpointer.has_checkpoint()
     path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS

@@ -17,7 +17,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from ..errors import UserError, user_message
 
 TRACEBACK = "FACENET_D2_TRACEBACK"
-"""Environment variable; if it is set, errors are printed with their traceback."""
+"""Environment variable: if set, user errors are printed with their traceback."""
 
 
 def run_command(command: Callable[[], int | None]) -> int:
@@ -32,17 +32,17 @@ def run_command(command: Callable[[], int | None]) -> int:
         raised.
     """
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot display a character must not fail the command.
+        # A command must not fail because the terminal cannot display a character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return command() or 0
     except BrokenPipeError:
-        # The reader of a pipe, such as `head`, has closed it. Python would try to flush the rest.
+        # The reader of a pipe, such as `head`, has closed it; the flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, OSError) as error:
-        # An OSError is the state of the machine: a full disk, a file without permission.
+        # An OSError is due to the state of the machine, such as a full disk or missing permission.
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         else:
@@ -73,7 +73,7 @@ def forward_interrupt_to_workers() -> Iterator[None]:
     try:
         yield
     except ProcessExitedException as error:
-        # Terminated above, or by Ctrl-C before they could handle it.
+        # Terminated above, or by a Ctrl-C before they had installed their handler.
         if requests:
             raise KeyboardInterrupt from error
         raise
@@ -83,7 +83,7 @@ def forward_interrupt_to_workers() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-# Exceptions that PyTorch, Detectron2, fvcore and timm raise for invalid values.
+# Exceptions that PyTorch, Detectron2, fvcore and timm raise for invalid config values.
 VALUE_ERRORS = (
     ArithmeticError,
     AssertionError,
@@ -96,16 +96,16 @@ VALUE_ERRORS = (
 
 @contextmanager
 def user_errors(what: str) -> Iterator[None]:
-    """Raise errors of code that configured values drive as :class:`UserError`.
+    """Convert errors that invalid config values cause to :class:`UserError`.
 
-    Only :data:`VALUE_ERRORS` are; an AttributeError or a TypeError, for example, is a bug and
-    passes unchanged.
+    Only :data:`VALUE_ERRORS` are converted. Other exceptions, for example an AttributeError or a
+    TypeError, are bugs and pass unchanged.
 
     Args:
-        what: first part of the message.
+        what: beginning of the message, which says what failed.
 
     Raises:
-        UserError: With ``what`` and the message of the exception, which is its cause.
+        UserError: With ``what`` and the message of the original exception, its ``__cause__``.
     """
     try:
         yield
@@ -114,7 +114,7 @@ def user_errors(what: str) -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    # An assertion often has no message but its source line.
+    # Assertions often have no message; their source line takes its place.
     words = " ".join(map(str, error.args))
     if not words and error.__traceback__ is not None:
         words = traceback.extract_tb(error.__traceback__)[-1].line or ""

@@ -1,4 +1,4 @@
-"""Command-line options of tools that read any COCO data set, registered or not."""
+"""Command-line options for any COCO data set, registered or not."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from ..errors import UserError
 def add_dataset_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--annotations``, ``--images`` and ``--dataset``."""
     parser.add_argument("--annotations", type=Path, help="COCO JSON file")
-    parser.add_argument("--images", type=Path, help="folder that its file names are relative to")
     parser.add_argument(
-        "--dataset", help="registered data set, in place of --annotations and --images"
+        "--images", type=Path, help="folder that the file names in the JSON file are relative to"
+    )
+    parser.add_argument(
+        "--dataset", help="registered data set, instead of --annotations and --images"
     )
 
 

@@ -1,4 +1,4 @@
-"""Training hooks in addition to Detectron2's."""
+"""Training hooks that Detectron2 does not have."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 
 
 class ResumableBestCheckpointer(BestCheckpointer):
-    """Detectron2's ``BestCheckpointer``, which keeps the best metric on ``--resume``.
+    """Detectron2's ``BestCheckpointer`` that remembers the best metric on ``--resume``.
 
-    The metric is saved in ``model_best.json``, since the periodic checkpoint is written before the
-    evaluation.
+    The metric is saved in ``model_best.json``, not in the periodic checkpoint, which is written
+    before the evaluation.
     """
 
     def __init__(self, eval_period: int, checkpointer: Checkpointer, val_metric: str) -> None:
@@ -46,7 +46,7 @@ class ResumableBestCheckpointer(BestCheckpointer):
 
 
 class StopOnInterrupt(HookBase):
-    """On Ctrl-C, finishes the step, saves a checkpoint and stops; on a second one, stops at once.
+    """Finishes the step, saves a checkpoint and stops on Ctrl-C; stops at once on a second one.
 
     All processes of a training stop after the same step, whichever of them receives the signal.
     """
@@ -82,8 +82,8 @@ class StopOnInterrupt(HookBase):
 class WarnOfEmptyMasks(HookBase):
     """Warns if the Dice loss indicates that all predicted masks are empty.
 
-    An empty mask has a Dice loss of 1 and almost no gradient: a model that collapses in the first
-    steps does not recover.
+    An empty mask has a Dice loss of 1 and almost no gradient, so a model that collapses in the
+    first steps does not recover.
     """
 
     NEAR_ONE = 0.985

@@ -1,4 +1,4 @@
-"""Input files and output names of commands that process images and videos."""
+"""Input and output files of commands that process images and videos."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[Path]:
 
     Args:
         patterns: files, folders and glob patterns.
-        option: command-line option of the patterns, for error messages.
+        option: command-line option that the patterns were given to, for error messages.
 
     Raises:
         UserError: if a pattern matches nothing, or a folder is not readable or contains no images.

@@ -1,4 +1,4 @@
-"""Number of classes of a config's model."""
+"""Number of classes of the model that a config describes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..errors import UserError
 
 
 def model_node(cfg: CfgNode) -> str:
-    """Name of the node of ``cfg.MODEL`` with ``NUM_CLASSES`` and the score threshold.
+    """Return the name of the node of ``cfg.MODEL`` with ``NUM_CLASSES`` and the score threshold.
 
-    A meta-architecture of this project names it in ``CONFIG_NODE``, which subclasses inherit.
+    The meta-architectures of this project define it as ``CONFIG_NODE``, which subclasses inherit.
 
     Raises:
         UserError: If ``MODEL.META_ARCHITECTURE`` is not registered.
@@ -21,7 +21,7 @@ def model_node(cfg: CfgNode) -> str:
     if name not in META_ARCH_REGISTRY:
         known = ", ".join(sorted(n for n, _ in META_ARCH_REGISTRY))
         raise UserError(
-            f"MODEL.META_ARCHITECTURE {name!r} is not registered; registered are {known}."
+            f"MODEL.META_ARCHITECTURE {name!r} is not registered; it must be one of {known}."
         )
     meta_architecture = META_ARCH_REGISTRY.get(name)
     node = getattr(meta_architecture, "CONFIG_NODE", None)
@@ -31,21 +31,21 @@ def model_node(cfg: CfgNode) -> str:
 
 
 def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
-    """Key with the model's number of classes, and the node that contains it."""
+    """Return the config key with the model's number of classes, and the node that contains it."""
     node = model_node(cfg)
     return f"MODEL.{node}.NUM_CLASSES", cfg.MODEL[node]
 
 
 def score_threshold_key(cfg: CfgNode) -> str:
-    """Key with the minimum score of the model's predictions."""
+    """Return the config key with the minimum score of the model's predictions."""
     return f"MODEL.{model_node(cfg)}.SCORE_THRESH_TEST"
 
 
 def resolve_num_classes(cfg: CfgNode) -> None:
-    """Set or check the number of classes by the config's data sets.
+    """Set or check the number of classes, according to the data sets of the config.
 
     The model's ``NUM_CLASSES`` is set if it is 0 and must otherwise agree with every data set.
-    PointRend's ``MODEL.POINT_HEAD.NUM_CLASSES`` is set as well, and ``DATASETS.CLASS_NAMES``.
+    ``DATASETS.CLASS_NAMES`` and PointRend's ``MODEL.POINT_HEAD.NUM_CLASSES`` are set as well.
 
     Args:
         cfg: config; changed in place.

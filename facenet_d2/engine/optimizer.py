@@ -18,7 +18,7 @@ OPTIMIZERS = ("SGD", "AdamW")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of ``SOLVER``.
+    """Build the optimizer that ``SOLVER`` describes.
 
     Supports, in addition to Detectron2's keys,
 
@@ -70,7 +70,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def bottom_up_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of the bottom-up network; without a neck, of the backbone."""
+    """Return the parameters of the bottom-up network, or of a backbone without a neck."""
     backbone = getattr(model, "backbone", None)
     if backbone is None:
         return []
@@ -90,7 +90,7 @@ def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
 def multiply_learning_rate(
     groups: Iterable[dict[str, Any]], parameters: Iterable[nn.Parameter], factor: float
 ) -> list[dict[str, Any]]:
-    """Split parameter groups to multiply the learning rate of some parameters.
+    """Split parameter groups, and multiply the learning rate of the given parameters.
 
     Args:
         groups: parameter groups with ``lr``.
@@ -115,7 +115,7 @@ def clip_whole_gradient(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     def clip(*_: Any) -> None:
-        # Before the optimizer step, AMP has already unscaled the gradients.
+        # AMP has already unscaled the gradients when the optimizer steps.
         norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type)
         get_event_storage().put_scalar("gradient_norm", norm.item())
 

@@ -1,4 +1,4 @@
-"""A trained model that predicts single images."""
+"""Prediction of single images with a trained model."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ class Predictor:
         cfg: frozen config.
         model: model in evaluation mode.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
-        category_ids: category IDs of the data set by class index; empty if the data set is not
-            present.
+        category_ids: category IDs of the data set by class index; empty if the data set is missing.
     """
 
     def __init__(
@@ -38,12 +37,13 @@ class Predictor:
         """
         Args:
             config_file: config of the model, for example the ``config.yaml`` of a training run. The
-                data set need not be present.
-            weights: checkpoint or name of pretrained weights; by default ``MODEL.WEIGHTS``.
+                data set is not needed.
+            weights: checkpoint file or URL; by default ``MODEL.WEIGHTS``.
             overrides: KEY VALUE pairs, as on the command line.
 
         Raises:
-            UserError: If the config is invalid, or the weights are missing or not of this model.
+            UserError: If the config is invalid, or the weights are missing or belong to another
+                model.
         """
         if weights is not None:
             overrides = [*overrides, "MODEL.WEIGHTS", str(weights)]
@@ -56,7 +56,7 @@ class Predictor:
             self.metadata.thing_colors = known.thing_colors
         ids = known.get("thing_dataset_id_to_contiguous_id", {})
         self.category_ids = {contiguous: given for given, contiguous in ids.items()}
-        # Weights are loaded below, where missing parameters are an error.
+        # The weights are loaded below, where missing parameters are an error.
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
@@ -69,13 +69,13 @@ class Predictor:
             accelerate(self.model, cfg)
 
     def __call__(self, image: np.ndarray) -> Instances:
-        """Predict one image.
+        """Predict the instances of an image.
 
         Args:
             image: ``(H, W, 3)`` uint8, BGR.
 
         Returns:
-            ``pred_masks`` ``(N, H, W)`` bool, ``pred_boxes``, ``pred_classes`` and ``scores``, on
-            the CPU, by decreasing score.
+            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
+            ``pred_boxes``, ``pred_classes`` and ``scores``.
         """
         return self._predictor(image)["instances"].to("cpu")

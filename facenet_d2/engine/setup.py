@@ -17,7 +17,7 @@ from ..modeling.backbone import check_sem
 from .amp import amp_dtype
 from .num_classes import num_classes_key, resolve_num_classes
 
-# Raised by yacs for unknown keys and values of another type.
+# Raised by yacs for unknown keys and values of a wrong type.
 CONFIG_ERRORS = (
     AssertionError,
     AttributeError,
@@ -30,7 +30,7 @@ CONFIG_ERRORS = (
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config file and override keys; data and weights are not checked.
+    """Read a config file and override keys, without checking data and weights.
 
     Args:
         config_file: YAML file, loaded without executing code.
@@ -97,8 +97,8 @@ def load_config(
         config_file: YAML file, loaded without executing code.
         overrides: KEY VALUE pairs, as on the command line.
         train: whether to check keys that only training uses.
-        need_data: whether the data sets must exist. Otherwise they are not read if the config has
-            the class names, as the ``config.yaml`` of a training run does.
+        need_data: whether the data sets must exist. If not, they are read only if the config lacks
+            the class names, which the ``config.yaml`` of a training run contains.
 
     Returns:
         The frozen config.

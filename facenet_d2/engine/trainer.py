@@ -31,7 +31,7 @@ from .run_record import RecordRun
 
 
 class _OneSentenceForUserErrors(logging.Filter):
-    """Drops the traceback that Detectron2's training loop logs for errors reported by commands."""
+    """Drops the tracebacks in Detectron2's log of errors that commands report in one sentence."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (
@@ -54,7 +54,7 @@ class Trainer(DefaultTrainer):
             cfg: config from :func:`load_config`.
 
         Raises:
-            UserError: If model, optimizer, schedule, data or hooks cannot be built from it.
+            UserError: If model, optimizer, schedule, data or hooks cannot be built.
         """
         with user_errors("training cannot be set up from this config"):
             dtype = training_dtype(cfg)
@@ -72,7 +72,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> torch.nn.Module:
-        """Build the model; raises a :class:`UserError` if a value of the config is not allowed."""
+        """Build the model; raise a :class:`UserError` if the config has an invalid value."""
         set_tf32(cfg.MODEL.TF32)
         with user_errors("the model of this config cannot be built"):
             model = super().build_model(cfg)
@@ -104,7 +104,7 @@ class Trainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     def build_hooks(self) -> list[HookBase | None]:
-        # Detectron2 passes the checkpointer on from here.
+        # Detectron2's hooks take the checkpointer from here.
         self.checkpointer = ModelCheckpointer(
             self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
@@ -125,7 +125,7 @@ class Trainer(DefaultTrainer):
                 own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT, solver.WARMUP_ITERS))
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
         own.append(StopOnInterrupt(self.checkpointer))
-        # Writers come last, to write the metrics of all other hooks.
+        # The writers come last, since they write the metrics of all other hooks.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
         return [h for h in hooks if h not in writers] + own + writers
 
@@ -136,14 +136,14 @@ class Trainer(DefaultTrainer):
         self.train_loader.start_iter = self.start_iter
 
     def run_step(self) -> None:
-        # Seeded per iteration and process, so that random sampling, as in R-CNNs, is the same in a
+        # Seeding per iteration and process makes random sampling, as in R-CNNs, the same in a
         # resumed run.
         seeds = (self.train_loader.seed, self.iter, comm.get_rank())
         torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0]))
         super().run_step()
 
     def train(self) -> Any:
-        """Train; raises a :class:`UserError` if the loss becomes infinite or NaN."""
+        """Train the model; raise a :class:`UserError` if the loss becomes infinite or NaN."""
         try:
             return super().train()
         except FloatingPointError as error:
@@ -154,8 +154,8 @@ class Trainer(DefaultTrainer):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        # Detectron2 0.6 does not save the optimizer (momentum) and the gradient scaler; its main
-        # saves them under this key.
+        # Detectron2 0.6 does not save the state of optimizer (momentum) and gradient scaler; newer
+        # versions save it under this key.
         return {
             **super().state_dict(),
             "_trainer": self._trainer.state_dict(),

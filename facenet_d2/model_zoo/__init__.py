@@ -30,7 +30,7 @@ class ZooHandler(PathHandler):
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         file = WEIGHTS / f"{path.removeprefix(PREFIX)}.safetensors"
         if not file.is_file():
-            raise ValueError(f"{path}: the available models are {names()}")
+            raise ValueError(f"{path} does not exist; available models are {names()}")
         return str(file)
 
     def _isfile(self, path: str, **kwargs: Any) -> bool:

@@ -13,7 +13,7 @@ from facenet_d2.engine.amp import BFloat16Trainer, amp_dtype
 
 
 def train(tmp_path, scenes, name, *overrides):
-    """Losses of each of twelve steps of a small FACENet, and the trainer."""
+    """Train a small FACENet; return the losses of twelve steps, and the trainer."""
     folder = tmp_path / name
     folder.mkdir()
     options = ["SOLVER.MAX_ITER", "12", "SOLVER.BASE_LR", "0.01", "DATASETS.TEST", "()"]
@@ -33,13 +33,13 @@ def train(tmp_path, scenes, name, *overrides):
     return torch.tensor(losses), trainer
 
 
-def test_bfloat16_learns_as_float32_does(tmp_path, scenes, monkeypatch):
+def test_bfloat16_learns_like_float32(tmp_path, scenes, monkeypatch):
     plain, _ = train(tmp_path, scenes, "plain")
     monkeypatch.setattr(amp, "cpu_has_bfloat16", lambda: True)
     mixed, trainer = train(tmp_path, scenes, "mixed", "SOLVER.AMP.ENABLED", "True")
     assert isinstance(trainer._trainer, BFloat16Trainer)
     assert plain[-4:].mean() < 0.9 * plain[:2].mean()
-    # The first step from the same weights, then as two runs that round differently.
+    # The first step has the same weights; later losses differ by the accumulated rounding.
     torch.testing.assert_close(mixed[0], plain[0], rtol=0.01, atol=0)
     torch.testing.assert_close(mixed[:4], plain[:4], rtol=0.05, atol=0)
     assert mixed[-4:].mean() < 0.9 * mixed[:2].mean()
@@ -52,8 +52,8 @@ def test_bfloat16_learns_as_float32_does(tmp_path, scenes, monkeypatch):
     assert {"loss_category", "loss_mask", "data_time", "lr"} <= set(json.loads(lines[-1]))
 
 
-def test_channels_last_learns_as_nchw_does(tmp_path, scenes):
-    """The faster backward passes; in float32, the same up to rounding."""
+def test_channels_last_learns_like_nchw(tmp_path, scenes):
+    """The faster backward passes compute the same in float32, up to rounding."""
     plain, _ = train(tmp_path, scenes, "plain")
     fast, trainer = train(tmp_path, scenes, "fast", "SOLVER.CHANNELS_LAST", "True")
     torch.testing.assert_close(fast[:3], plain[:3], rtol=1e-3, atol=0)
@@ -89,7 +89,7 @@ def test_type(device, name, expected, model_cfg):
     assert amp_dtype(model_cfg) == expected
 
 
-def test_what_this_cpu_says_of_itself():
+def test_the_cpus_own_list_of_instructions():
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.is_file() or "flags" not in cpuinfo.read_text():
         pytest.skip("no /proc/cpuinfo with flags")

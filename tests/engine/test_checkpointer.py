@@ -1,4 +1,4 @@
-"""Checkpoints are written atomically, and only real ones are tagged."""
+"""Checkpoints are written atomically, and only existing ones are tagged."""
 
 import pytest
 import torch

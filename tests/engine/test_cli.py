@@ -1,4 +1,4 @@
-"""How commands end."""
+"""Exit codes and error messages of commands."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_a_user_error_is_one_line(capsys, monkeypatch):
     assert capsys.readouterr().err == "error: a.yaml is empty.\n"
 
 
-def test_with_its_traceback_on_request(capsys, monkeypatch):
+def test_the_traceback_on_request(capsys, monkeypatch):
     monkeypatch.setenv(TRACEBACK, "1")
 
     def command():
@@ -41,7 +41,7 @@ def test_a_bug_keeps_its_type(error):
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), AssertionError("x")])
-def test_a_wrong_value_is_the_users(error):
+def test_a_wrong_value_is_a_user_error(error):
     with (
         pytest.raises(UserError, match="the model cannot be built: x"),
         user_errors("the model cannot be built"),

@@ -1,4 +1,4 @@
-"""The warning of masks that have become empty."""
+"""The warning about empty masks."""
 
 import logging
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Ctrl-C while training, in a process of its own."""
+"""Ctrl-C during training, in a separate process."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import sys
 from helpers import REPOSITORY, interrupt_training
 
 
-def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_resume_continues(tiny_config, tmp_path):
     command = [sys.executable, "train_net.py", "--config-file", str(tiny_config)]
     overrides = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER"]
     iteration, seconds, _ = interrupt_training([*command, *overrides, "100000"], tmp_path)
@@ -25,7 +25,7 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
     assert first["iterations"] == second["first_iteration"] == iteration + 1
     assert second["iterations"] == 1
     events = [json.loads(x) for x in (tmp_path / "output" / "metrics.json").open()]
-    # The median of the first 20 steps but three, which Detectron2 does not time: half of them took
-    # at least as long.
+    # Detectron2 does not time the first three of these 20 steps; half of the others took at least
+    # the median.
     (median,) = (e["time"] for e in events if e.get("iteration") == 19)
     assert 8 * median <= first["seconds"] <= seconds

@@ -1,4 +1,4 @@
-"""Parameter groups and steps of the optimizers, beside Detectron2's and PyTorch's own."""
+"""Parameter groups and steps of the optimizers, compared with Detectron2's and PyTorch's."""
 
 import pytest
 import torch
@@ -27,8 +27,8 @@ def set_gradients(model):
 
 
 @pytest.mark.parametrize("clip_type", ["full_model", "norm", "value"])
-def test_sgd_steps_as_detectron2s(model, model_cfg, clip_type):
-    """With its own kinds of clipping; of the whole norm, scaled by hand."""
+def test_sgd_steps_like_detectron2s(model, model_cfg, clip_type):
+    """Detectron2 cannot clip the whole norm; its gradients are scaled here for full_model."""
     clip = model_cfg.SOLVER.CLIP_GRADIENTS
     clip.CLIP_TYPE, clip.CLIP_VALUE = clip_type, 0.5
     start = {k: v.clone() for k, v in model.state_dict().items()}
@@ -62,7 +62,7 @@ def test_adamw(model, model_cfg):
     sign = weight.grad.sign()
     with EventStorage():
         optimizer.step()
-    # The first step of Adam is the sign of the gradient.
+    # The first step of Adam is proportional to the sign of the gradient.
     torch.testing.assert_close(
         weight, before * (1 - 0.001 * 0.05) - 0.001 * sign, atol=1e-5, rtol=0
     )

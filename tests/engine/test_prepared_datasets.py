@@ -1,4 +1,4 @@
-"""From each publisher's layout to training, by the commands that the README gives."""
+"""From each publisher's files to training, by the documented commands."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ import train_net
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
 from facenet_d2.engine import run_command
 
-# The configs' own models and sizes are for GPUs.
+# The models and image sizes of the configs are for GPUs.
 SMALL = {
     "MODEL.WEIGHTS": "",
     "MODEL.BACKBONE.FREEZE_AT": 0,
@@ -52,8 +52,8 @@ def run(monkeypatch, main, *args):
 def publish_isaid(folder):
     for split in ("train", "val"):
         for i in range(2):
-            pictures = isaid_scene.draw(150, 170, 20, seed=i)
-            isaid_scene.write(folder / split / "images", f"P{i:04}", *pictures)
+            images = isaid_scene.draw(150, 170, 20, seed=i)
+            isaid_scene.write(folder / split / "images", f"P{i:04}", *images)
     return prepare_isaid.main, ("--source", folder, "--patch-size", 100, "--overlap", 25)
 
 
@@ -82,9 +82,9 @@ def coco(name, numbers, class_names):
 def draw_images(folder, content):
     folder.mkdir(parents=True, exist_ok=True)
     for image in content["images"]:
-        picture = np.full((80, 80, 3), 60, np.uint8)
-        picture[20:40, 10:50] = 220
-        Image.fromarray(picture).save(folder / image["file_name"])
+        pixels = np.full((80, 80, 3), 60, np.uint8)
+        pixels[20:40, 10:50] = 220
+        Image.fromarray(pixels).save(folder / image["file_name"])
 
 
 def publish_hrsid(folder):

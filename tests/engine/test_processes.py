@@ -1,4 +1,4 @@
-"""Training with several processes, which are on the CPU here and talk by gloo."""
+"""Training with several processes, on the CPU with gloo."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from helpers import REPOSITORY, interrupt_training, write_tiny_config
 from facenet_d2.data import TrainLoader
 from facenet_d2.modeling.condinst.meta_arch import mean_over_processes
 
-# Threads of several processes wait for one another.
+# More threads than cores would slow the processes down.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 TWO = ("--num-gpus", "2")
 DATASET = [{"id": i, "width": 10, "height": 20} for i in range(12)]
@@ -35,12 +35,12 @@ def run(config, *args):
 
 
 def alive(group):
-    """Processes of a group that have not ended, from Linux's table of them."""
+    """Return the processes of a process group that have not ended, from /proc."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, of_group, *_ = stat.read_text().rpartition(")")[2].split()
-            if int(of_group) == group and state not in "ZX":
+            state, _, process_group, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(process_group) == group and state not in "ZX":
                 found.append(stat.parent.name)
     return found
 
@@ -49,18 +49,18 @@ def noisy(record):
     return {**record, "noise": np.random.rand()}
 
 
-def in_process(rank, port, function, folder):
+def run_in_process(rank, port, function, folder):
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=2, rank=rank)
     torch.save(function(rank), folder / f"{function.__name__}{rank}.pth")
 
 
-def of_two(function, folder):
-    """What a function of this module gives in each of two processes."""
-    # What the system gives as free.
+def run_twice(function, folder):
+    """Return the results of a function of this module in two processes."""
+    # A free port, chosen by the system.
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
     port = store.port
     del store
-    mp.spawn(in_process, (port, function, folder), nprocs=2)
+    mp.spawn(run_in_process, (port, function, folder), nprocs=2)
     return [torch.load(folder / f"{function.__name__}{rank}.pth") for rank in (0, 1)]
 
 
@@ -82,8 +82,8 @@ def batches(rank):
     ]
 
 
-def test_processes_share_the_images_and_no_draws_whoever_loads(tmp_path):
-    (a, a_by_worker), (b, b_by_worker) = of_two(batches, tmp_path)
+def test_processes_share_the_images_but_no_random_numbers(tmp_path):
+    (a, a_by_worker), (b, b_by_worker) = run_twice(batches, tmp_path)
     assert a == a_by_worker
     assert b == b_by_worker
     assert sorted(x for x, _ in a + b) == list(range(12))
@@ -94,12 +94,12 @@ def positives(rank):
     return mean_over_processes((9, 2)[rank], torch.device("cpu"))
 
 
-def test_condinst_divides_by_the_mean_of_the_processes_positives(tmp_path):
-    assert of_two(positives, tmp_path) == [5.5, 5.5]
+def test_condinst_divides_by_the_mean_number_of_positives(tmp_path):
+    assert run_twice(positives, tmp_path) == [5.5, 5.5]
 
 
-def test_a_level_that_no_head_has_and_a_process_without_objects(tmp_path, scenes):
-    """DistributedDataParallel fails in the second step where a parameter had no gradient."""
+def test_an_unused_level_and_a_process_without_objects(tmp_path, scenes):
+    """DistributedDataParallel fails in the second step if a parameter had no gradient."""
     content = json.loads((scenes / "annotations.json").read_text())
     one = content["images"][0]["id"]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] == one]
@@ -123,11 +123,11 @@ def test_a_level_that_no_head_has_and_a_process_without_objects(tmp_path, scenes
     assert session["processes"] == 2
 
 
-def test_ctrl_c_saves_one_checkpoint_and_resume_goes_on(tiny_config, tmp_path):
+def test_ctrl_c_saves_one_checkpoint_and_resume_continues(tiny_config, tmp_path):
     overrides = ["DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER"]
     trained = command(tiny_config, *overrides, "100000")
     iteration, _, group = interrupt_training(trained, tmp_path, ENVIRONMENT)
-    # Python's own helper processes end a little later.
+    # Python's helper processes end a little later.
     deadline = time.time() + 20
     while alive(group):
         assert time.time() < deadline

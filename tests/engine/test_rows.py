@@ -1,6 +1,6 @@
-"""Every row of the paper's tables that this project has trains and is evaluated by train_net.py.
+"""Every implemented row of the paper's tables can be trained and evaluated by train_net.py.
 
-On synthetic scenes, from the committed config of the row, made small.
+The tests use synthetic scenes and the committed config of the row with small sizes.
 """
 
 import json
@@ -19,12 +19,12 @@ from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.experiments.paper import TABLES
 
 CONFIGS = REPOSITORY / "configs"
-# Those that the project leaves out.
+# Rows without a model in this project.
 MISSING = {"RDSNet", "QueryInst", "Luo et al."}
 
 
 def committed(dataset: str, model: str):
-    """The config of a model on a data set, by its name."""
+    """Find the committed config of a model on a data set."""
     (file,) = (
         p
         for name in (model, f"solov2_{model}")
@@ -33,7 +33,7 @@ def committed(dataset: str, model: str):
     return file
 
 
-# One of each model, of the first table that has it.
+# One config per model, from the first table that contains it.
 ROWS = {
     row.model: committed(table.dataset, row.model)
     for table in reversed(TABLES.values())
@@ -54,7 +54,7 @@ def test_every_row_has_a_committed_config():
             if row.model is None:
                 continue
             assert row.config.is_file()
-            # What it says is what the row's model file puts on the data set's protocol.
+            # It equals the row's model file merged into the data set's protocol.
             file = committed(table.dataset, row.model)
             expected = CfgNode.load_yaml_with_base(str(committed(table.dataset, "solov2")))
             model = CfgNode.load_yaml_with_base(str(row.config))
@@ -79,11 +79,11 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
         pytest.importorskip("detectron2.projects.point_rend")
     config = write_tiny_config(tmp_path, scenes, base=str(ROWS[model]))
     overrides = ["SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "10"]
-    # After one step scores are about their prior: low thresholds, so that something is found.
+    # After one step, scores are close to their prior; low thresholds keep some instances.
     for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):
         overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
     if model == "point_rend":
-        # The slow part: two subdivisions in place of five.
+        # The slow part: two subdivisions instead of five.
         overrides += ["MODEL.POINT_HEAD.SUBDIVISION_STEPS", "2"]
     monkeypatch.setattr(
         sys, "argv", ["train_net.py", "--config-file", str(config), "--json", *overrides]
@@ -103,7 +103,7 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
 
 @pytest.mark.parametrize("model", ROWS)
 def test_a_batch_without_objects(model, tmp_path, scenes):
-    """As an augmentation may leave it: finite losses, and a gradient for every parameter."""
+    """Augmentation may remove all objects; losses are finite and every parameter has a gradient."""
     if model == "point_rend":
         pytest.importorskip("detectron2.projects.point_rend")
     cfg = load_config(write_tiny_config(tmp_path, scenes, base=str(ROWS[model])), train=True)
@@ -119,7 +119,7 @@ def test_a_batch_without_objects(model, tmp_path, scenes):
     assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
 
 
-def test_point_rend_where_it_is_not(tmp_path, scenes, monkeypatch, capsys):
+def test_point_rend_is_not_installed(tmp_path, scenes, monkeypatch, capsys):
     # None in sys.modules makes an import fail.
     monkeypatch.setitem(sys.modules, "detectron2.projects.point_rend", None)
     config = write_tiny_config(tmp_path, scenes, base="iSAID/point_rend_R_101_36ep.yaml")

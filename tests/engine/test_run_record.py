@@ -1,4 +1,4 @@
-"""run.json: what a run was made with."""
+"""The record of a run, run.json."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from facenet_d2.engine.run_record import RecordRun, commit
 
 
 def session_of(folder, first, last, *, killed=False):
-    """Iterations first .. last; a killed process has no last word."""
+    """Record a session with the iterations first to last; a killed one does not end regularly."""
     hook = RecordRun(folder, "cpu", period=5)
     hook.trainer = SimpleNamespace(start_iter=first, iter=first)
     hook.before_train()
@@ -21,14 +21,14 @@ def session_of(folder, first, last, *, killed=False):
 
 def test_iterations_add_up_over_kills_and_resumes(tmp_path):
     session_of(tmp_path, 0, 27, killed=True)
-    # The checkpoint of iteration 19 was the last.
+    # The last checkpoint is that of iteration 19.
     session_of(tmp_path, 20, 29)
     session_of(tmp_path, 30, 32)
     sessions = json.loads((tmp_path / "run.json").read_text())["sessions"]
     counted = [(s["first_iteration"], s["iterations"]) for s in sessions]
     assert counted == [(0, 20), (20, 10), (30, 3)]
     assert all(s["seconds"] >= 0 and "threads" in s["device"] for s in sessions)
-    # A run from the start forgets what lay there.
+    # A new run overwrites the record.
     session_of(tmp_path, 0, 4)
     (only,) = json.loads((tmp_path / "run.json").read_text())["sessions"]
     assert only["iterations"] == 5

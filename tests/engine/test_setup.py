@@ -1,4 +1,4 @@
-"""Configs of earlier versions, and meta-architectures of users."""
+"""Configs of earlier versions, meta-architectures of users, and the predictor."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_renamed_keys_exist():
 
 
 def test_configs_with_keys_of_version_0_1(tiny_config, tmp_path):
-    """A run's config.yaml, written with the old names, gives the same config."""
+    """The config.yaml of a run, written with the old names, is read as the same config."""
     cfg = load_config(tiny_config, ["MODEL.SOLOV2.SCORE_THRESH_TEST", "0.25"])
     content = yaml.safe_load(cfg.dump())
     for old, new in RENAMED_KEYS.items():
@@ -58,7 +58,7 @@ def test_another_version_of_detectron2s_configs(tmp_path):
         read_config(file)
 
 
-def test_a_base_that_is_itself(tmp_path):
+def test_a_config_that_is_its_own_base(tmp_path):
     file = tmp_path / "loop.yaml"
     file.write_text('_BASE_: "loop.yaml"\n')
     with pytest.raises(UserError, match=r"loop\.yaml"):
@@ -81,7 +81,7 @@ def own_architecture():
 
 
 def test_a_subclass_under_its_own_name(tiny_config, own_architecture):
-    """It has SOLOv2's keys and masks, and trains."""
+    """Subclasses use SOLOv2's config keys and mask format, and can be trained."""
     cfg = load_config(tiny_config, ["MODEL.META_ARCHITECTURE", own_architecture], train=True)
     assert num_classes_key(cfg)[0] == "MODEL.SOLOV2.NUM_CLASSES"
     assert score_threshold_key(cfg) == "MODEL.SOLOV2.SCORE_THRESH_TEST"
@@ -94,7 +94,7 @@ def test_a_subclass_under_its_own_name(tiny_config, own_architecture):
     assert all(value.isfinite() for value in losses.values())
 
 
-def test_an_unknown_attribute_is_a_bug_and_not_a_bad_config(tiny_config, monkeypatch):
+def test_an_unknown_attribute_is_a_bug(tiny_config, monkeypatch):
     from facenet_d2.engine import Trainer
 
     monkeypatch.setattr(SOLOv2, "from_config", classmethod(lambda cls, cfg: cfg.NOT_WRITTEN_YET))

@@ -1,4 +1,4 @@
-"""train_net.py as its users run it."""
+"""train_net.py, run as a command."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def weights(folder, name="model_final.pth"):
 
 
 def assert_same(a, b, path=""):
-    """Equal to the bit, through nested dicts and lists."""
+    """Check that nested dicts, lists and tensors are equal to the bit."""
     assert type(a) is type(b), path
     if isinstance(a, dict):
         assert list(a) == list(b), path
@@ -40,7 +40,7 @@ def assert_same(a, b, path=""):
         assert a == b, path
 
 
-# R-CNNs draw samples at random; CondInst's focal loss is a compiled one.
+# R-CNNs sample at random; CondInst's focal loss is compiled.
 @pytest.mark.parametrize(
     "model", ["facenet", "solo", "yolact", "condinst", "mask_scoring_rcnn", "cascade_mask_rcnn"]
 )
@@ -54,7 +54,7 @@ def test_one_step_resume_three_steps_is_four_steps_to_the_bit(
     assert run(monkeypatch, "--config-file", config, *quiet) == 0
     whole = weights(tmp_path / "output")
 
-    # Cut off after its first step: what is left is the checkpoint of that step.
+    # A run that is killed after the first step leaves the checkpoint of that step.
     other = tmp_path / "resumed"
     other.mkdir()
     (tmp_path / "output" / "model_0000000.pth").rename(other / "model_0000000.pth")
@@ -86,9 +86,9 @@ def test_trains_evaluates_and_keeps_the_best(tmp_path, scenes, monkeypatch, caps
     output = tmp_path / "output"
     assert run(monkeypatch, "--config-file", config, "--json", "TEST.EVAL_PERIOD", "1") == 0
     printed = capsys.readouterr().out
-    figures = json.loads(printed.splitlines()[-1])
-    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-ship"} <= set(figures["segm"])
-    assert set(figures["bbox"]) == set(figures["segm"])
+    final = json.loads(printed.splitlines()[-1])
+    assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-ship"} <= set(final["segm"])
+    assert set(final["bbox"]) == set(final["segm"])
     assert str(output) in printed
     for name in ("model_best.pth", "model_final.pth", "metrics.json", "config.yaml", "log.txt"):
         assert (output / name).is_file(), name
@@ -103,27 +103,27 @@ def test_trains_evaluates_and_keeps_the_best(tmp_path, scenes, monkeypatch, caps
     args = ("--eval-only", "--json", "MODEL.WEIGHTS", output / "model_final.pth")
     assert run(monkeypatch, "--config-file", config, *args) == 0
     again = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert again["segm"]["AP"] == pytest.approx(figures["segm"]["AP"], nan_ok=True)
+    assert again["segm"]["AP"] == pytest.approx(final["segm"]["AP"], nan_ok=True)
 
 
-def test_a_run_that_starts_anew_does_not_add_to_an_earlier_ones_metrics(
+def test_a_new_run_does_not_append_to_the_metrics_of_an_earlier_one(
     tmp_path, scenes, monkeypatch, caplog
 ):
     config = write_tiny_config(tmp_path, scenes)
     output = tmp_path / "output"
     assert run(monkeypatch, "--config-file", config) == 0
     first = (output / "metrics.json").read_text()
-    assert "overwrites" not in caplog.text
-    # Not evaluated, so not finished: the first run's evaluation is not its own.
+    assert "overwritten" not in caplog.text
+    # Not evaluated, and therefore not finished: the evaluation of the first run does not count.
     assert run(monkeypatch, "--config-file", config, "DATASETS.TEST", "()") == 0
-    assert "has an earlier run, which this one overwrites" in caplog.text
+    assert "contains an earlier run, which is overwritten" in caplog.text
     assert (output / "metrics_previous.json").read_text() == first
     assert "segm/AP" in first
     with pytest.raises(UserError, match="is not finished"):
         read_run(output)
 
 
-def test_the_best_figure_survives_a_resume(tmp_path, scenes, monkeypatch):
+def test_the_best_metric_survives_a_resume(tmp_path, scenes, monkeypatch):
     config = write_tiny_config(tmp_path, scenes)
     periods = ["TEST.EVAL_PERIOD", "1", "SOLVER.CHECKPOINT_PERIOD", "1"]
     assert run(monkeypatch, "--config-file", config, *periods) == 0
@@ -199,7 +199,7 @@ def error_of(monkeypatch, capfd, *args):
         (["MODEL.MASK_ON", "False"], "MODEL.MASK_ON is False"),
         (["TEST.DETECTIONS_PER_IMAGE", "0"], "TEST.DETECTIONS_PER_IMAGE is 0"),
         (["SEED", "99999999999"], "SEED is 99999999999"),
-        # Detectron2 asserts this without a word.
+        # Detectron2 asserts this without a message.
         (
             [
                 *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone", "MODEL.SEM.ENABLED", "False"),
@@ -280,7 +280,7 @@ def test_a_broken_image_among_good_ones_is_named(tmp_path, scenes, monkeypatch, 
 
 
 def test_trains_on_images_without_objects(tmp_path, scenes, monkeypatch):
-    """Half of the images empty, and a batch of nothing but empty ones."""
+    """Half of the images are empty, and so are some batches."""
     content = json.loads((scenes / "annotations.json").read_text())
     empty = {i["id"] for i in content["images"][:3]}
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] not in empty]
@@ -308,13 +308,13 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, scenes, monkeypatch,
     assert (tmp_path / "output" / "config.yaml").read_text() == before
     message = error_of(monkeypatch, capfd, "--config-file", config, "--resume", *wider)
     assert "have another shape" in message
-    # All of this model's parameters, and others.
+    # All parameters of this model, and one more.
     whole = weights(tmp_path / "output")
     whole["model"]["backbone.extra.weight"] = torch.zeros(1)
     torch.save(whole, tmp_path / "more.pth")
     more = ("--eval-only", "MODEL.WEIGHTS", tmp_path / "more.pth")
     message = error_of(monkeypatch, capfd, "--config-file", config, *more)
-    assert "1 of its parameters are not the model's: backbone.extra.weight" in message
+    assert "1 of its parameters are not in the model: backbone.extra.weight" in message
     torch.save({"model": {"x": torch.zeros(1)}}, tmp_path / "foreign.pth")
     foreign = ("MODEL.WEIGHTS", tmp_path / "foreign.pth")
     assert "cannot be loaded" in error_of(monkeypatch, capfd, "--config-file", config, *foreign)
@@ -325,7 +325,7 @@ def test_evaluation_needs_data(tiny_config, monkeypatch, capfd):
     assert "DATASETS.TEST is empty" in error_of(monkeypatch, capfd, *args)
 
 
-def test_the_error_of_a_child_process_is_its_sentence(tiny_config, monkeypatch, capfd):
+def test_the_error_of_a_child_process_is_one_sentence(tiny_config, monkeypatch, capfd):
     def launch(*args, **kwargs):
         text = (
             "Process 1 ...\nTraceback (most recent call last):\n"

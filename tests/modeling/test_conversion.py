@@ -1,7 +1,7 @@
-"""Converted SOLOv2 checkpoints find the same instances as the published networks.
+"""Converted SOLOv2 checkpoints predict the same instances as the published networks.
 
-The checkpoints are random. The published networks are computed functionally from them, each with
-its own parameter names.
+The checkpoints are random. The published networks are computed from them by functions, with the
+parameter names of each code base.
 """
 
 import io
@@ -86,7 +86,7 @@ NAMES = {
 
 @pytest.fixture(params=[*NAMES])
 def published(request, model_cfg):
-    """Name of the code base, a random state, and the network that computes B2 to B5."""
+    """Return the name of a code base, a random state, and the network that computes B2 to B5."""
     names = NAMES[request.param]
     state = {}
 
@@ -280,7 +280,7 @@ def test_facenet_takes_backbone_and_heads(published, model_cfg):
 
 
 def test_deformable_convolutions(model_cfg):
-    """MMDetection's deformable layers too predict offsets and modulation by one convolution."""
+    """In MMDetection, too, one convolution predicts offsets and modulation."""
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["category", "kernel"]
     model = build_model(model_cfg)
     names = model.state_dict()
