@@ -97,5 +97,6 @@ def _start_worker() -> None:
 def _end_with_parent() -> None:
     # A killed parent cannot stop its workers.
     parent = multiprocessing.parent_process()
+    assert parent is not None, "this runs in worker processes only"
     multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)

@@ -163,7 +163,7 @@ def analyze_table_2(args: argparse.Namespace) -> dict[str, Any]:
         for row in tqdm([*TABLES[2].rows, *EXTRA], desc="models", leave=False):
             counts: dict[str, Any] = {"name": row.name}
             rows.append(counts)
-            if row.config is not None:
+            if row.model is not None:
                 file = Path(folder, f"{row.model}.yaml")
                 write_row_config(configs() / PROTOCOL, row.config, file)
                 cfg = read_model_config(str(file), None)

@@ -108,7 +108,7 @@ class OperatorCounter:
 
         return hook
 
-    def _end(self, module: nn.Module, *_: Any) -> None:
+    def _end(self, module: nn.Module, *arguments: Any) -> None:
         _, before = self._running.pop()
         weights = [p for p in module._parameters.values() if p is not None and p.dim() > 1]
         if weights and before == self.counted.total() and not isinstance(module, _NO_PRODUCTS):

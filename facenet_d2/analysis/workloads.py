@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
@@ -17,6 +18,7 @@ from torch import nn
 
 from ..errors import UserError
 from ..modeling import SOLO, YOLACT, CondInst, SOLOv2
+from ..modeling.grids import GridModel
 
 # Context manager that attributes operators outside of modules to a part.
 Part = Callable[[str], AbstractContextManager[None]]
@@ -94,7 +96,7 @@ def _spread(places: int, instances: int, what: str) -> torch.Tensor:
     return torch.arange(instances) * places // max(instances, 1)
 
 
-def _grid_model(model: SOLO | SOLOv2, instances: int) -> Plan:
+def _grid_model(model: GridModel[Any], instances: int) -> Plan:
     cells = _spread(model.layout.num_cells, instances, "cells")
 
     def run(image: torch.Tensor, part: Part) -> None:
@@ -167,12 +169,13 @@ def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
         images = model.preprocess_image([{"image": image}])
         features = model.backbone(images.tensor)
         model.proposal_generator(images, features, None)
-        size = images.image_sizes[0]
-        proposed = Instances(size, proposal_boxes=given_boxes(proposals, *size, image.device))
+        height, width = size = images.image_sizes[0]
+        boxes = given_boxes(proposals, height, width, image.device)
+        proposed = Instances(size, proposal_boxes=boxes)
         heads._forward_box(features, [proposed])
         found = Instances(
             size,
-            pred_boxes=given_boxes(instances, *size, image.device),
+            pred_boxes=given_boxes(instances, height, width, image.device),
             pred_classes=torch.arange(instances, device=image.device) % heads.num_classes,
             scores=torch.ones(instances, device=image.device),
         )

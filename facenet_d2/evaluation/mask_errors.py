@@ -86,7 +86,9 @@ def find_mask_errors(
     return MaskErrors(of_predictions, of_objects)
 
 
-def _find_class_errors(objects: list[dict], predictions: list[dict], good_iou: float) -> MaskErrors:
+def _find_class_errors(
+    objects: list[dict[str, Any]], predictions: list[dict[str, Any]], good_iou: float
+) -> MaskErrors:
     """Apply the rules of :func:`find_mask_errors` to the RLEs of a class.
 
     Args:
@@ -107,10 +109,10 @@ def _find_class_errors(objects: list[dict], predictions: list[dict], good_iou: f
         if not len(under):
             continue
         best = under[ious[p, under].argmax()]
-        under = {best, *under[~inside[best, under]]}
-        if len(under) > 1:
+        distinct = {best, *under[~inside[best, under]]}
+        if len(distinct) > 1:
             of_predictions[p] = ALIASING
-            aliased |= under
+            aliased |= distinct
     free = set(range(len(objects)))
     for kind, min_iou in ((RIGHT, good_iou), (POOR, RELATED_IOU)):
         for p in range(len(predictions)):
@@ -125,7 +127,7 @@ def _find_class_errors(objects: list[dict], predictions: list[dict], good_iou: f
     return MaskErrors(of_predictions, of_objects)
 
 
-def _shares(masks: list[dict], others: list[dict]) -> np.ndarray:
+def _shares(masks: list[dict[str, Any]], others: list[dict[str, Any]]) -> np.ndarray:
     """Return ``(len(masks), len(others))``: the share of each mask inside each of the others."""
     if not masks or not others:
         return np.zeros((len(masks), len(others)))
@@ -135,7 +137,7 @@ def _shares(masks: list[dict], others: list[dict]) -> np.ndarray:
 
 def count_mask_errors(
     objects: Sequence[dict[str, Any]], predictions: Sequence[dict[str, Any]], errors: MaskErrors
-) -> dict[int, Counter]:
+) -> dict[int, Counter[str]]:
     """Count the kinds in an image by ``category_id``.
 
     Args:
@@ -148,7 +150,7 @@ def count_mask_errors(
         ``right``, ``poor``, ``aliased`` and ``missed``, and of ``predictions``, which is the sum of
         ``right``, ``poor``, ``aliasing`` and ``false_alarm``.
     """
-    counts: dict[int, Counter] = defaultdict(Counter)
+    counts: dict[int, Counter[str]] = defaultdict(Counter)
     for o, kind in zip(objects, errors.objects, strict=True):
         if kind != IGNORED:
             counts[o["category_id"]].update(["objects", kind])

@@ -29,9 +29,15 @@ class Row:
     multiply_adds: float | None = None
 
     @property
-    def config(self) -> Path | None:
-        """Config of the model, to be merged into a :class:`~.choice.Protocol`."""
-        return configs() / "models" / f"{self.model}.yaml" if self.model else None
+    def config(self) -> Path:
+        """Config of the model, to be merged into a :class:`~.choice.Protocol`.
+
+        Raises:
+            ValueError: if this project has no such model.
+        """
+        if self.model is None:
+            raise ValueError(f"this project has no model for row {self.name}")
+        return configs() / "models" / f"{self.model}.yaml"
 
 
 @dataclass(frozen=True)

@@ -61,12 +61,12 @@ class Job:
     @property
     def config_file(self) -> Path:
         """Config that merges protocol and model file, shared by the row's runs."""
-        return self.output / self.row.model / "row.yaml"
+        return self.output / self.row.config.stem / "row.yaml"
 
     @property
     def folder(self) -> Path:
         """OUTPUT_DIR of the run."""
-        return self.output / self.row.model / f"seed{self.seed}"
+        return self.output / self.row.config.stem / f"seed{self.seed}"
 
     def finished(self) -> Run | None:
         """Return the run if it is completely trained and evaluated, else None."""

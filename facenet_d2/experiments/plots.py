@@ -40,7 +40,7 @@ def draw_curves(
         file: image to write; its suffix determines the format.
     """
     # Ten colours can be told apart; further rows use them again with another line style.
-    colors = mpl.colormaps["tab10"].colors
+    colors = [mpl.colormaps["tab10"](i) for i in range(10)]
     styles = [(color, style) for style in ("-", "--", ":") for color in colors]
     legend_lines = -(-len(rows) // 6)
     figure = Figure(

@@ -63,7 +63,7 @@ class Run:
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
         """Return the iterations at which ``key`` was recorded, and its values."""
-        points = {e["iteration"]: e[key] for e in self.events if key in e}
+        points = {int(e["iteration"]): e[key] for e in self.events if key in e}
         return list(points), list(points.values())
 
 

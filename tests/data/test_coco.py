@@ -173,7 +173,7 @@ def test_train_and_test_must_have_the_same_classes(scenes, tmp_path):
     cfg = config(scenes, f"own_{tmp_path.name}")
     cfg.DATASETS.TEST = ("nwpu_vhr10_test",)
     register_coco_from_config(cfg)
-    with pytest.raises(UserError, match="other classes"):
+    with pytest.raises(UserError, match="different classes"):
         resolve_num_classes(cfg)
 
 

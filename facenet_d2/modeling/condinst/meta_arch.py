@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -44,31 +44,9 @@ from .fcos_targets import (
     position_centers,
 )
 from .heads import ControllerHead, MaskBranch
+from .predictions import CondInstPredictions
 
 MASK_FEATURE_STRIDE = 8
-
-
-class CondInstPredictions(NamedTuple):
-    """Predictions for N images of padded size (H, W), with R_l positions on level l.
-
-    All fields but the last have one tensor per level.
-
-    Attributes:
-        logits: class logits, ``(N, R_l, C)``.
-        distances: distances to the left, top, right and bottom side of the box, in strides,
-            ``(N, R_l, 4)``.
-        centerness: centerness logits, ``(N, R_l, 1)``.
-        parameters: parameters of the mask heads, ``(N, R_l, num_parameters)``.
-        anchors: one box of the stride's size around each position, ``(R_l, 4)``.
-        mask_features: ``(N, channels, H/8, W/8)``.
-    """
-
-    logits: list[torch.Tensor]
-    distances: list[torch.Tensor]
-    centerness: list[torch.Tensor]
-    parameters: list[torch.Tensor]
-    anchors: list[torch.Tensor]
-    mask_features: torch.Tensor
 
 
 @META_ARCH_REGISTRY.register()
