@@ -106,7 +106,7 @@ def _provide_compiled_module() -> None:
 
 
 def compiled_operators_available() -> bool:
-    """Whether Detectron2 was installed with its compiled operators."""
+    """Return whether Detectron2 was installed with its compiled operators."""
     return not isinstance(sys.modules.get(COMPILED_MODULE), _MissingOperators)
 
 

@@ -1,4 +1,4 @@
-"""train_net.py with several processes on the CPU: they talk by gloo in place of NCCL.
+"""train_net.py with several processes on the CPU: they communicate by gloo, not NCCL.
 
 gloo_train_net.py --config-file ... --num-gpus 2
 """
@@ -37,7 +37,7 @@ def on_cpu(model: torch.nn.Module, device_ids: list[int], **kwargs: Any) -> torc
     return DistributedDataParallel(model, **kwargs)
 
 
-# Each process has this module anew.
+# Every process imports this module.
 torch.cuda.device_count = lambda: 2
 defaults.DistributedDataParallel = on_cpu
 importlib.import_module("detectron2.engine.launch")._distributed_worker = worker

@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         help="config with the grids and the input size",
     )
     parser.add_argument(
-        "--input-size", type=int, help="longest side of the input, in place of the config's"
+        "--input-size", type=int, help="longest side of the input (default: the config's)"
     )
     parser.add_argument("--html", type=Path, help="write the report as a page with images")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")

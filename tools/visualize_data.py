@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw training images with their masks, boxes and classes, as the model receives them.
 
-  visualize_data.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --output looked_at
+  visualize_data.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --output samples
 
 The images come from the training loader, in its order, with the augmentations and the seed of the
 config. --opts overrides keys of the config, as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.

@@ -25,7 +25,7 @@ def best_iou(
 
     Args:
         annotation: the annotation, with ``segmentation`` and ``category_id``.
-        rle: its mask as compressed RLE.
+        rle: mask of the annotation as compressed RLE.
         size: (height, width) of the image.
         settings: the input size.
 

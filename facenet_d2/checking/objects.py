@@ -36,7 +36,7 @@ class GridSettings:
 
         Args:
             cfg: the config.
-            input_size: longest side of the input in pixels, in place of the config's test size.
+            input_size: longest side of the input in pixels; by default the config's test size.
         """
         return cls(
             layout=GridLayout.from_config(cfg),

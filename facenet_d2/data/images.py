@@ -59,7 +59,7 @@ def size_problem(file: str | Path, entry: dict[str, Any]) -> str | None:
 
     Args:
         file: the image.
-        entry: its entry in COCO JSON, with ``width`` and ``height``.
+        entry: entry of the image in COCO JSON, with ``width`` and ``height``.
 
     Returns:
         a description of the mismatch, or None if the sizes agree.

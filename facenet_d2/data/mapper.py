@@ -1,4 +1,4 @@
-"""From a dataset dict to the model's input."""
+"""Conversion of dataset dicts to the input of a model."""
 
 from __future__ import annotations
 

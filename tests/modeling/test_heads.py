@@ -105,7 +105,7 @@ def test_deformable_switch_changes_its_branches_and_nothing_else(model_cfg, bran
     found = {name for name, m in model.named_modules() if isinstance(m, ModulatedDeformConv2d)}
     expected = {f"instance_head.{b}_tower.{i}" for b in branches for i in range(2 - convs, 2)}
     assert found == expected
-    # What is not an offset has the same name and shape in either model: checkpoints carry over.
+    # Other parameters have the same names and shapes in both models, so checkpoints are compatible.
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = []
     plain = {k: v.shape for k, v in build_model(model_cfg).state_dict().items()}
     ours = {k: v.shape for k, v in model.state_dict().items() if "conv_offset_mask" not in k}

@@ -1,4 +1,4 @@
-"""From iSAID's published images to patches and COCO JSON, against the images themselves."""
+"""Patches and COCO JSON of iSAID, compared with the published images."""
 
 import json
 import re

@@ -2,6 +2,7 @@
 
 from .dynamic_head import DynamicMaskHead
 from .heads import ControllerHead, MaskBranch
-from .meta_arch import CondInst, CondInstPredictions
+from .meta_arch import CondInst
+from .predictions import CondInstPredictions
 
 __all__ = ["CondInst", "CondInstPredictions", "ControllerHead", "DynamicMaskHead", "MaskBranch"]

@@ -26,6 +26,6 @@ def append_coordinates(x: torch.Tensor) -> torch.Tensor:
 def _ramp(steps: int, like: torch.Tensor) -> torch.Tensor:
     if not torch.compiler.is_compiling():
         return torch.linspace(-1, 1, steps, device=like.device, dtype=like.dtype)
-    # torch.compile specialises linspace on the number of steps; arange it does not.
+    # torch.compile specialises linspace on the number of steps, but not arange.
     indices = torch.arange(steps, device=like.device, dtype=torch.float32)
     return (indices * (2 / max(steps - 1, 1)) - 1).to(like.dtype)
