@@ -8,6 +8,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+# Spawned processes import this module before anything of Detectron2.
+import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
 import torch.distributed as dist

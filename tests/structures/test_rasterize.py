@@ -26,7 +26,7 @@ ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITU
 
 def both_mappers(cfg: CfgNode):
     small = SceneMapper(cfg, is_train=True)
-    cfg.MODEL.META_ARCHITECTURE = "GeneralizedRCNN"
+    cfg.INPUT.MASK_FORMAT = "bitmask"
     return small, SceneMapper(cfg, is_train=True)
 
 
