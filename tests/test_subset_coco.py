@@ -51,7 +51,7 @@ def test_a_set_without_annotations_stays_without(scenes, tmp_path, monkeypatch):
         (("--json", "{bad}", "--num-images", "1", "--output", "{tmp}/x.json"), "not COCO JSON"),
         (
             ("--json", "{json}", "--num-images", "1", "--output", "{bad}/x.json"),
-            "cannot be written",
+            "is not writable",
         ),
     ],
 )
