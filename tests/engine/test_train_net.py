@@ -106,17 +106,15 @@ def test_trains_evaluates_and_keeps_the_best(tmp_path, scenes, monkeypatch, caps
     assert again["segm"]["AP"] == pytest.approx(final["segm"]["AP"], nan_ok=True)
 
 
-def test_a_new_run_does_not_append_to_the_metrics_of_an_earlier_one(
-    tmp_path, scenes, monkeypatch, caplog
-):
+def test_a_new_run_does_not_append_to_the_metrics_of_an_earlier_one(tmp_path, scenes, monkeypatch):
     config = write_tiny_config(tmp_path, scenes)
     output = tmp_path / "output"
     assert run(monkeypatch, "--config-file", config) == 0
     first = (output / "metrics.json").read_text()
-    assert "overwritten" not in caplog.text
+    assert "overwritten" not in (output / "log.txt").read_text()
     # Not evaluated, and therefore not finished: the evaluation of the first run does not count.
     assert run(monkeypatch, "--config-file", config, "DATASETS.TEST", "()") == 0
-    assert "contains an earlier run, which is overwritten" in caplog.text
+    assert "contains an earlier run, which is overwritten" in (output / "log.txt").read_text()
     assert (output / "metrics_previous.json").read_text() == first
     assert "segm/AP" in first
     with pytest.raises(UserError, match="is not finished"):

@@ -142,7 +142,7 @@ def test_runs_recorded_by_earlier_versions_can_be_read(tmp_path):
     run = read_run(folder)
     assert (run.devices, run.seconds) == (["GPU of a test"], 3725.0)
     assert run.settings["MODEL.SOLOV2.SCORE_THRESH_TEST"] == 0.25
-    assert "MODEL.SOLOV2.SCORE_THRESH_TEST" not in run.settings
+    assert "MODEL.SOLOV2.SCORE_THRESHOLD" not in run.settings
     # Models decided it themselves.
     assert run.settings["INPUT.MASK_FORMAT"] == "stride4"
 
