@@ -27,6 +27,8 @@ logging.raiseExceptions = False
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)
+    # Detectron2's setup_logger, in an earlier test, hides the messages from caplog.
+    logging.getLogger("facenet_d2").propagate = True
 
 
 @pytest.fixture(scope="session")
