@@ -29,12 +29,18 @@ from torch.multiprocessing import ProcessRaisedException
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Trainer, load_config, run_command
-from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
-from facenet_d2.engine.cli import forward_interrupt_to_workers, user_errors
+from facenet_d2.engine.checkpointer import (
+    ModelCheckpointer,
+    load_checkpoint,
+    resumable_checkpoints,
+)
+from facenet_d2.engine.cli import forward_signals_to_workers, user_errors
 from facenet_d2.engine.devices import check_num_gpus
+from facenet_d2.engine.lock import locked
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.errors import user_message
+from facenet_d2.files import remove_partial_line, remove_temporary_files
 from facenet_d2.modeling import accelerate
 
 
@@ -73,7 +79,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 def resumes(args: argparse.Namespace, cfg: CfgNode) -> bool:
     """Return whether this command resumes a run in OUTPUT_DIR."""
-    return args.resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").is_file()
+    return args.resume and bool(resumable_checkpoints(cfg.OUTPUT_DIR))
 
 
 def without_nan(value: Any) -> Any:
@@ -86,35 +92,48 @@ def without_nan(value: Any) -> Any:
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     cfg = setup(args)
     if args.eval_only:
-        # Do not overwrite the log and the config of the training in OUTPUT_DIR.
-        record = cfg.clone()
-        record.defrost()
-        record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-        default_setup(record, args)
+        results = evaluate(args, cfg)
     else:
-        default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
-    if args.eval_only:
-        model = Trainer.build_model(cfg)
-        checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
-        load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
-        with user_errors("the model cannot be prepared for inference"):
-            accelerate(model.eval(), cfg)
-        results = Trainer.test(cfg, model)
-        if comm.is_main_process():
-            verify_results(cfg, results)
-    else:
-        if comm.is_main_process() and not resumes(args, cfg):
-            set_aside_metrics(cfg.OUTPUT_DIR)
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        trainer.train()
-        results = getattr(trainer, "_last_eval_results", None)
+        with locked(cfg.OUTPUT_DIR) if comm.is_main_process() else nullcontext():
+            results = train(args, cfg)
     if comm.is_main_process():
         print(f"Results, logs and checkpoints are in {os.path.abspath(cfg.OUTPUT_DIR)}")
         if args.json:
             print(json.dumps(without_nan(results)))
     return results
+
+
+def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
+    # Do not overwrite the log and the config of the training in OUTPUT_DIR.
+    record = cfg.clone()
+    record.defrost()
+    record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
+    default_setup(record, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
+    model = Trainer.build_model(cfg)
+    checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+    load_checkpoint(checkpointer, cfg, resume=args.resume, complete=True)
+    with user_errors("the model cannot be prepared for inference"):
+        accelerate(model.eval(), cfg)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def train(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
+    if comm.is_main_process():
+        remove_temporary_files(cfg.OUTPUT_DIR)
+        if resumes(args, cfg):
+            remove_partial_line(Path(cfg.OUTPUT_DIR, "metrics.json"))
+        else:
+            set_aside_metrics(cfg.OUTPUT_DIR)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+    return getattr(trainer, "_last_eval_results", None)
 
 
 def run() -> None:
@@ -124,7 +143,7 @@ def run() -> None:
         # Check the arguments before child processes start, each of which would report an error.
         setup(args)
     try:
-        with forward_interrupt_to_workers() if several else nullcontext():
+        with forward_signals_to_workers() if several else nullcontext():
             launch(
                 main,
                 args.num_gpus,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+# Names of temporary files: a dot, the name, the process, and the suffix.
+TEMPORARY = re.compile(r"\..+\.(\d+)\.\w+")
 
 
 @contextmanager
@@ -43,6 +47,26 @@ def write_whole(path: str | Path, content: str | bytes) -> None:
     """
     with replaced(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_partial_line(file: Path) -> None:
+    """Remove the incomplete last line that a killed process may have left in a file."""
+    if not file.is_file():
+        return
+    content = file.read_bytes()
+    if content and not content.endswith(b"\n"):
+        os.truncate(file, content.rfind(b"\n") + 1)
+
+
+def remove_temporary_files(folder: str | Path) -> None:
+    """Remove temporary files of :func:`replaced` whose process has ended.
+
+    A process that is killed while it writes leaves one.
+    """
+    for file in Path(folder).glob(".*.*"):
+        match = TEMPORARY.fullmatch(file.name)
+        if match and not Path("/proc", match[1]).exists() and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def read_json(

@@ -79,7 +79,12 @@ def write_tiny_config(
 
 
 def interrupt_training(
-    command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    folder: Path,
+    env: Mapping[str, str] | None = None,
+    *,
+    signum: int = signal.SIGINT,
+    to_group: bool = True,
 ) -> tuple[int, float, int]:
     """Start a training, interrupt it after twenty steps and check that it saves a checkpoint.
 
@@ -87,6 +92,8 @@ def interrupt_training(
         command: training command that writes to ``output`` in the folder.
         folder: temporary folder of the test.
         env: environment variables of the command; None inherits those of the test.
+        signum: number of the signal.
+        to_group: whether to send it to the whole process group, as a terminal does.
 
     Returns:
         iteration of the checkpoint, duration in seconds, and process group of the command.
@@ -107,9 +114,8 @@ def interrupt_training(
             assert process.poll() is None, (folder / "printed.txt").read_text()
             assert time.time() < deadline
             time.sleep(0.2)
-        # A terminal sends Ctrl-C to the whole process group.
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 130
+        (os.killpg if to_group else os.kill)(process.pid, signum)
+        assert process.wait(60) == 128 + signum
     seconds = time.monotonic() - start
     text = (folder / "printed.txt").read_text()
     assert "continue with --resume" in text

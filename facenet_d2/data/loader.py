@@ -20,6 +20,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 
 from ..errors import UserError
+from ..signals import STOP_SIGNALS
 from .mapper import SceneMapper
 
 
@@ -130,7 +131,7 @@ class TrainLoader:
             batch_sampler=itertools.islice(self._batches(), self.start_iter, None),
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_ignore_interrupt,
+            worker_init_fn=_ignore_signals,
             multiprocessing_context="fork" if fork else None,
             # By default, PyTorch draws a seed for the workers from the global generator, and so
             # would change the model's random numbers in a resumed run.
@@ -138,9 +139,10 @@ class TrainLoader:
         )
 
 
-def _ignore_interrupt(worker_id: int) -> None:
-    # Ctrl-C reaches all processes of the terminal, but only the trainer decides when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker_id: int) -> None:
+    # Terminals and schedulers signal all processes; only the trainer decides when to stop.
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _sampler_builder(cfg: CfgNode, dataset: list[dict[str, Any]]) -> Callable[[int], Iterable[int]]:

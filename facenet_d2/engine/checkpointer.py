@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +15,43 @@ from safetensors.torch import load_file
 
 from ..errors import UserError
 from ..files import replaced, write_whole
+from ..unpickling import load_arrays
 from ..weights import PRETRAINED, bottom_up_parameters
 from .cli import VALUE_ERRORS
+
+logger = logging.getLogger(__name__)
 
 BEST = "model_best"
 """Name of the checkpoint with the best evaluation; runs are not resumed from it."""
 
+# File names of Detectron2's periodic checkpoints.
+PERIODIC = re.compile(r"model_(\d+|final)\.pth")
+
 
 class CheckpointError(ValueError):
     """Raised if a checkpoint cannot be read or belongs to another model."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """Raised if a checkpoint cannot be read, or contains infinite or NaN weights."""
+
+
+def resumable_checkpoints(folder: str | Path) -> list[Path]:
+    """Return the checkpoints that a run can be resumed from, the best one first.
+
+    The first is the one tagged in ``last_checkpoint``. The others, newest first, are alternatives
+    if it is missing or damaged. Without ``last_checkpoint`` there are none, so a run whose file is
+    removed starts from the beginning.
+    """
+    folder = Path(folder)
+    tag = folder / "last_checkpoint"
+    if not tag.is_file():
+        return []
+    files = [f for f in folder.glob("model_*.pth") if PERIODIC.fullmatch(f.name)]
+    files.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)
+    # Only a name in this folder counts, not a path to a file from elsewhere.
+    name = tag.read_text(errors="replace").strip()
+    return sorted(files, key=lambda f: f.name != name)
 
 
 class ModelCheckpointer(DetectionCheckpointer):
@@ -37,24 +68,46 @@ class ModelCheckpointer(DetectionCheckpointer):
     complete = False
 
     def _load_file(self, filename: str) -> Any:
-        """Read a checkpoint of Detectron2 or, in safetensors format, of the model zoo."""
+        """Read a checkpoint or pretrained weights, without executing code in the file."""
         try:
-            if not filename.endswith(".safetensors"):
-                return super()._load_file(filename)
-            state = load_file(filename)
+            return self._read(Path(filename))
         except Exception as error:  # Damaged files make torch raise errors of many types.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise CheckpointError(reason) from error
-        return {
-            "model": {
-                name: value.float() if value.is_floating_point() else value
-                for name, value in state.items()
+            raise DamagedCheckpointError(reason) from error
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any]:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+            return {
+                "model": {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
             }
-        }
+        if file.suffix == ".pkl":
+            content = load_arrays(file)
+            if "model" in content and "__author__" in content:
+                return content
+            # Weights of Caffe2; those of detectors are under "blobs".
+            blobs = content.get("blobs", content)
+            state = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
+            return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
+        if zipfile.is_zipfile(file):
+            # torch does not compare the checksums.
+            with zipfile.ZipFile(file) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"checksum of {damaged} is wrong")
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".pyth":
+            # Weights of pycls.
+            state = content["model_state"]
+            state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+            return {"model": state, "__author__": "pycls", "matching_heuristics": True}
+        return content if "model" in content else {"model": content}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         if not isinstance(checkpoint.get("model"), dict):
             raise CheckpointError('it has no model state under "model"')
+        _check_finite(checkpoint["model"])
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
         total = len(self.model.state_dict())
@@ -95,10 +148,24 @@ class ModelCheckpointer(DetectionCheckpointer):
         }
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with replaced(file) as temporary:
-            torch.save(content, temporary)
+        with replaced(file) as temporary, temporary.open("wb") as stream:
+            try:
+                torch.save(content, stream)
+            except RuntimeError as error:
+                # torch hides a full disk.
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
         if name != BEST:
             self.tag_last_checkpoint(file.name)
+
+    def has_checkpoint(self) -> bool:
+        """Return whether there is a checkpoint to resume from."""
+        return bool(resumable_checkpoints(self.save_dir))
+
+    def get_checkpoint_file(self) -> str:
+        """Return the checkpoint to resume from; empty if there is none."""
+        return str(next(iter(resumable_checkpoints(self.save_dir)), ""))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the checkpoint from which a run is resumed."""
@@ -107,6 +174,13 @@ class ModelCheckpointer(DetectionCheckpointer):
 
 def _some(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _check_finite(state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        tensor = torch.as_tensor(value)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise DamagedCheckpointError(f"{name} has infinite or NaN values")
 
 
 def load_checkpoint(
@@ -128,21 +202,40 @@ def load_checkpoint(
     Raises:
         UserError: If the weights cannot be downloaded or read, or belong to another model.
     """
-    resuming = resume and checkpointer.has_checkpoint()
-    path = checkpointer.get_checkpoint_file() if resuming else cfg.MODEL.WEIGHTS
-    checkpointer.complete = complete or resuming
+    candidates = resumable_checkpoints(checkpointer.save_dir) if resume else []
+    checkpointer.complete = complete or bool(candidates)
+    for number, file in enumerate(candidates):
+        try:
+            checkpointer.load(str(file))
+            return
+        except DamagedCheckpointError as error:
+            if file == candidates[-1]:
+                raise UserError(f"checkpoint {file} cannot be loaded ({error}).") from error
+            logger.warning(
+                "Checkpoint %s cannot be loaded (%s); resuming from %s instead.",
+                file,
+                error,
+                candidates[number + 1].name,
+            )
+        except VALUE_ERRORS as error:
+            raise UserError(
+                f"checkpoint {file} cannot be resumed with this config ({_reason(error)}); use the "
+                f"settings in {file.with_name('config.yaml')}, or another OUTPUT_DIR."
+            ) from error
+    path = cfg.MODEL.WEIGHTS
     try:
         if path:
             _fetch(checkpointer, path)
-        checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        checkpointer.load(path, checkpointables=[])
     except VALUE_ERRORS as error:
-        remedy = (
-            f"remove {cfg.OUTPUT_DIR}/last_checkpoint to start the run from the beginning"
-            if resuming
-            else "set MODEL.WEIGHTS to a checkpoint of this model, or to '' to train from scratch"
-        )
-        reason = " ".join(str(error).split())[:500] or type(error).__name__
-        raise UserError(f"weights {path} cannot be loaded ({reason}); {remedy}.") from error
+        raise UserError(
+            f"weights {path} cannot be loaded ({_reason(error)}); set MODEL.WEIGHTS to a "
+            "checkpoint of this model, or to '' to train from scratch."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _fetch(checkpointer: ModelCheckpointer, path: str) -> None:

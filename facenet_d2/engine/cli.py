@@ -15,6 +15,7 @@ from types import FrameType
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..errors import UserError, user_message
+from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 
 TRACEBACK = "FACENET_D2_TRACEBACK"
 """Environment variable: if set, user errors are printed with their traceback."""
@@ -28,8 +29,8 @@ def run_command(command: Callable[[], int | None]) -> int:
 
     Returns:
         The command's own code; 2 after a :class:`UserError` or an error of the operating system,
-        which are printed as one sentence; 130 after Ctrl-C. Any other exception is a bug and is
-        raised.
+        which are printed as one sentence; 128 plus the number of the signal that stopped it, which
+        is 130 for Ctrl-C. Any other exception is a bug and is raised.
     """
     for stream in (sys.stdout, sys.stderr):
         # A command must not fail because the terminal cannot display a character.
@@ -48,39 +49,44 @@ def run_command(command: Callable[[], int | None]) -> int:
         else:
             print(f"error: {user_message(error)[:1000]}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + (error.signum if isinstance(error, StopRequested) else signal.SIGINT)
 
 
 @contextmanager
-def forward_interrupt_to_workers() -> Iterator[None]:
-    """Let training processes stop gracefully on the first Ctrl-C; terminate them on the second.
+def forward_signals_to_workers() -> Iterator[None]:
+    """Let training processes stop gracefully on the first signal; terminate them on the second.
+
+    The signals are those of :data:`~facenet_d2.signals.STOP_SIGNALS`.
 
     Raises:
-        KeyboardInterrupt: After Ctrl-C, when the processes have ended.
+        StopRequested: After a signal, when the processes have ended.
     """
-    requests = 0
+    requests: list[int] = []
 
-    def count(signum: int, frame: FrameType | None) -> None:
-        nonlocal requests
-        requests += 1
-        if requests > 1:
-            for process in multiprocessing.active_children():
+    def forward(signum: int, frame: FrameType | None) -> None:
+        requests.append(signum)
+        for process in multiprocessing.active_children():
+            if len(requests) > 1:
                 process.terminate()
+            # A terminal sends Ctrl-C to all processes itself.
+            elif signum != signal.SIGINT and process.pid is not None:
+                os.kill(process.pid, signum)
 
-    previous = signal.signal(signal.SIGINT, count)
+    previous = {s: signal.signal(s, forward) for s in STOP_SIGNALS if not is_ignored(s)}
     try:
         yield
     except ProcessExitedException as error:
-        # Terminated above, or by a Ctrl-C before they had installed their handler.
+        # Terminated above, or by a signal before they had installed their handlers.
         if requests:
-            raise KeyboardInterrupt from error
+            raise StopRequested(requests[0]) from error
         raise
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
     if requests:
-        raise KeyboardInterrupt
+        raise StopRequested(requests[0])
 
 
 # Exceptions that PyTorch, Detectron2, fvcore and timm raise for invalid config values.

@@ -10,11 +10,12 @@ from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import BestCheckpointer
+from detectron2.engine.hooks import BestCheckpointer, EvalHook
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 
 from ..files import write_whole
+from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 
 logger = logging.getLogger(__name__)
 
@@ -45,38 +46,97 @@ class ResumableBestCheckpointer(BestCheckpointer):
         return updated
 
 
-class StopOnInterrupt(HookBase):
-    """Finishes the step, saves a checkpoint and stops on Ctrl-C; stops at once on a second one.
+class StopOnSignal(HookBase):
+    """Finishes the step, saves a checkpoint and stops on a signal; stops at once on a second one.
 
-    All processes of a training stop after the same step, whichever of them receives the signal.
+    The signals are those of :data:`~facenet_d2.signals.STOP_SIGNALS`. All processes of a
+    training stop after the same step, whichever of them receives the signal.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
-        self.requested = False
-        self._previous: Any = None
+        self.requested = 0
+        self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        self._previous = signal.getsignal(signal.SIGINT)
-        signal.signal(signal.SIGINT, self._request)
+        for signum in STOP_SIGNALS:
+            if not is_ignored(signum):
+                self._previous[signum] = signal.signal(signum, self._request)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         if self.requested:
-            raise KeyboardInterrupt
-        self.requested = True
-        logger.warning("Stopping after this step (Ctrl-C again to stop at once) ...")
+            raise StopRequested(signum)
+        self.requested = signum
+        logger.warning(
+            "%s: stopping after this step (again: stop at once) ...", signal.Signals(signum).name
+        )
 
     def after_step(self) -> None:
-        if any(comm.all_gather(self.requested)):
+        signum = max(comm.all_gather(self.requested))
+        if signum:
             self.checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
             # Only the main process saves; the others wait for it.
             comm.synchronize()
             logger.warning("Interrupted; continue with --resume.")
-            raise KeyboardInterrupt
+            raise StopRequested(signum)
 
     def after_train(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+
+class EvaluateMissed(HookBase):
+    """Makes up for the evaluation of a run that was killed before or during it.
+
+    The checkpoint of an iteration is saved before its evaluation, and a resumed run starts after
+    that iteration.
+    """
+
+    def __init__(
+        self,
+        period: int,
+        folder: str | Path,
+        evaluation: EvalHook,
+        best: BestCheckpointer | None,
+    ) -> None:
+        """
+        Args:
+            period: number of iterations between evaluations, ``TEST.EVAL_PERIOD``.
+            folder: output folder of the run.
+            evaluation: hook that evaluates.
+            best: hook that keeps the best checkpoint, on the main process.
+        """
+        self.period = period
+        self.metrics = Path(folder) / "metrics.json"
+        self.evaluation = evaluation
+        self.best = best
+
+    def before_train(self) -> None:
+        start = self.trainer.start_iter
+        due = self.period > 0 and start > 0 and start % self.period == 0
+        # The last evaluation is made after the training anyway.
+        if not due or start >= self.trainer.max_iter or self._is_evaluated(start):
+            return
+        logger.info("Evaluating iteration %d, which the earlier session did not.", start)
+        storage = self.trainer.storage
+        storage.iter = start - 1
+        self.evaluation._do_eval()
+        if self.best is not None:
+            self.best._best_checking()
+        storage.iter = start
+
+    def _is_evaluated(self, start: int) -> bool:
+        if not self.metrics.is_file():
+            return False
+        for line in self.metrics.read_text(errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            # The evaluation at the end of a run is recorded with the number of the next iteration.
+            if event.get("iteration") in (start - 1, start) and any("segm/AP" in k for k in event):
+                return True
+        return False
 
 
 class WarnOfEmptyMasks(HookBase):

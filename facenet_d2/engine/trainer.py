@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
-from detectron2.engine.hooks import PeriodicWriter
+from detectron2.engine.hooks import EvalHook, LRScheduler, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -25,7 +25,12 @@ from ..modeling.layers.cpu_training import use_fast_backward
 from .amp import BFloat16Trainer, training_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import user_errors
-from .hooks import ResumableBestCheckpointer, StopOnInterrupt, WarnOfEmptyMasks
+from .hooks import (
+    EvaluateMissed,
+    ResumableBestCheckpointer,
+    StopOnSignal,
+    WarnOfEmptyMasks,
+)
 from .optimizer import build_optimizer
 from .run_record import RecordRun
 
@@ -110,6 +115,7 @@ class Trainer(DefaultTrainer):
         )
         hooks = super().build_hooks()
         own: list[HookBase] = []
+        best = None
         if comm.is_main_process():
             if self.cfg.DATASETS.TEST:
                 metric = (
@@ -117,22 +123,42 @@ class Trainer(DefaultTrainer):
                     if len(self.cfg.DATASETS.TEST) == 1
                     else f"{self.cfg.DATASETS.TEST[0]}/segm/AP"
                 )
-                own.append(
-                    ResumableBestCheckpointer(self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric)
+                best = ResumableBestCheckpointer(
+                    self.cfg.TEST.EVAL_PERIOD, self.checkpointer, metric
                 )
+                own.append(best)
             if isinstance(_unwrapped(self._trainer.model), GridModel):
                 solver = self.cfg.SOLVER
                 own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT, solver.WARMUP_ITERS))
             own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
-        own.append(StopOnInterrupt(self.checkpointer))
+        evaluation = next(h for h in hooks if isinstance(h, EvalHook))
+        period, folder = self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR
+        own.append(EvaluateMissed(period, folder, evaluation, best))
+        own.append(StopOnSignal(self.checkpointer))
         # The writers come last, since they write the metrics of all other hooks.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
         return [h for h in hooks if h not in writers] + own + writers
 
     def resume_or_load(self, resume: bool = True) -> None:
+        """Load the last checkpoint or ``MODEL.WEIGHTS``.
+
+        A resumed run has the learning rate, weight decay and schedule of its config, which may
+        differ from those of the checkpoint.
+        """
+        optimizer = self._trainer.optimizer
+        settings = [
+            {k: v for k, v in group.items() if k not in ("params", "lr")}
+            for group in optimizer.param_groups
+        ]
         load_checkpoint(self.checkpointer, self.cfg, resume=resume)
         if resume and self.checkpointer.has_checkpoint():
             self.start_iter = self.iter + 1
+            for group, own in zip(optimizer.param_groups, settings, strict=True):
+                group.update(own)
+            (scheduler,) = (h.scheduler for h in self._hooks if isinstance(h, LRScheduler))
+            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            for group, rate in zip(optimizer.param_groups, scheduler.get_lr()):
+                group["lr"] = rate
         self.train_loader.start_iter = self.start_iter
 
     def run_step(self) -> None:
@@ -145,13 +171,17 @@ class Trainer(DefaultTrainer):
     def train(self) -> Any:
         """Train the model; raise a :class:`UserError` if the loss becomes infinite or NaN."""
         try:
-            return super().train()
+            result = super().train()
         except FloatingPointError as error:
             raise UserError(
                 f"{' '.join(str(error).split())} Lower SOLVER.BASE_LR (now "
                 f"{self.cfg.SOLVER.BASE_LR}) or lengthen SOLVER.WARMUP_ITERS (now "
                 f"{self.cfg.SOLVER.WARMUP_ITERS})."
             ) from error
+        # Missing if an earlier session was killed while it saved the last checkpoint.
+        if not Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file():
+            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+        return result
 
     def state_dict(self) -> dict[str, Any]:
         # Detectron2 0.6 does not save the state of optimizer (momentum) and gradient scaler; newer

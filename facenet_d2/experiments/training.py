@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from ..errors import UserError
+from ..files import remove_partial_line
 from ..paths import train_net
 from .plan import Job
 from .runs import read_run
@@ -153,15 +154,6 @@ def run_training(
     if errors:
         return errors[-1].removeprefix("error: ")
     return f"{end}; the last line of its log: {lines[-1].strip()[:300]}"
-
-
-def remove_partial_line(metrics: Path) -> None:
-    """Remove the incomplete last line that a killed process may have left in a file."""
-    if not metrics.is_file():
-        return
-    content = metrics.read_bytes()
-    if content and not content.endswith(b"\n"):
-        os.truncate(metrics, content.rfind(b"\n") + 1)
 
 
 def _run(

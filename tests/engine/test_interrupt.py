@@ -1,10 +1,15 @@
-"""Ctrl-C during training, in a separate process."""
+"""Signals during training, in a separate process; two trainings with one output folder."""
 
 import json
+import signal
 import subprocess
 import sys
 
+import pytest
 from helpers import REPOSITORY, interrupt_training
+
+from facenet_d2 import UserError
+from facenet_d2.engine.lock import locked
 
 
 def test_ctrl_c_saves_a_checkpoint_and_resume_continues(tiny_config, tmp_path):
@@ -29,3 +34,33 @@ def test_ctrl_c_saves_a_checkpoint_and_resume_continues(tiny_config, tmp_path):
     # the median.
     (median,) = (e["time"] for e in events if e.get("iteration") == 19)
     assert 8 * median <= first["seconds"] <= seconds
+
+
+@pytest.mark.parametrize(
+    ("signum", "to_group"),
+    [
+        (signal.SIGTERM, False),
+        (signal.SIGTERM, True),
+        (signal.SIGHUP, True),
+        (signal.SIGUSR1, False),
+    ],
+)
+def test_other_signals_save_a_checkpoint_too(tiny_config, tmp_path, signum, to_group):
+    """Also with data loader workers, which receive those to the process group."""
+    command = [sys.executable, "train_net.py", "--config-file", str(tiny_config)]
+    overrides = ["DATASETS.TEST", "()", "SOLVER.MAX_ITER", "100000", "DATALOADER.NUM_WORKERS", "1"]
+    iteration, _, _ = interrupt_training(
+        [*command, *overrides], tmp_path, signum=signum, to_group=to_group
+    )
+    assert iteration >= 19
+
+
+def test_one_training_per_output_folder(tmp_path):
+    code = f"from facenet_d2.engine.lock import locked\nwith locked({str(tmp_path)!r}): pass"
+    other = [sys.executable, "-c", code]
+    with locked(tmp_path):
+        refused = subprocess.run(other, cwd=REPOSITORY, capture_output=True, text=True)
+        assert refused.returncode != 0
+        assert "is in use by another training (process " in refused.stderr
+        assert UserError.__name__ in refused.stderr
+    assert subprocess.run(other, cwd=REPOSITORY, check=False).returncode == 0

@@ -23,7 +23,7 @@ from facenet_d2.experiments import choose_rows, find_protocol, make_plan
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.experiments.plan import Job, write_row_config
 from facenet_d2.experiments.runs import flatten
-from facenet_d2.experiments.training import remove_partial_line
+from facenet_d2.files import remove_partial_line
 
 CONFIGS = REPOSITORY / "configs"
 MODELS = sorted(p.stem for p in (CONFIGS / "models").glob("*.yaml"))
