@@ -161,6 +161,11 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
         raise UserError(
             "MODEL.MASK_ON is False, but this project trains and evaluates masks; set it to True."
         )
+    if cfg.MODEL.LOAD_PROPOSALS:
+        raise UserError(
+            "MODEL.LOAD_PROPOSALS is True, but proposal files are not supported, since reading "
+            "them can execute code; set it to False."
+        )
     if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
         raise UserError(
             f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}; it must be at least 1."

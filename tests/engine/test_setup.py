@@ -65,6 +65,11 @@ def test_a_config_that_is_its_own_base(tmp_path):
         read_config(file)
 
 
+def test_proposal_files_are_rejected(tiny_config):
+    with pytest.raises(UserError, match="LOAD_PROPOSALS is True"):
+        load_config(tiny_config, ["MODEL.LOAD_PROPOSALS", "True"])
+
+
 def test_an_unknown_meta_architecture(tiny_config):
     with pytest.raises(UserError, match=r"META_ARCHITECTURE 'Unknown' is not registered.*SOLOv2"):
         load_config(tiny_config, ["MODEL.META_ARCHITECTURE", "Unknown"])
