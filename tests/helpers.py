@@ -108,6 +108,8 @@ def interrupt_training(
             stdout=printed,
             stderr=subprocess.STDOUT,
             process_group=0,
+            # nohup, for example, ignores SIGHUP in all child processes.
+            preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
         )
         deadline = time.time() + 120
         while "iter: 19" not in (log.read_text() if log.exists() else ""):
