@@ -111,13 +111,18 @@ def interrupt_training(
             # nohup, for example, ignores SIGHUP in all child processes.
             preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
         )
-        deadline = time.time() + 120
-        while "iter: 19" not in (log.read_text() if log.exists() else ""):
-            assert process.poll() is None, (folder / "printed.txt").read_text()
-            assert time.time() < deadline
-            time.sleep(0.2)
-        (os.killpg if to_group else os.kill)(process.pid, signum)
-        assert process.wait(60) == 128 + signum
+        try:
+            deadline = time.time() + 120
+            while "iter: 19" not in (log.read_text() if log.exists() else ""):
+                assert process.poll() is None, (folder / "printed.txt").read_text()
+                assert time.time() < deadline
+                time.sleep(0.2)
+            (os.killpg if to_group else os.kill)(process.pid, signum)
+            assert process.wait(60) == 128 + signum
+        finally:
+            # A training that does not stop must not slow the other tests down.
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
     seconds = time.monotonic() - start
     text = (folder / "printed.txt").read_text()
     assert "continue with --resume" in text
