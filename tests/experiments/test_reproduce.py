@@ -385,10 +385,10 @@ def test_a_row_that_fails_does_not_stop_the_others(monkeypatch, capsys, protocol
     options = ("--table", 8, "--dataset", protocol, "--output", output)
     code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "bifpn")
     assert code == 1
-    assert "PAFPN, seed 1: failed: weights" in printed.err
+    assert "PAFPN, seed 1: failed: checkpoint" in printed.err
     assert str(failing / "train.log") in printed.err
     assert "BiFPN, seed 1: finished already" in printed.out
     text = (output / "table8.md").read_text()
     ours, *_ = tables(text)
     assert ours["PAFPN"][0] == "failed"
-    assert "- PAFPN, seed 1: weights" in text
+    assert "- PAFPN, seed 1: checkpoint" in text
