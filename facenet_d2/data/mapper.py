@@ -15,7 +15,6 @@ from detectron2.data.detection_utils import (
     check_image_size,
     filter_empty_instances,
     read_image,
-    transform_proposals,
 )
 from detectron2.structures import BitMasks, PolygonMasks
 
@@ -82,10 +81,6 @@ class SceneMapper(DatasetMapper):
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
         if inputs.sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
-        if self.proposal_topk is not None:
-            transform_proposals(
-                dataset_dict, image.shape[:2], transforms, proposal_topk=self.proposal_topk
-            )
         if not self.is_train:
             dataset_dict.pop("annotations", None)
         elif "annotations" in dataset_dict:

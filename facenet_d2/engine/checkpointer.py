@@ -72,8 +72,7 @@ class ModelCheckpointer(DetectionCheckpointer):
         try:
             return self._read(Path(filename))
         except Exception as error:  # Damaged files make torch raise errors of many types.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            raise DamagedCheckpointError(reason) from error
+            raise DamagedCheckpointError(_typed_reason(error)) from error
 
     @staticmethod
     def _read(file: Path) -> dict[str, Any]:
@@ -238,12 +237,15 @@ def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
+def _typed_reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def _fetch(checkpointer: ModelCheckpointer, path: str) -> None:
     """Download or convert weights named by a URL; iopath caches the result."""
     try:
         local = checkpointer.path_manager.get_local_path(path)
     except Exception as error:  # Network, archive and package errors of many types.
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise CheckpointError(reason) from error
+        raise CheckpointError(_typed_reason(error)) from error
     if not Path(local).is_file():
         raise CheckpointError("the file does not exist")
