@@ -19,13 +19,12 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.images import check_depth
+from facenet_d2.data import read_image
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
@@ -173,13 +172,7 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return run_video(demo, path, out)
-    try:
-        check_depth(str(path))
-        image = read_image(str(path), format="BGR")
-    except Exception as error:
-        raise UserError(
-            f"image {path} cannot be read ({type(error).__name__}: {error})."
-        ) from error
+    image = read_image(path)
     with user_errors(f"image {path} cannot be processed"):
         overlay, line = demo.run_image(image, str(path))
     try:

@@ -92,10 +92,7 @@ def background_images(folder: Path, first_id: int) -> list[dict[str, Any]]:
     """Return entries of the images in a folder, with ids from ``first_id``."""
     images = []
     for number, file in enumerate(find_inputs([str(folder)], "--backgrounds"), start=first_id):
-        try:
-            height, width = image_size(file)
-        except OSError as error:
-            raise UserError(f"--backgrounds: {file} cannot be read ({error}).") from error
+        height, width = image_size(file)
         images.append({"id": number, "file_name": file.name, "height": height, "width": width})
     return images
 

@@ -34,12 +34,12 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from facenet_d2 import UserError
+from facenet_d2.data import read_image
 from facenet_d2.data.coco_json import compress_rle, read_coco
 from facenet_d2.engine import run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
@@ -330,10 +330,7 @@ def draw_images(
     for number, image_id in enumerate(tqdm(chosen, desc="Drawing", unit="image", disable=None)):
         entry = coco.imgs[image_id]
         file = folder / entry["file_name"]
-        try:
-            image = np.ascontiguousarray(read_image(str(file), format="RGB"))
-        except Exception as error:
-            raise UserError(f"image {file} cannot be read ({error}).") from error
+        image = read_image(file, "RGB")
         if image.shape[:2] != (entry["height"], entry["width"]):
             raise UserError(f"image {file} does not have the size that the annotations state.")
         objects = objects_of(coco, image_id)

@@ -12,7 +12,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 
 from ..data.coco_json import is_number, segmentation_to_rle
-from ..data.images import DepthError, size_problem
+from ..data.images import ImageError, size_problem
 from .fault_kinds import Fault
 from .mask_ceiling import best_iou
 from .objects import GridSettings, Measurement
@@ -95,16 +95,10 @@ def check_image(job: ImageJob) -> ImageResult:
 def _image_fault(job: ImageJob) -> Fault | None:
     where = f"image {job.image['file_name']}"
     removed = "image removed, with its annotations"
-    if not job.file.is_file():
-        state = "is not a file" if job.file.exists() else "does not exist"
-        return Fault("image-missing", where, f"{job.file} {state}", removed)
     try:
         problem = size_problem(job.file, job.image)
-    except DepthError as error:
-        return Fault("image-depth", where, str(error), removed)
-    except Exception as error:
-        # Pillow raises errors of many types for broken files.
-        return Fault("image-unreadable", where, " ".join(str(error).split()), removed)
+    except ImageError as error:
+        return Fault(error.kind, where, error.reason, removed)
     return Fault("image-size", where, problem, removed) if problem else None
 
 

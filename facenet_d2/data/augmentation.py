@@ -17,6 +17,29 @@ from .transforms import AffineTransform, QuarterTurnTransform
 MAX_MAGNITUDE = 30
 
 
+class ResizeShortestEdge(T.ResizeShortestEdge):
+    """Detectron2's ``ResizeShortestEdge``, with sides of at least one pixel.
+
+    The shorter side of a long image, such as 9000x2 pixels, would be rounded to 0.
+    """
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if not isinstance(transform, T.ResizeTransform):
+            return transform  # A size of 0 switches the resizing off.
+        sides = max(transform.new_h, 1), max(transform.new_w, 1)
+        return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+
+    @staticmethod
+    def get_output_shape(
+        oldh: int, oldw: int, short_edge_length: int, max_size: int
+    ) -> tuple[int, int]:
+        height, width = T.ResizeShortestEdge.get_output_shape(
+            oldh, oldw, short_edge_length, max_size
+        )
+        return max(height, 1), max(width, 1)
+
+
 class RandomQuarterTurn(T.Augmentation):
     """Rotate an image by 0, 90, 180 or 270 degrees with equal probability."""
 
@@ -194,7 +217,15 @@ def build_augmentations(
     resize_only = cfg.clone()
     resize_only.defrost()
     resize_only.INPUT.RANDOM_FLIP = "none"
-    augmentations = build_augmentation(resize_only, is_train)
+    (resize,) = build_augmentation(resize_only, is_train)
+    augmentations: list[T.Augmentation] = [
+        ResizeShortestEdge(
+            resize.short_edge_length,
+            resize.max_size,
+            "range" if resize.is_range else "choice",
+            resize.interp,
+        )
+    ]
     if not is_train:
         return augmentations
     flip = cfg.INPUT.RANDOM_FLIP

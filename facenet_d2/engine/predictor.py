@@ -11,6 +11,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
+from ..data.augmentation import build_augmentations
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
@@ -62,6 +63,8 @@ class Predictor:
         without_weights.MODEL.WEIGHTS = ""
         with user_errors(f"the model of {config_file} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
+        # As in evaluation.
+        (self._predictor.aug,) = build_augmentations(cfg, is_train=False)
         self.model = self._predictor.model
         load_checkpoint(ModelCheckpointer(self.model), cfg, complete=True)
         set_tf32(cfg.MODEL.TF32)

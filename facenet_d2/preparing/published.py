@@ -15,7 +15,7 @@ import pycocotools.mask as mask_util
 from tqdm import tqdm
 
 from ..data.coco_json import segmentation_to_rle
-from ..data.images import size_problem
+from ..data.images import ImageError, size_problem
 from ..errors import UserError
 from ..files import replaced, write_whole
 
@@ -41,9 +41,8 @@ def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
         else:
             try:
                 problem = size_problem(file, image)
-            except Exception as error:
-                # Pillow raises errors of many types for broken files.
-                problem = getattr(error, "strerror", None) or " ".join(str(error).split())
+            except ImageError as error:
+                problem = error.reason
             if problem:
                 problems.append(f"{file}: {problem}")
         seen.add(name)
