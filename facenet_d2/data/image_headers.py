@@ -50,8 +50,8 @@ def _band_error(bands: int, layout: str) -> ImageError:
 
 
 TIFF_SIGNATURES = tuple(TiffImagePlugin.PREFIXES)
-# TIFF tags without a name in Pillow.
-_NEW_SUBFILE_TYPE, _GDAL_NODATA = 254, 42113
+# TIFF tags without a name in Pillow, or in Pillow 9.
+_NEW_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _GDAL_NODATA = 254, 255, 42113
 # Values of NewSubfileType.
 _REDUCED, _MASK = 1, 4
 _RAW, _OLD_JPEG = 1, 6
@@ -164,7 +164,7 @@ def _number(tags: ImageFileDirectory_v2, tag: int, default: int) -> int:
 
 def _is_preview(tags: ImageFileDirectory_v2) -> bool:
     return bool(_number(tags, _NEW_SUBFILE_TYPE, 0) & _REDUCED) or (
-        _number(tags, TiffImagePlugin.OSUBFILETYPE, 0) == 2
+        _number(tags, _OLD_SUBFILE_TYPE, 0) == 2
     )
 
 
@@ -231,30 +231,34 @@ def _check_bands(tags: ImageFileDirectory_v2, photometric: int, bands: int) -> b
 def _check_decoding(
     tags: ImageFileDirectory_v2, compression: int, photometric: int, bands: int
 ) -> None:
-    """Refuse files that Pillow decodes to other values than those in the file."""
+    """Refuse layouts that Pillow decodes to other values than those in the file, or not at all."""
+    is_raw = compression == _RAW
+    has_bytes = set(_numbers(tags, TiffImagePlugin.BITSPERSAMPLE, (1,))) == {8}
+    is_reversed = _number(tags, TiffImagePlugin.FILLORDER, 1) == 2
+    is_planar = _number(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+    is_premultiplied = _numbers(tags, TiffImagePlugin.EXTRASAMPLES) == (1,)
+    is_inverted = photometric == _WHITE_IS_ZERO
     subsampling = _numbers(tags, TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
-    if photometric == _YCBCR and compression == _RAW and subsampling != (1, 1):
-        raise ImageError(
-            "image-bands",
-            "it is an uncompressed YCbCr TIFF with subsampled colours; save it as RGB",
-        )
-    plain = (
-        photometric in (_BLACK_IS_ZERO, _PALETTE)
-        and _numbers(tags, TiffImagePlugin.BITSPERSAMPLE, (1,)) == (8,)
-        and _number(tags, TiffImagePlugin.FILLORDER, 1) == 1
-    )
-    planar = _number(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
-    is_misread = (bands == 1 and not plain) or _numbers(tags, TiffImagePlugin.EXTRASAMPLES) == (1,)
-    if planar and compression == _RAW and is_misread:
-        raise ImageError(
-            "image-bands",
-            "Pillow misreads uncompressed TIFFs of its kind with planar configuration 2; change it "
-            "with gdal_translate -co INTERLEAVE=PIXEL",
-        )
     colors = _numbers(tags, TiffImagePlugin.COLORMAP)
+    problem = ""
     if photometric == _PALETTE and 0 < max(colors, default=0) < 256:
-        reason = "its TIFF colour map has values up to 255 instead of 65535; save it as RGB"
-        raise ImageError("image-bands", reason)
+        problem = "a colour map with values up to 255 instead of 65535"
+    elif photometric == _YCBCR and is_raw and subsampling != (1, 1):
+        problem = "uncompressed YCbCr with subsampled colours"
+    elif photometric == _YCBCR and is_planar:
+        problem = "YCbCr with planar configuration 2"
+    elif is_raw and is_planar and is_premultiplied:
+        problem = "premultiplied alpha, uncompressed, with planar configuration 2"
+    elif is_raw and is_planar and bands == 1 and (is_inverted or is_reversed or not has_bytes):
+        problem = "a single band, uncompressed, with planar configuration 2"
+    elif is_raw and is_reversed and is_inverted and has_bytes:
+        problem = "photometric interpretation MinIsWhite with FillOrder 2"
+    if problem:
+        raise ImageError(
+            "image-bands",
+            f"it is a TIFF with {problem}, which Pillow misreads; save it as an ordinary RGB or "
+            "grey TIFF",
+        )
 
 
 def _nodata(tags: ImageFileDirectory_v2) -> int | None:

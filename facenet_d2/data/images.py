@@ -50,8 +50,8 @@ BACKGROUND = (124, 116, 104)
 _STRIP_PIXELS = 2**22
 _WITHOUT_ALPHA = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
 _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
-# Grey values of a PNG are stretched to 255, but not the one that is transparent.
-_PNG_STRETCH = {"L;2": 85, "L;4": 17}
+# Pillow stretches the grey values of a PNG to 255, but not the one that is transparent.
+_PNG_STRETCH = {"1": 255, "L;2": 85, "L;4": 17}
 _CONVERSIONS = {
     ("L", "RGB"): cv2.COLOR_GRAY2RGB,
     ("L", "BGR"): cv2.COLOR_GRAY2BGR,
@@ -250,7 +250,8 @@ def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None) -> None:
         name = image.mode if palette == "RGB" else f"a palette of {palette}"
         raise ImageError("image-bands", f"its colours are {name}; convert it to RGB")
     if image.format == "PNG" and "transparency" in image.info and arguments[0] in _PNG_STRETCH:
-        image.info["transparency"] *= _PNG_STRETCH[arguments[0]]
+        value = image.info["transparency"] * _PNG_STRETCH[arguments[0]]
+        image.info["transparency"] = min(value, 255)  # New versions stretch that of 1 bit.
 
 
 def _orientation(image: ImageFile.ImageFile, is_loaded: bool = True) -> int:
@@ -261,7 +262,7 @@ def _orientation(image: ImageFile.ImageFile, is_loaded: bool = True) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return 1  # Damaged EXIF data are common and no reason to refuse an image.
-    return value if value in range(1, 9) else 1
+    return int(value) if value in range(1, 9) else 1
 
 
 def _may_be_turned(image: ImageFile.ImageFile) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
+import PIL
 import pytest
 from detectron2.config import get_cfg
 from image_files import (
@@ -42,6 +43,10 @@ from facenet_d2 import UserError
 from facenet_d2.checking.image_checks import ImageJob, check_image
 from facenet_d2.data import SceneMapper, read_image
 from facenet_d2.data.images import BACKGROUND, ImageError, image_size
+
+Image.init()
+HAS_AVIF = "AVIF" in Image.SAVE
+PILLOW = int(PIL.__version__.split(".")[0])
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ def tiff(rng: np.random.Generator) -> Sample:
     extra: tuple[int, ...] = ()
     if photometric in (1, 2) and bits == 8 and rng.random() < 0.4:
         alpha = alpha_of(rng, samples.shape[:2])
-        extra = (int(rng.choice([1, 2])),)
+        # Pillow before 10 does not read grey with premultiplied alpha.
+        extra = (int(rng.choice([1, 2])) if photometric == 2 or PILLOW >= 10 else 2,)
         pixels = blend(pixels, alpha)
         stored = samples
         if extra == (1,):
@@ -209,7 +215,8 @@ def tiff(rng: np.random.Generator) -> Sample:
         return Sample(data, ".tif", refusal="image-unreadable")
     is_plain = photometric in (1, 3) and bits == 8 and page[0][266] == 1
     is_misread = (samples.shape[2] == 1 and not is_plain) or extra == (1,)
-    if planar == 2 and compression == 1 and is_misread:
+    is_reversed = photometric == 0 and bits == 8 and page[0][266] == 2 and compression == 1
+    if is_reversed or (planar == 2 and (photometric == 6 or (compression == 1 and is_misread))):
         return Sample(data, ".tif", refusal="image-bands")
     return Sample(data, ".tif", pixels, tolerance=3 if photometric == 6 or extra == (1,) else 1)
 
@@ -270,7 +277,8 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
 
 def by_pillow(rng: np.random.Generator) -> Sample:
     """Return a file of a format that only Pillow writes."""
-    format = str(rng.choice(["JPEG", "GIF", "WEBP", "BMP", "JPEG2000", "AVIF"]))
+    formats = ["JPEG", "GIF", "WEBP", "BMP", "JPEG2000", *(["AVIF"] if HAS_AVIF else [])]
+    format = str(rng.choice(formats))
     orientation = int(rng.integers(1, 9)) if format in ("JPEG", "WEBP", "AVIF") else 1
     options = {"exif": b"Exif\0\0" + exif(orientation)} if orientation > 1 else {}
     if format in ("JPEG", "AVIF"):
@@ -303,7 +311,10 @@ def by_pillow(rng: np.random.Generator) -> Sample:
     image = Image.fromarray(turn(samples, orientation).squeeze(2) if channels == 1 else samples)
     if channels > 1:
         image = Image.fromarray(turn(samples, orientation))
-    return Sample(saved(image, format, **options), f".{format.lower()}", pixels, tolerance=1)
+    data = saved(image, format, **options)
+    if format == "JPEG2000" and channels in (2, 4) and b"cdef" not in data:
+        return Sample(data, ".jp2", refusal="image-bands")  # Old versions do not declare alpha.
+    return Sample(data, f".{format.lower()}", pixels, tolerance=1)
 
 
 def refused_by_pillow(rng: np.random.Generator) -> Sample:
@@ -311,7 +322,7 @@ def refused_by_pillow(rng: np.random.Generator) -> Sample:
     more = {"save_all": True, "append_images": frames[1:]}
     samples = rng.integers(0, 256, (9, 8, 4), dtype=np.uint8)
     deep = Image.fromarray(samples[..., 0].astype(np.uint16) * 99)
-    makers: list[tuple[str, Callable[[], bytes], str]] = [
+    makers: list[tuple[str, Callable[[], bytes], str | None]] = [
         ("gif", lambda: saved(frames[0], "GIF", **more), "image-frames"),
         ("png", lambda: saved(frames[0], "PNG", **more), "image-frames"),
         ("webp", lambda: saved(frames[0], "WEBP", **more), "image-frames"),
@@ -324,7 +335,7 @@ def refused_by_pillow(rng: np.random.Generator) -> Sample:
         ("pgm", lambda: b"P5 8 9 4000\n" + bytes(2 * 72), "image-depth"),
         ("ppm", lambda: b"P6 8 9 65535\n" + bytes(6 * 72), "image-depth"),
         ("ppm", lambda: b"P3 1 1 300\n3 2 1\n", "image-depth"),
-        ("pfm", lambda: b"Pf\n8 9\n-1.0\n" + bytes(4 * 72), "image-depth"),
+        ("pfm", lambda: b"Pf\n8 9\n-1.0\n" + bytes(4 * 72), None),
         ("png", lambda: write_png(samples.astype(np.uint16) * 257, 6, bits=16), "image-depth"),
         ("j2k", lambda: saved(Image.fromarray(samples), "JPEG2000", no_jp2=True), "image-bands"),
         ("ico", lambda: saved(frames[0], "ICO"), "image-unreadable"),
@@ -335,6 +346,7 @@ def refused_by_pillow(rng: np.random.Generator) -> Sample:
         ("png", lambda: write_png(samples, 6)[:-40], "image-unreadable"),
         ("jpg", lambda: saved(frames[0], "JPEG")[:-400], "image-unreadable"),
     ]
+    makers = [m for m in makers if m[0] != "avif" or HAS_AVIF]
     suffix, make, refusal = makers[rng.integers(len(makers))]
     return Sample(make(), f".{suffix}", refusal=refusal)
 
@@ -360,8 +372,9 @@ def netpbm(rng: np.random.Generator) -> Sample:
 
 
 def large(rng: np.random.Generator) -> Sample:
-    """Return a one-bit scene of a few kilobytes, above Pillow's limit or beyond any memory."""
-    height, width = [(9400, 9400), (13400, 13400), (2, 9000), (50000, 50000)][rng.integers(4)]
+    """Return a one-bit scene of a few kilobytes, above Pillow's limit or this project's."""
+    shapes = [(9500, 9500), (2, 9000), (50000, 50000)]
+    height, width = shapes[rng.integers(3)]
     rows, row = (height, bytes([0] + [170] * ((width + 7) // 8)))
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(row) for _ in range(rows if height < 50000 else 9))
@@ -492,8 +505,9 @@ def check(sample: Sample, *, is_damaged: bool) -> None:
 
 
 def greatest_difference(first: np.ndarray, second: np.ndarray) -> int:
-    """Return the greatest difference of two pictures, row by row to bound the memory."""
-    rows = zip(first, second, strict=True)
+    """Return the greatest difference of two pictures, in 500 rows or more."""
+    step = max(len(first) // 500, 1)
+    rows = zip(first[::step], second[::step], strict=True)
     return max(int((np.maximum(a, b) - np.minimum(a, b)).max()) for a, b in rows)
 
 
