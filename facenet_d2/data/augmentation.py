@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import build_augmentation
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..errors import UserError
-from .transforms import AffineTransform, QuarterTurnTransform
+from .transforms import AffineTransform, QuarterTurnTransform, VerticalFlipTransform
 
 MAX_MAGNITUDE = 30
 
@@ -38,6 +38,16 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
             oldh, oldw, short_edge_length, max_size
         )
         return max(height, 1), max(width, 1)
+
+
+class RandomFlip(T.RandomFlip):
+    """Detectron2's ``RandomFlip``, also for images with a single column."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        transform = super().get_transform(image)
+        if isinstance(transform, T.VFlipTransform):
+            return VerticalFlipTransform(transform.height)
+        return transform
 
 
 class RandomQuarterTurn(T.Augmentation):
@@ -234,9 +244,9 @@ def build_augmentations(
             f"INPUT.RANDOM_FLIP is {flip!r}; it must be none, horizontal, vertical or both."
         )
     if flip in ("horizontal", "both"):
-        augmentations.append(T.RandomFlip(horizontal=True, vertical=False))
+        augmentations.append(RandomFlip(horizontal=True, vertical=False))
     if flip in ("vertical", "both"):
-        augmentations.append(T.RandomFlip(horizontal=False, vertical=True))
+        augmentations.append(RandomFlip(horizontal=False, vertical=True))
     if cfg.INPUT.RANDOM_QUARTER_TURN:
         augmentations.append(RandomQuarterTurn(sideways))
     if cfg.INPUT.RAND_AUGMENT.ENABLED:

@@ -233,11 +233,10 @@ def _check_decoding(
 ) -> None:
     """Refuse layouts that Pillow decodes to other values than those in the file, or not at all."""
     is_raw = compression == _RAW
-    has_bytes = set(_numbers(tags, TiffImagePlugin.BITSPERSAMPLE, (1,))) == {8}
+    bits = max(_numbers(tags, TiffImagePlugin.BITSPERSAMPLE, (1,)), default=1)
     is_reversed = _number(tags, TiffImagePlugin.FILLORDER, 1) == 2
     is_planar = _number(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     is_premultiplied = _numbers(tags, TiffImagePlugin.EXTRASAMPLES) == (1,)
-    is_inverted = photometric == _WHITE_IS_ZERO
     subsampling = _numbers(tags, TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
     colors = _numbers(tags, TiffImagePlugin.COLORMAP)
     problem = ""
@@ -249,10 +248,10 @@ def _check_decoding(
         problem = "YCbCr with planar configuration 2"
     elif is_raw and is_planar and is_premultiplied:
         problem = "premultiplied alpha, uncompressed, with planar configuration 2"
-    elif is_raw and is_planar and bands == 1 and (is_inverted or is_reversed or not has_bytes):
+    elif is_raw and is_reversed and (bits > 1 or photometric == _PALETTE):
+        problem = "uncompressed pixels in FillOrder 2"
+    elif is_raw and is_planar and bands == 1 and (photometric == _WHITE_IS_ZERO or bits < 8):
         problem = "a single band, uncompressed, with planar configuration 2"
-    elif is_raw and is_reversed and is_inverted and has_bytes:
-        problem = "photometric interpretation MinIsWhite with FillOrder 2"
     if problem:
         raise ImageError(
             "image-bands",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,6 +47,9 @@ MAX_PIXELS = 2**30
 BACKGROUND = (124, 116, 104)
 """RGB colour that replaces transparent pixels: the mean of ImageNet, Detectron2's PIXEL_MEAN."""
 
+# Deflate stores at most 8256 pixels of 1 bit in a byte. A PNG with fewer bytes is damaged, and is
+# refused before memory for its pixels is allocated.
+_MAX_PIXELS_PER_BYTE = 10_000
 # Images are converted in strips of this number of pixels, to bound the memory.
 _STRIP_PIXELS = 2**22
 _WITHOUT_ALPHA = ("1", "L", "RGB", "RGBX", "CMYK", "YCbCr", "HSV")
@@ -162,7 +166,7 @@ def _opened(file: str | Path) -> Iterator[tuple[ImageFile.ImageFile, TiffHeader 
             tiff = _check_layout(stream)
             stream.seek(0)
             with Image.open(stream, formats=_available_formats()) as image:
-                _check_header(image, tiff)
+                _check_header(image, tiff, os.fstat(stream.fileno()).st_size)
                 yield image, tiff
     except ImageError as error:
         raise ImageError(error.kind, error.reason, str(file)) from error
@@ -220,7 +224,7 @@ def _check_layout(stream: IO[bytes]) -> TiffHeader | None:
     return None
 
 
-def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None) -> None:
+def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None, num_bytes: int) -> None:
     # The second picture of an MPO, a photo of a camera, is a preview or the other eye's.
     if tiff is None and image.format != "MPO" and getattr(image, "is_animated", False):
         reason = "it has several frames; save the frame to be used as a file of its own"
@@ -234,6 +238,10 @@ def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None) -> None:
             f"it has {width}x{height} pixels, and more than {MAX_PIXELS:,} do not fit into the "
             "memory; cut it into patches",
         )
+    is_raw = image.format in ("BMP", "TIFF") and all(tile[0] == "raw" for tile in image.tile)
+    is_bounded = is_raw or image.format in ("PNG", "JPEG", "PPM")
+    if is_bounded and width * height > _MAX_PIXELS_PER_BYTE * num_bytes:
+        raise ImageError("image-unreadable", f"it is too short for its {width}x{height} pixels")
     # Arguments of the decoder: the pixel format in the file, such as "RGB;16B", or PPM's maximum.
     # They are the fourth entry of a tile, by name only in Pillow 11 and newer.
     arguments: list[Any] = []

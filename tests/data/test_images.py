@@ -8,13 +8,14 @@ import zlib
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 from image_files import chunk, exif, tiff_page, turn, write_png, write_tiff
 from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.checking.fault_kinds import FAULT_KINDS
 from facenet_d2.checking.image_checks import ImageJob, check_image
-from facenet_d2.data import images
+from facenet_d2.data import SceneMapper, images
 from facenet_d2.data.augmentation import ResizeShortestEdge, build_augmentations
 from facenet_d2.data.images import (
     BACKGROUND,
@@ -99,6 +100,7 @@ def test_metadata_after_the_pixels_and_damaged_metadata(tmp_path):
         (b"", "unreadable", "it is empty"),
         (b"hello\n" * 99, "unreadable", "not an image in one of the formats .*PNG"),
         (write_png(RGB, 2)[:-30], "unreadable", "."),
+        (b"P5 20000 9000 255\n", "unreadable", "too short for its 20000x9000 pixels"),
         (write_png(RGB.astype(np.uint16), 2, bits=16), "depth", "more than 8 bits"),
     ],
 )
@@ -244,6 +246,25 @@ def test_an_image_that_does_not_fit_into_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "_to_array", fail)
     with pytest.raises(ImageError, match="does not fit into the memory; cut it"):
         read_image(write(tmp_path, write_png(RGB, 2)))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (9000, 2)])
+def test_mapper_accepts_tiny_and_long_images(model_cfg, tmp_path, size):
+    """Also if they are mirrored, which gives a side of one pixel a negative stride."""
+    samples = RNG.integers(0, 256, (*size, 3), dtype=np.uint8)
+    file = write(tmp_path, write_png(samples, 2), "tiny.png")
+    model_cfg.INPUT.RANDOM_FLIP = "both"
+    model_cfg.INPUT.RANDOM_QUARTER_TURN = True
+    mapper = SceneMapper(model_cfg, is_train=True)
+    height, width = size
+    polygon = [0.0, 0.0, float(width), 0.0, float(width), float(height), 0.0, float(height)]
+    annotation = {"bbox": [0, 0, width, height], "bbox_mode": BoxMode.XYWH_ABS}
+    annotation |= {"category_id": 0, "segmentation": [polygon]}
+    entry = {"file_name": str(file), "height": height, "width": width, "annotations": [annotation]}
+    for _ in range(8):
+        inputs = mapper(entry)
+        assert min(inputs["image"].shape[1:]) >= 1
+        assert inputs["image"].is_contiguous()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (9000, 2), (2, 9000)])

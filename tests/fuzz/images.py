@@ -213,10 +213,10 @@ def tiff(rng: np.random.Generator) -> Sample:
     # Layouts that Pillow misreads.
     if order == ">" and big:
         return Sample(data, ".tif", refusal="image-unreadable")
-    is_plain = photometric in (1, 3) and bits == 8 and page[0][266] == 1
-    is_misread = (samples.shape[2] == 1 and not is_plain) or extra == (1,)
-    is_reversed = photometric == 0 and bits == 8 and page[0][266] == 2 and compression == 1
-    if is_reversed or (planar == 2 and (photometric == 6 or (compression == 1 and is_misread))):
+    is_plain = photometric in (1, 3) and bits == 8
+    is_misread = planar == 2 and ((samples.shape[2] == 1 and not is_plain) or extra == (1,))
+    is_misread |= page[0][266] == 2 and (bits > 1 or photometric == 3)
+    if (compression == 1 and is_misread) or (planar == 2 and photometric == 6):
         return Sample(data, ".tif", refusal="image-bands")
     return Sample(data, ".tif", pixels, tolerance=3 if photometric == 6 or extra == (1,) else 1)
 
@@ -457,7 +457,8 @@ def check(sample: Sample, *, is_damaged: bool) -> None:
         try:
             pixels = read_image(file, "RGB")
         except ImageError as error:
-            problem = error
+            # Its traceback would keep the decoded image.
+            problem = ImageError(error.kind, error.reason, error.file)
         size = (1, 1) if pixels is None else pixels.shape[:2]
         entry = {"file_name": str(file), "height": size[0], "width": size[1]}
         box = [0, 0, max(size[1] / 2, 1), max(size[0] / 2, 1)]
