@@ -103,9 +103,20 @@ def test_one_image_that_cannot_be_processed_does_not_stop_the_others(
 ):
     cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 3000, 3), np.uint8))
     inputs = ("--input", tmp_path / "thin.png", scenes / "images" / "00000.png")
-    assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "out") == 1
+    predict = demo.Predictor.__call__
+
+    def fail_on_thin(predictor, image):
+        if image.shape[0] == 1:
+            raise RuntimeError("out of memory")
+        return predict(predictor, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(demo.Predictor, "__call__", fail_on_thin)
+        assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "out") == 1
     assert "thin.png cannot be processed" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["00000.png"]
+    assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "both") == 0
+    assert cv2.imread(str(tmp_path / "both" / "thin.png")).shape == (1, 3000, 3)
 
 
 def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):

@@ -36,7 +36,8 @@ class ImageError(UserError):
 
 def depth_error(depth: str) -> ImageError:
     """Return the error for an image whose channels do not have 8 bits."""
-    return ImageError("image-depth", f"it has {depth}; scale its values to 0-255 in 8 bits")
+    reason = f"it does not have 8 bits per channel ({depth}); scale its values to 0-255"
+    return ImageError("image-depth", reason)
 
 
 def _band_error(bands: int, layout: str) -> ImageError:
@@ -204,9 +205,9 @@ def _check_depth(tags: ImageFileDirectory_v2, photometric: int, bands: int) -> N
     number_format = max(formats, default=1)
     allowed = (1, 2, 4, 8) if bands == 1 and photometric in (0, 1, 3) else (8,)
     if number_format in _SAMPLE_FORMATS or any(b not in allowed for b in bits):
-        text = f"{'/'.join(map(str, dict.fromkeys(bits)))} bits per channel"
+        text = f"{'/'.join(map(str, dict.fromkeys(bits)))} bits"
         if number_format in _SAMPLE_FORMATS:
-            text += f" ({_SAMPLE_FORMATS[number_format]})"
+            text += f", {_SAMPLE_FORMATS[number_format]}"
         raise depth_error(text)
 
 
@@ -301,7 +302,7 @@ def check_jpeg2000_header(stream: IO[bytes]) -> None:
     depths = stream.read(3 * bands)[::3]
     if any(depth != 7 for depth in depths):  # 7 is 8 bits, unsigned.
         bits = dict.fromkeys(f"{(d & 127) + 1}{' signed' * (d > 127)}" for d in depths)
-        raise depth_error(f"{'/'.join(bits)} bits per channel")
+        raise depth_error(f"{'/'.join(bits)} bits")
     colors = bands - channel_types.count(1)
     is_known = set(channel_types) <= {0, 1} and colors >= bands - 1
     if not is_known or colors not in ((4,) if color_space == _CMYK else (1, 3)):

@@ -249,10 +249,8 @@ def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None, num_bytes
         arguments += tile[3] if isinstance(tile[3], tuple) else [tile[3]]
     is_deep_ppm = image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in arguments)
     is_deep = any(isinstance(a, str) and ";16" in a for a in arguments) or is_deep_ppm
-    if is_deep or image.mode[0] == "I":
-        raise depth_error("more than 8 bits per channel")
-    if image.mode == "F":
-        raise depth_error("floating-point values")
+    if is_deep or image.mode == "F" or image.mode[0] == "I":
+        raise depth_error(f"mode {image.mode}")
     palette = image.palette.mode if image.palette and image.mode in ("P", "PA") else "RGB"
     if image.mode not in ("P", *_WITHOUT_ALPHA, *_WITH_ALPHA) or palette not in ("RGB", "RGBA"):
         name = image.mode if palette == "RGB" else f"a palette of {palette}"
@@ -270,7 +268,7 @@ def _orientation(image: ImageFile.ImageFile, is_loaded: bool = True) -> int:
         value = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return 1  # Damaged EXIF data are common and no reason to refuse an image.
-    return int(value) if value in range(1, 9) else 1
+    return next((n for n in range(1, 9) if n == value), 1)
 
 
 def _may_be_turned(image: ImageFile.ImageFile) -> bool:

@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from image_files import tiff_page, write_tiff
 
 
 class Planted:
@@ -41,6 +42,21 @@ def plant_image_faults(p):
     assert cv2.imwrite(str(p.folder / "deep.png"), pixels)
     deep["file_name"] = "deep.png"
     p.expected[-1] = ("image-depth", "deep.png")
+    near_infrared = np.zeros((4, 4, 4), np.uint8)
+    bands = write_tiff([tiff_page(near_infrared, photometric=2, extra=(0,))])
+    frame = tiff_page(near_infrared[..., :3], photometric=2)
+    files = {
+        "image-bands": bands,
+        "image-frames": write_tiff([frame, frame]),
+        "image-large": b"P5 50000 50000 255\n",
+    }
+    last = max(i["id"] for i in p.content["images"])
+    for number, (kind, content) in enumerate(files.items(), last + 1):
+        name = f"{kind}.bin"
+        (p.folder / name).write_bytes(content)
+        entry = {"id": number, "file_name": name, "height": 4, "width": 4}
+        p.content["images"].append(entry)
+        p.expected.append((kind, name))
 
 
 def plant_entry_faults(p):

@@ -372,9 +372,9 @@ def netpbm(rng: np.random.Generator) -> Sample:
 
 
 def large(rng: np.random.Generator) -> Sample:
-    """Return a one-bit scene of a few kilobytes, above Pillow's limit or this project's."""
-    shapes = [(9500, 9500), (2, 9000), (50000, 50000)]
-    height, width = shapes[rng.integers(3)]
+    """Return a one-bit scene of a few kilobytes, below or above the limit of pixels."""
+    shapes = [(9400, 9400), (4000, 6000), (2, 9000), (50000, 50000)]
+    height, width = shapes[rng.integers(4)]
     rows, row = (height, bytes([0] + [170] * ((width + 7) // 8)))
     packer = zlib.compressobj(9)
     data = b"".join(packer.compress(row) for _ in range(rows if height < 50000 else 9))

@@ -96,7 +96,7 @@ def set_value(key, index, field, value):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: No such file"),
+        (set_value("images", 3, "file_name", "gone.jpg"), "gone.jpg: it does not exist"),
         (set_value("images", 3, "width", 51), "50x40 pixels, but annotated as 51x40"),
         (set_value("categories", 2, "name", "windmill"), "windmill"),
         (
