@@ -24,7 +24,7 @@ from ..data.image_names import ImageFinder
 from ..data.rle import compress_rle
 from ..parallel import parallel_map
 from .fault_kinds import NOTE_KINDS
-from .image_checks import ImageJob, ImageResult, check_image
+from .image_checks import MAX_DRAWN_PIXELS, ImageJob, ImageResult, check_image
 from .objects import GridSettings, Objects
 from .segmentations import PIXEL_TOLERANCE, clip_polygons
 
@@ -185,20 +185,22 @@ def mend_mask(
     """
     segmentation = annotation["segmentation"]
     size = [image["height"], image["width"]]
+    box = annotation.get("bbox")
     if isinstance(segmentation, list):
         polygons = clip_polygons(segmentation, *size)
         return (polygons, "clipped to the image") if polygons else None
+    if not is_box(box) or size[0] * size[1] > MAX_DRAWN_PIXELS:
+        return None
     try:
         rle = compress_rle(segmentation, *size[::-1])
-    except (TypeError, ValueError):
+    except ValueError:
         return None
     transposed = mask_util.encode(np.asfortranarray(mask_util.decode(rle).T))
     for candidate, change in (
         ({"size": size, "counts": rle["counts"]}, "its height and width exchanged"),
         (transposed, "its mask transposed"),
     ):
-        box = annotation.get("bbox")
-        deviation = np.abs(np.subtract(mask_util.toBbox(candidate), box)) if is_box(box) else np.inf
-        if np.max(deviation) <= PIXEL_TOLERANCE:
+        deviations = np.abs(mask_util.toBbox(candidate) - np.asarray(box, dtype=float))
+        if deviations.max() <= PIXEL_TOLERANCE:
             return {"size": size, "counts": candidate["counts"].decode()}, change
     return None

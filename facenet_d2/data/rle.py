@@ -44,7 +44,8 @@ def compress_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
     """Validate an RLE, and compress it if it is not.
 
     Args:
-        rle: ``size`` and ``counts`` as in COCO JSON; the counts are a string or a list.
+        rle: ``size`` and ``counts`` as in COCO JSON or as pycocotools encodes masks: a list, or
+            compressed counts as text or bytes.
         height: height of the image.
         width: width of the image.
 
@@ -59,7 +60,9 @@ def compress_rle(rle: dict[str, Any], height: int, width: int) -> dict[str, Any]
         problem = "its compressed counts are damaged, or do not add up to the image"
     if problem is not None:
         raise ValueError(problem)
-    return {"size": [height, width], "counts": counts.encode("ascii")}
+    if isinstance(counts, str):
+        counts = counts.encode("ascii")
+    return {"size": [height, width], "counts": counts}
 
 
 def size_or_list_problem(rle: dict[str, Any], height: int, width: int) -> str | None:

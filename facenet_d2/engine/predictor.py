@@ -26,7 +26,7 @@ class Predictor:
         model: model in evaluation mode.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
         category_ids: category IDs of the data set by class index; empty if the data set is missing
-            and the config is of a version before 0.3, which does not contain them.
+            and the config, of version 0.1, does not contain them.
     """
 
     def __init__(

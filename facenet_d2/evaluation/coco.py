@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import json
@@ -153,7 +154,7 @@ class InstanceEvaluator(COCOEvaluator):
         """Compute the metrics of "bbox" or "segm"."""
         evaluator = COCOeval
         if compat.compiled_operators_available():
-            from detectron2.evaluation.fast_eval_api import COCOeval_opt as evaluator
+            evaluator = importlib.import_module("detectron2.evaluation.fast_eval_api").COCOeval_opt
         own = [dict(r) for r in results]
         if task == "segm":
             # With boxes, pycocotools would take the area of a result from its box.
