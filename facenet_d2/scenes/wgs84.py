@@ -1,0 +1,163 @@
+"""Polygons in longitude and latitude as RFC 7946 requires them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import shapely
+
+from .coordinates import EARTH_RADIUS, WGS84, converted, metres_per_unit
+from .description import SceneDescription
+from .polygons import single_parts
+
+# Decimals of a degree, 11 mm on the ground; smaller pixels need more.
+DIGITS = 7
+_MAX_DIGITS = 10
+_METRES_PER_DEGREE = math.radians(EARTH_RADIUS)
+# Beyond this latitude edges are divided at every pixel, since meridians converge.
+_POLAR_LATITUDE = 85.0
+
+
+class LongitudeLatitude:
+    """Converts polygons of a scene to longitude and latitude in WGS84.
+
+    Edges are divided where a straight line in the scene's CRS would leave the straight line between
+    longitudes and latitudes by more than a twentieth of a pixel. Polygons over the antimeridian are
+    cut there (RFC 7946, section 3.1.9), and a polygon around a pole ends at it. Coordinates are
+    rounded to :data:`DIGITS` decimals, or to more if a pixel is smaller than about 20 units of the
+    last.
+    """
+
+    def __init__(self, scene: SceneDescription) -> None:
+        """
+        Raises:
+            UserError: If the scene's CRS cannot be converted to WGS84.
+        """
+        assert scene.crs is not None
+        self.crs = scene.crs
+        # A degree of longitude shrinks towards the poles, but so does the error of its rounding.
+        metres = metres_per_unit(self.crs) or _METRES_PER_DEGREE
+        self._pixel = scene.pixel_size  # In units of the CRS.
+        pixel_metres = self._pixel * metres
+        rounding = _METRES_PER_DEGREE * 10.0**-DIGITS
+        missing = max(0, math.ceil(math.log10(20 * rounding / pixel_metres)) - 1)
+        self.digits = min(DIGITS + missing, _MAX_DIGITS)
+        # The sagitta of a chord of length s is about s^2 / (8 R).
+        self._edge = max(1.0, math.sqrt(0.4 * EARTH_RADIUS / pixel_metres)) * self._pixel
+        corner = scene.transform * (0.0, 0.0)
+        converted(np.array([corner[:2]]), self.crs, WGS84)
+
+    def __call__(self, polygons: np.ndarray) -> np.ndarray:
+        """Convert MultiPolygons in the scene's CRS.
+
+        Returns:
+            Array of valid Polygons and MultiPolygons in degrees.
+        """
+        if not len(polygons):
+            return polygons
+        edges = shapely.segmentize(polygons, self._edge)
+        degrees = self._in_degrees(edges)
+        west, south, east, north = shapely.bounds(degrees).T
+        polar = np.maximum(abs(south), abs(north)) > _POLAR_LATITUDE
+        if self.crs.is_projected and polar.any():
+            finer = self._in_degrees(shapely.segmentize(polygons[polar], self._pixel))
+            degrees[polar] = finer
+            west, _, east, _ = shapely.bounds(degrees).T
+        for index in np.flatnonzero((east - west > 180) | (west < -180) | (east > 180)):
+            degrees[index] = _cut_at_antimeridian(degrees[index])
+        points = np.round(shapely.get_coordinates(degrees), self.digits)
+        rounded = shapely.remove_repeated_points(shapely.set_coordinates(degrees.copy(), points))
+        # Rounding may have moved vertices onto other edges.
+        invalid = ~shapely.is_valid(rounded)
+        repaired = shapely.set_precision(shapely.make_valid(degrees[invalid]), 10.0**-self.digits)
+        rounded[invalid] = [_areas_of(geometry) for geometry in repaired]
+        return single_parts(rounded)
+
+    def _in_degrees(self, polygons: np.ndarray) -> np.ndarray:
+        points = converted(shapely.get_coordinates(polygons), self.crs, WGS84)
+        return shapely.set_coordinates(polygons.copy(), points)
+
+
+def _cut_at_antimeridian(polygon: shapely.MultiPolygon) -> shapely.MultiPolygon:
+    """Cut a polygon, whose longitudes may jump or leave -180 to 180 degrees, into parts that do not.
+
+    Each ring is made continuous and filled. One that winds around the earth encloses a pole, and is
+    closed along the pole's latitude.
+    """
+    parts = []
+    for part in polygon.geoms:
+        filled = _filled(np.array(part.exterior.coords))
+        for hole in part.interiors:
+            filled = filled.difference(_filled(np.array(hole.coords)))
+        parts.append(filled)
+    # Parts that touched at a corner stay separate geometries.
+    return _areas_of(shapely.GeometryCollection(parts))
+
+
+def _filled(ring: np.ndarray) -> shapely.Geometry:
+    """Return the area within a ring of longitudes and latitudes, between -180 and 180 degrees."""
+    points = _split_poles(ring)
+    points[:, 0] = np.unwrap(points[:, 0], period=360)
+    winding = points[-1, 0] - points[0, 0]
+    if abs(winding) > 180:
+        pole = math.copysign(90, points[:, 1].mean())
+        ends = [(points[-1, 0], pole), (points[0, 0], pole), tuple(points[0])]
+        points = np.concatenate([points, ends])
+    area = shapely.make_valid(shapely.Polygon(points))
+    first = math.floor((points[:, 0].min() + 180) / 360)
+    last = math.floor((points[:, 0].max() + 180) / 360)
+    windows = []
+    for turn in range(first, last + 1):
+        window = shapely.box(360 * turn - 180, -90, 360 * turn + 180, 90)
+        shift = np.array([-360 * turn, 0])
+        windows.append(shapely.transform(area.intersection(window), lambda p, s=shift: p + s))
+    return shapely.union_all(windows)
+
+
+def _split_poles(ring: np.ndarray) -> np.ndarray:
+    """Give each vertex on a pole, which has no longitude, those of its neighbours."""
+    on_pole = abs(ring[:, 1]) > 90 - 1e-9
+    if not on_pole.any():
+        return ring.copy()
+    start = int(np.argmin(on_pole))
+    ring = np.roll(ring[:-1], -start, axis=0)
+    points = [ring[0]]
+    for before, vertex, after in zip(ring, ring[1:], [*ring[2:], ring[0]]):
+        if abs(vertex[1]) > 90 - 1e-9:
+            points += [np.array([before[0], vertex[1]]), np.array([after[0], vertex[1]])]
+        else:
+            points.append(vertex)
+    return np.array([*points, ring[0]])
+
+
+def _areas_of(geometry: shapely.Geometry) -> shapely.MultiPolygon:
+    """Return the polygons in a geometry, without points and lines that a repair has left."""
+    polygons = []
+    for part in shapely.get_parts(geometry):
+        if part.geom_type == "Polygon":
+            polygons.append(part)
+        elif hasattr(part, "geoms"):
+            polygons.extend(_areas_of(part).geoms)
+    return shapely.MultiPolygon([polygon for polygon in polygons if polygon.area > 0])
+
+
+def geojson_geometry(geometry: shapely.Geometry) -> dict[str, Any]:
+    """Return a Polygon or MultiPolygon as the object of GeoJSON.
+
+    Shells are anticlockwise and holes clockwise (RFC 7946, section 3.1.6).
+    """
+    if geometry.geom_type == "Polygon":
+        return {"type": "Polygon", "coordinates": _rings(geometry)}
+    return {"type": "MultiPolygon", "coordinates": [_rings(part) for part in geometry.geoms]}
+
+
+def _rings(polygon: shapely.Polygon) -> list[list[list[float]]]:
+    rings = []
+    for number, ring in enumerate((polygon.exterior, *polygon.interiors)):
+        coordinates = list(map(list, ring.coords))
+        if ring.is_ccw == bool(number):
+            coordinates.reverse()
+        rings.append(coordinates)
+    return rings
