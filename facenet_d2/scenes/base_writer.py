@@ -68,6 +68,7 @@ def scene_metadata(scene: SceneDescription) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "scene": scene.name,
         "crs": describe(scene.crs) if scene.crs else None,
+        "size": [scene.width, scene.height],
         "transform": list(scene.transform)[:6],
         "measures": _MEASURES[measuring_method(scene)],
     }

@@ -77,6 +77,7 @@ class Measurer:
         elif self.method == "grid":
             assert scene.crs is not None
             metres = metres_per_unit(scene.crs)
+            assert metres is not None
             self._plane = Affine.scale(metres) * scene.transform
 
     @property

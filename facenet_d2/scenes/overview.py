@@ -35,8 +35,13 @@ class OverviewWriter(SceneWriter):
             path: PNG file.
             scene: description of the scene.
             picture: ``(h, w, 3)`` uint8, RGB; the whole scene at any reduction.
+
+        Raises:
+            ValueError: If the picture has another shape or type.
         """
         super().__init__(path, scene)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"a picture is (h, w, 3) uint8, not {picture.shape} {picture.dtype}")
         self._picture = picture
         self._fill = picture.copy()
         self._lines = np.zeros_like(picture)
@@ -72,7 +77,9 @@ class OverviewWriter(SceneWriter):
         line = _FONT_SIZE + _MARGIN
         entries = []
         x = y = _MARGIN
-        for name, count, color in zip(self.scene.class_names, self._counts, self.scene.class_colors):
+        for name, count, color in zip(
+            self.scene.class_names, self._counts, self.scene.class_colors
+        ):
             text = f"{name}: {count}"
             entry = line + round(font.getlength(text)) + 2 * _MARGIN
             if x > _MARGIN and x + entry > width:

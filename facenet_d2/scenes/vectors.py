@@ -117,8 +117,8 @@ def _check(scene: SceneDescription, instance: SceneInstance) -> None:
     inside = min(instance.x0, instance.y0) >= 0 and right <= scene.width and bottom <= scene.height
     if not inside:
         raise ValueError(
-            f"instance {instance.id}: its crop ({instance.x0}, {instance.y0}, {right}, {bottom}) is "
-            f"not within the scene of {scene.width}x{scene.height} pixels"
+            f"instance {instance.id}: its crop ({instance.x0}, {instance.y0}, {right}, {bottom}) "
+            f"is not within the scene of {scene.width}x{scene.height} pixels"
         )
     if not 0 <= instance.class_index < len(scene.class_names):
         raise ValueError(f"instance {instance.id}: there is no class {instance.class_index}")

@@ -81,7 +81,7 @@ class LongitudeLatitude:
 
 
 def _cut_at_antimeridian(polygon: shapely.MultiPolygon) -> shapely.MultiPolygon:
-    """Cut a polygon, whose longitudes may jump or leave -180 to 180 degrees, into parts that do not.
+    """Cut a polygon whose longitudes jump or leave -180 to 180 degrees into parts that do not.
 
     Each ring is made continuous and filled. One that winds around the earth encloses a pole, and is
     closed along the pole's latitude.

@@ -73,7 +73,9 @@ def check_outputs(
     for path in paths:
         if path.suffix not in FORMATS:
             known = ", ".join(FORMATS)
-            raise UserError(f"{path}: unknown format {path.suffix!r}; the suffix is one of {known}.")
+            raise UserError(
+                f"{path}: unknown format {path.suffix!r}; the suffix is one of {known}."
+            )
         if paths.count(path) > 1:
             raise UserError(f"{path} is given twice as output.")
         if path.is_dir():
@@ -127,15 +129,18 @@ def write_scene(
         ".parquet": GeoParquetWriter,
         ".json": CocoResultsWriter,
         ".tif": IdRasterWriter,
-        ".png": partial(OverviewWriter, picture=picture),
     }
+    if picture is not None:
+        makers[".png"] = partial(OverviewWriter, picture=picture)
     paths = tuple(Path(output) for output in outputs)
     vectorize = Vectorizer(scene, simplify=simplify)
     counts = np.zeros(len(scene.class_names), int)
     try:
         with ExitStack() as files, ExitStack() as writers:
             open_writers = [
-                writers.enter_context(makers[path.suffix](files.enter_context(replaced(path)), scene))
+                writers.enter_context(
+                    makers[path.suffix](files.enter_context(replaced(path)), scene)
+                )
                 for path in paths
             ]
             for batch in batches(scene, instances):
