@@ -12,22 +12,23 @@ from .coordinates import EARTH_RADIUS, WGS84, converted, metres_per_unit
 from .description import SceneDescription
 from .polygons import single_parts
 
-# Decimals of a degree, 11 mm on the ground; smaller pixels need more.
+# Decimals of a degree: 11 mm on the ground. Pixels below 0.1 m need more.
 DIGITS = 7
 _MAX_DIGITS = 10
+_COARSE_PIXEL = 0.1
 _METRES_PER_DEGREE = math.radians(EARTH_RADIUS)
-# Beyond this latitude edges are divided at every pixel, since meridians converge.
-_POLAR_LATITUDE = 85.0
+# Edges are divided into pieces between these lengths, in pixels.
+_MIN_EDGE = 0.05
+_MAX_EDGE = 1e5
 
 
 class LongitudeLatitude:
     """Converts polygons of a scene to longitude and latitude in WGS84.
 
     Edges are divided where a straight line in the scene's CRS would leave the straight line between
-    longitudes and latitudes by more than a twentieth of a pixel. Polygons over the antimeridian are
+    longitudes and latitudes by more than a hundredth of a pixel. Polygons over the antimeridian are
     cut there (RFC 7946, section 3.1.9), and a polygon around a pole ends at it. Coordinates are
-    rounded to :data:`DIGITS` decimals, or to more if a pixel is smaller than about 20 units of the
-    last.
+    rounded to :data:`DIGITS` decimals, or to more if pixels are smaller than 0.1 m.
     """
 
     def __init__(self, scene: SceneDescription) -> None:
@@ -37,15 +38,10 @@ class LongitudeLatitude:
         """
         assert scene.crs is not None
         self.crs = scene.crs
-        # A degree of longitude shrinks towards the poles, but so does the error of its rounding.
-        metres = metres_per_unit(self.crs) or _METRES_PER_DEGREE
-        self._pixel = scene.pixel_size  # In units of the CRS.
-        pixel_metres = self._pixel * metres
-        rounding = _METRES_PER_DEGREE * 10.0**-DIGITS
-        missing = max(0, math.ceil(math.log10(20 * rounding / pixel_metres)) - 1)
+        self._pixel = scene.pixel_size
+        self._pixel_metres = self._pixel * (metres_per_unit(self.crs) or _METRES_PER_DEGREE)
+        missing = max(0, math.ceil(math.log10(_COARSE_PIXEL / self._pixel_metres)))
         self.digits = min(DIGITS + missing, _MAX_DIGITS)
-        # The sagitta of a chord of length s is about s^2 / (8 R).
-        self._edge = max(1.0, math.sqrt(0.4 * EARTH_RADIUS / pixel_metres)) * self._pixel
         corner = scene.transform * (0.0, 0.0)
         converted(np.array([corner[:2]]), self.crs, WGS84)
 
@@ -57,14 +53,8 @@ class LongitudeLatitude:
         """
         if not len(polygons):
             return polygons
-        edges = shapely.segmentize(polygons, self._edge)
-        degrees = self._in_degrees(edges)
-        west, south, east, north = shapely.bounds(degrees).T
-        polar = np.maximum(abs(south), abs(north)) > _POLAR_LATITUDE
-        if self.crs.is_projected and polar.any():
-            finer = self._in_degrees(shapely.segmentize(polygons[polar], self._pixel))
-            degrees[polar] = finer
-            west, _, east, _ = shapely.bounds(degrees).T
+        degrees = self._in_degrees(self._divided(polygons))
+        west, _, east, _ = shapely.bounds(degrees).T
         for index in np.flatnonzero((east - west > 180) | (west < -180) | (east > 180)):
             degrees[index] = _cut_at_antimeridian(degrees[index])
         points = np.round(shapely.get_coordinates(degrees), self.digits)
@@ -75,19 +65,33 @@ class LongitudeLatitude:
         rounded[invalid] = [_areas_of(geometry) for geometry in repaired]
         return single_parts(rounded)
 
+    def _divided(self, polygons: np.ndarray) -> np.ndarray:
+        """Divide long edges, so that straight lines remain straight to a hundredth of a pixel."""
+        if self.crs.is_geographic:
+            return polygons
+        x0, y0, x1, y1 = shapely.bounds(polygons).T
+        corners = np.stack([x0, x1, x0, x1, y0, y0, y1, y1]).reshape(2, -1).T
+        corners = converted(corners, self.crs, WGS84)
+        latitude = abs(corners[:, 1]).reshape(4, -1).max(axis=0)
+        # A chord of length s of a parallel is s^2 tan(latitude) / (8 R) away from it.
+        slope = np.tan(np.radians(np.minimum(latitude, 90 - 1e-9)))
+        with np.errstate(divide="ignore"):
+            edge = np.sqrt(0.08 * EARTH_RADIUS / (self._pixel_metres * slope))
+        return shapely.segmentize(polygons, np.clip(edge, _MIN_EDGE, _MAX_EDGE) * self._pixel)
+
     def _in_degrees(self, polygons: np.ndarray) -> np.ndarray:
         points = converted(shapely.get_coordinates(polygons), self.crs, WGS84)
         return shapely.set_coordinates(polygons.copy(), points)
 
 
-def _cut_at_antimeridian(polygon: shapely.MultiPolygon) -> shapely.MultiPolygon:
+def _cut_at_antimeridian(polygon: shapely.Geometry) -> shapely.MultiPolygon:
     """Cut a polygon whose longitudes jump or leave -180 to 180 degrees into parts that do not.
 
     Each ring is made continuous and filled. One that winds around the earth encloses a pole, and is
     closed along the pole's latitude.
     """
     parts = []
-    for part in polygon.geoms:
+    for part in shapely.get_parts(polygon):
         filled = _filled(np.array(part.exterior.coords))
         for hole in part.interiors:
             filled = filled.difference(_filled(np.array(hole.coords)))
