@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .coordinates import describe
-from .description import SceneDescription, SceneInstance
+from .description import SceneDescription
 from .measures import measuring_method
-from .vectors import Features
+from .vectors import Batch
 
 
 class SceneWriter:
@@ -25,13 +24,8 @@ class SceneWriter:
         self.path = path
         self.scene = scene
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
-        """Write a batch.
-
-        Args:
-            instances: instances with their masks.
-            features: the same instances as features.
-        """
+    def write(self, batch: Batch) -> None:
+        """Write some instances."""
         raise NotImplementedError
 
     def finish(self) -> None:

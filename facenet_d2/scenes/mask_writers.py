@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from rasterio.windows import Window
 
 from ..errors import UserError
 from .base_writer import SceneWriter, scene_metadata
-from .description import SceneDescription, SceneInstance
-from .vectors import Features
+from .description import SceneDescription
+from .vectors import Batch
 
 # pycocotools counts pixels in 32 bits.
 MAX_RLE_PIXELS = (1 << 32) - 1
@@ -65,6 +64,8 @@ def scene_rle(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> di
     ends = ends[np.concatenate([apart, [True]])]
     edges = np.stack([starts, ends], axis=1).ravel()
     counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    # There is no run after a mask that ends with the scene.
+    counts = counts if counts[-1] else counts[:-1]
     rle = mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode()}
 
@@ -82,9 +83,9 @@ class CocoResultsWriter(SceneWriter):
         self._file = path.open("w", encoding="utf-8")
         self._separator = "[\n"
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
+    def write(self, batch: Batch) -> None:
         scene = self.scene
-        for instance in instances:
+        for instance in batch.instances:
             rows = np.flatnonzero(instance.mask.any(axis=1))
             columns = np.flatnonzero(instance.mask.any(axis=0))
             x, y = instance.x0 + int(columns[0]), instance.y0 + int(rows[0])
@@ -134,9 +135,9 @@ class IdRasterWriter(SceneWriter):
         self._masks = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115
         self._tables: list[np.ndarray] = []
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
+    def write(self, batch: Batch) -> None:
         rows = []
-        for instance in instances:
+        for instance in batch.instances:
             place = (instance.x0, instance.y0, *instance.mask.shape, self._masks.tell())
             rows.append((instance.score, instance.id, *place))
             self._masks.write(np.packbits(instance.mask).tobytes())

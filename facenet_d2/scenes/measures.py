@@ -73,12 +73,14 @@ class Measurer:
         self.method = measuring_method(scene)
         if self.method == "pixels":
             # Rows of a picture count downwards.
-            self._plane = Affine.scale(1, -1)
+            self._plane = Affine(1, 0, 0, 0, -1, 0)
         elif self.method == "grid":
             assert scene.crs is not None
             metres = metres_per_unit(scene.crs)
             assert metres is not None
-            self._plane = Affine.scale(metres) * scene.transform
+            a, b, _, d, e, _ = tuple(scene.transform)[:6]
+            # Without the offset, coordinates are small and lengths precise.
+            self._plane = Affine(*(metres * term for term in (a, b, 0, d, e, 0)))
 
     @property
     def area_unit(self) -> str:
@@ -100,9 +102,7 @@ class Measurer:
             return Measures(*np.empty((5, 0)))
         if self.method == "ground":
             return self._on_ground(polygons)
-        a, b, _, d, e, _ = tuple(self._plane)[:6]
-        # Without the offset, coordinates are small and lengths precise.
-        plane = transformed(polygons, Affine(a, b, 0, d, e, 0))
+        plane = transformed(polygons, self._plane)
         measures = _in_plane(plane, np.zeros(len(plane)))
         return measures._replace(area=shapely.area(polygons) * abs(self._plane.determinant))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -15,9 +14,9 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from .base_writer import SceneWriter, scene_metadata
-from .description import SceneDescription, SceneInstance
+from .description import SceneDescription
 from .polygons import transformed
-from .vectors import Features
+from .vectors import Batch
 
 _FILL = 0.4
 _FONT_SIZE = 14
@@ -48,13 +47,12 @@ class OverviewWriter(SceneWriter):
         self._line_mask = np.zeros(picture.shape[:2], np.uint8)
         self._counts = np.zeros(len(scene.class_names), int)
         height, width = picture.shape[:2]
-        reduction = Affine.scale(width / scene.width, height / scene.height)
         # The centre of OpenCV's first pixel is at (0, 0).
-        self._reduction = Affine.translation(-0.5, -0.5) * reduction
+        self._reduction = Affine(width / scene.width, 0, -0.5, 0, height / scene.height, -0.5)
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
-        polygons = transformed(features.pixels, self._reduction)
-        for instance, polygon in zip(instances, polygons):
+    def write(self, batch: Batch) -> None:
+        polygons = transformed(batch.features.pixels, self._reduction)
+        for instance, polygon in zip(batch.instances, polygons):
             self._counts[instance.class_index] += 1
             color = self.scene.class_colors[instance.class_index]
             for part in polygon.geoms:

@@ -10,8 +10,8 @@ import shapely
 from affine import Affine
 from rasterio.features import shapes
 
-# Masks up to this number of pixels are traced together: a call of GDAL costs more than one of them.
-_PACKED_PIXELS = 1 << 16
+# Masks up to this side are traced together: a call of GDAL costs more than a small mask.
+_PACKED_SIDE = 256
 _CANVAS_SIZE = 2048
 
 Ring = list[tuple[float, float]]
@@ -32,7 +32,7 @@ def mask_polygons(masks: Sequence[np.ndarray], origins: Sequence[tuple[int, int]
         row, and (0, 0) the outer corner of the scene's first pixel.
     """
     parts: list[list[shapely.Polygon]] = [[] for _ in masks]
-    small = [i for i, mask in enumerate(masks) if mask.size <= _PACKED_PIXELS]
+    small = [i for i, mask in enumerate(masks) if max(mask.shape) <= _PACKED_SIDE]
     for canvas, places in _packed(masks, small):
         for rings, label in _traced(canvas):
             i, column, row = places[label - 1]
@@ -133,10 +133,14 @@ def simplified(polygons: np.ndarray, tolerance: float) -> np.ndarray:
     result = polygons.copy()
     if tolerance <= 0:
         return result
+    limit = tolerance * (1 + 1e-9)
     pending = np.arange(len(polygons))
     for _ in range(8):
-        candidates = shapely.simplify(polygons[pending], tolerance, preserve_topology=True)
-        good = shapely.is_valid(candidates) & (_rings(candidates) == _rings(polygons[pending]))
+        exact = polygons[pending]
+        candidates = shapely.simplify(exact, tolerance, preserve_topology=True)
+        good = shapely.is_valid(candidates) & (_rings(candidates) == _rings(exact))
+        # GEOS may remove the first vertex of a ring without regard to the tolerance.
+        good &= shapely.hausdorff_distance(exact, candidates) <= limit
         result[pending[good]] = [_as_multi(geometry) for geometry in candidates[good]]
         pending = pending[~good]
         tolerance /= 2

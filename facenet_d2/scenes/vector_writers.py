@@ -6,7 +6,7 @@ import importlib
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ import shapely
 
 from ..errors import UserError
 from .base_writer import SceneWriter, scene_metadata
-from .description import SceneDescription, SceneInstance
+from .description import SceneDescription
 from .polygons import single_parts
 from .styles import qgis_style
-from .vectors import Features, Vectorizer
+from .vectors import Batch, Features, Vectorizer
 from .wgs84 import LongitudeLatitude, geojson_geometry
 
 LAYER = "instances"
@@ -38,15 +38,12 @@ class GeoPackageWriter(SceneWriter):
 
     def __init__(self, path: Path, scene: SceneDescription) -> None:
         super().__init__(path, scene)
-        options = {"layer_metadata": {METADATA: json.dumps(scene_metadata(scene))}}
-        if scene.crs is None:
-            # "Undefined Cartesian" in the standard.
-            options["layer_options"] = {"SRS_ID": "-1"}
+        metadata = {METADATA: json.dumps(scene_metadata(scene))}
         # An empty batch defines the columns.
-        self._append(Vectorizer(scene)([]), append=False, **options)
+        self._append(Vectorizer(scene)([]), append=False, layer_metadata=metadata)
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
-        self._append(features, append=True)
+    def write(self, batch: Batch) -> None:
+        self._append(batch.features, append=True)
 
     def _append(self, features: Features, **options: Any) -> None:
         with _gdal(self.path):
@@ -96,8 +93,8 @@ class FlatGeobufWriter(SceneWriter):
         self._package = path.with_name(f".fgb{path.stem}.gpkg")
         self._writer = GeoPackageWriter(self._package, scene)
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
-        self._writer.write(instances, features)
+    def write(self, batch: Batch) -> None:
+        self._writer.write(batch)
 
     def finish(self) -> None:
         with (
@@ -134,7 +131,8 @@ class GeoJSONWriter(SceneWriter):
         metadata = json.dumps(scene_metadata(scene), ensure_ascii=False)
         self._file.write(f'{{"type": "FeatureCollection", "metadata": {metadata}, "features": [')
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
+    def write(self, batch: Batch) -> None:
+        features = batch.features
         columns = [_json_values(name, column) for name, column in features.attributes.items()]
         for geometry, values in zip(self._convert(features.polygons), zip(*columns)):
             properties = dict(zip(features.attributes, values))
@@ -191,9 +189,9 @@ class GeoParquetWriter(SceneWriter):
         columns["geometry"] = arrow.array(shapely.to_wkb(geometries), arrow.binary())
         return arrow.table(columns)
 
-    def write(self, instances: Sequence[SceneInstance], features: Features) -> None:
-        self._writer.write_table(self._table(features))
-        bounds = np.concatenate([self._bounds, shapely.bounds(features.polygons)])
+    def write(self, batch: Batch) -> None:
+        self._writer.write_table(self._table(batch.features))
+        bounds = np.concatenate([self._bounds, shapely.bounds(batch.features.polygons)])
         self._bounds = np.concatenate([bounds[:, :2].min(0), bounds[:, 2:].max(0)])[None]
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -81,6 +82,19 @@ class Vectorizer:
                 "scene": np.array([scene.name] * len(instances), dtype=object),
             },
         )
+
+
+class Batch:
+    """Some instances of a scene, and their features, which are computed when they are needed."""
+
+    def __init__(self, instances: Sequence[SceneInstance], vectorize: Vectorizer) -> None:
+        self.instances = instances
+        self._vectorize = vectorize
+
+    @cached_property
+    def features(self) -> Features:
+        """The instances as features."""
+        return self._vectorize(self.instances)
 
 
 def batches(

@@ -42,8 +42,7 @@ class LongitudeLatitude:
         self._pixel_metres = self._pixel * (metres_per_unit(self.crs) or _METRES_PER_DEGREE)
         missing = max(0, math.ceil(math.log10(_COARSE_PIXEL / self._pixel_metres)))
         self.digits = min(DIGITS + missing, _MAX_DIGITS)
-        corner = scene.transform * (0.0, 0.0)
-        converted(np.array([corner[:2]]), self.crs, WGS84)
+        converted(np.array([(scene.transform.c, scene.transform.f)]), self.crs, WGS84)
 
     def __call__(self, polygons: np.ndarray) -> np.ndarray:
         """Convert MultiPolygons in the scene's CRS.
@@ -92,10 +91,10 @@ def _cut_at_antimeridian(polygon: shapely.Geometry) -> shapely.MultiPolygon:
     """
     parts = []
     for part in shapely.get_parts(polygon):
-        filled = _filled(np.array(part.exterior.coords))
-        for hole in part.interiors:
-            filled = filled.difference(_filled(np.array(hole.coords)))
-        parts.append(filled)
+        shell, *holes = (
+            _filled(np.array(ring.coords)) for ring in (part.exterior, *part.interiors)
+        )
+        parts.append(shell.difference(shapely.union_all(holes)))
     # Parts that touched at a corner stay separate geometries.
     return _areas_of(shapely.GeometryCollection(parts))
 

@@ -25,7 +25,7 @@ from .vector_writers import (
     GeoParquetWriter,
     require_pyarrow,
 )
-from .vectors import Vectorizer, batches
+from .vectors import Batch, Vectorizer, batches
 from .wgs84 import LongitudeLatitude
 
 FORMATS = {
@@ -73,9 +73,7 @@ def check_outputs(
     for path in paths:
         if path.suffix not in FORMATS:
             known = ", ".join(FORMATS)
-            raise UserError(
-                f"{path}: unknown format {path.suffix!r}; the suffix is one of {known}."
-            )
+            raise UserError(f"{path}: {path.suffix!r} is not a known format; use one of {known}.")
         if paths.count(path) > 1:
             raise UserError(f"{path} is given twice as output.")
         if path.is_dir():
@@ -143,11 +141,12 @@ def write_scene(
                 )
                 for path in paths
             ]
-            for batch in batches(scene, instances):
-                features = vectorize(batch)
+            for group in batches(scene, instances):
+                batch = Batch(group, vectorize)
                 for writer in open_writers:
-                    writer.write(batch, features)
-                counts += np.bincount([i.class_index for i in batch], minlength=len(counts))
+                    writer.write(batch)
+                classes = [instance.class_index for instance in batch.instances]
+                counts += np.bincount(classes, minlength=len(counts))
     except RasterioError as error:
         raise UserError(f"the raster of ids cannot be written ({error}).") from error
     return WrittenScene(paths, int(counts.sum()), dict(zip(scene.class_names, counts.tolist())))
