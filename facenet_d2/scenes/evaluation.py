@@ -192,8 +192,8 @@ def _region(scene: Scene) -> shapely.Geometry:
     """Return the area of interest or, without one, the bounds of all objects."""
     if scene.area is not None:
         return scene.area
-    bounds = shapely.total_bounds(np.concatenate([scene.truth.polygons, scene.results.polygons]))
-    return shapely.box(*bounds) if np.isfinite(bounds).all() else shapely.Polygon()
+    polygons = np.concatenate([scene.truth.polygons, scene.results.polygons])
+    return shapely.box(*shapely.total_bounds(polygons)) if len(polygons) else shapely.Polygon()
 
 
 def _count(grid: CellGrid, scene: Scene, match: Matches, name: str, min_score: float) -> np.ndarray:
