@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import sys
 
 import evaluate_scenes
@@ -365,7 +366,7 @@ def test_no_results_and_no_truth(run, tmp_path):
     assert (report["AP"], report["classes"], report["cells"]) == (None, {}, 0)
 
 
-def test_invalid_polygons_are_repaired_and_counted(run, tmp_path, capsys):
+def test_invalid_polygons_are_repaired_and_counted(run, tmp_path):
     bow = shapely.Polygon([(0, 0), (10, 10), (10, 0), (0, 10)])
     square = shapely.box(20, 0, 30, 10)
     line = shapely.Polygon([(0, 0), (5, 5), (0, 0)])
@@ -433,7 +434,7 @@ def test_wrong_input_is_one_sentence(run, tmp_path, truth, results, arguments, m
     (tmp_path / "text.txt").write_text("no vectors")
     code, error = run("--truth", tmp_path / truth, "--results", tmp_path / results, *arguments)
     assert code == 2
-    assert __import__("re").search(message, error), error
+    assert re.search(message, error), error
     assert "Traceback" not in error
 
 
@@ -451,3 +452,12 @@ def test_results_of_the_features_of_a_large_scene_are_matched_fast(run, tmp_path
     report = evaluate(run, "--truth", tmp_path / "t.fgb", "--results", tmp_path / "t.fgb")
     assert report["AP"] == 100
     assert report["all"]["predicted"] == 3600
+
+
+@pytest.mark.parametrize("package", ["rasterio", "pyogrio"])
+def test_missing_packages_are_named_in_a_sentence(run, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    code, error = run("--truth", "a.gpkg", "--results", "b.gpkg")
+    assert code == 2
+    assert package in error
+    assert "pip install 'facenet_d2[geo]'" in error

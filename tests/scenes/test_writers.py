@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import struct
+import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 
@@ -433,7 +434,7 @@ def test_parquet_is_geoparquet(tmp_path, scene, instances, features):
 
 
 def test_parquet_without_pyarrow_is_refused_in_a_sentence(tmp_path, scene, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"a\.parquet: GeoParquet needs pyarrow.*pip install"):
         write_scene([tmp_path / "a.parquet"], scene, [])
     assert not list(tmp_path.iterdir())
