@@ -56,13 +56,17 @@ class LongitudeLatitude:
         west, _, east, _ = shapely.bounds(degrees).T
         for index in np.flatnonzero((east - west > 180) | (west < -180) | (east > 180)):
             degrees[index] = _cut_at_antimeridian(degrees[index])
-        points = np.round(shapely.get_coordinates(degrees), self.digits)
-        rounded = shapely.remove_repeated_points(shapely.set_coordinates(degrees.copy(), points))
+        rounded = shapely.remove_repeated_points(self._rounded(degrees))
         # Rounding may have moved vertices onto other edges.
         invalid = ~shapely.is_valid(rounded)
         repaired = shapely.set_precision(shapely.make_valid(degrees[invalid]), 10.0**-self.digits)
         rounded[invalid] = [_areas_of(geometry) for geometry in repaired]
-        return single_parts(rounded)
+        # GEOS's own rounding differs in the last bit.
+        return single_parts(self._rounded(rounded))
+
+    def _rounded(self, polygons: np.ndarray) -> np.ndarray:
+        points = np.round(shapely.get_coordinates(polygons), self.digits)
+        return shapely.set_coordinates(polygons.copy(), points)
 
     def _divided(self, polygons: np.ndarray) -> np.ndarray:
         """Divide long edges, so that straight lines remain straight to a hundredth of a pixel."""
