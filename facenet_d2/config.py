@@ -311,6 +311,11 @@ def _add_data(cfg: CN) -> None:
     # Class names in order, set from the data. The config.yaml of a run contains them, so that a
     # trained model can be used without its data.
     cfg.DATASETS.CLASS_NAMES = []
+    # Category ids of the classes in the data set of DATASETS.TRAIN, set from the data as well.
+    # Predictions are saved with them.
+    cfg.DATASETS.CATEGORY_IDS = []
+    # Minimum and maximum area, in pixels, of the objects in APs, APm and APl.
+    cfg.TEST.AREA_RANGES = [[0, 32**2], [32**2, 96**2], [96**2, 1e10]]
 
 
 def _add_solver(cfg: CN) -> None:

@@ -40,7 +40,8 @@ from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.data import read_image
-from facenet_d2.data.coco_json import compress_rle, read_coco
+from facenet_d2.data.coco_json import read_coco
+from facenet_d2.data.rle import compress_rle
 from facenet_d2.engine import run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
@@ -261,7 +262,7 @@ def main() -> None:
     if args.output:
         check_writable(args.output)
     coco = COCO()
-    coco.dataset = read_coco(annotations, "annotations")
+    coco.dataset = read_coco(annotations, "file", image_root=folder)
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     categories = sorted(coco.cats)

@@ -16,8 +16,8 @@ from detectron2.data.catalog import Metadata
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..data.coco_json import segmentation_to_rle
 from ..data.images import read_image
+from ..data.rle import segmentation_to_rle
 from ..files import write_whole
 from ..visualization.overlay import draw_masks
 from .dataset_checks import DatasetReport

@@ -26,7 +26,8 @@ class Predictor:
         cfg: frozen config.
         model: model in evaluation mode.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
-        category_ids: category IDs of the data set by class index; empty if the data set is missing.
+        category_ids: category IDs of the data set by class index; empty if the data set is missing
+            and the config, of version 0.1, does not contain them.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Predictor:
             self.metadata.thing_colors = known.thing_colors
         ids = known.get("thing_dataset_id_to_contiguous_id", {})
         self.category_ids = {contiguous: given for given, contiguous in ids.items()}
+        self.category_ids |= dict(enumerate(cfg.DATASETS.CATEGORY_IDS))
         # The weights are loaded below, where missing parameters are an error.
         without_weights = cfg.clone()
         without_weights.defrost()

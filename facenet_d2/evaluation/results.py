@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_json import is_number
+from ..data.coco_entries import is_number
 from ..errors import UserError
 from ..files import read_json
 
