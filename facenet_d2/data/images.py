@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import EpsImagePlugin, ExifTags, Image, ImageFile
 from PIL.PngImagePlugin import PngImageFile
 
 from ..errors import UserError
+
+
+def _refuse_eps(*_: Any, **__: Any) -> Any:
+    raise OSError("it is an EPS file, which only the program Ghostscript can read")
+
+
+# Pillow recognises EPS whatever the name of the file, and runs Ghostscript, which has executed code
+# in such files.
+EpsImagePlugin.Ghostscript = _refuse_eps
 
 
 class DepthError(ValueError):

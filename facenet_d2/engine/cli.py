@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import signal
@@ -15,7 +16,7 @@ from types import FrameType
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..errors import UserError, user_message
-from ..signals import STOP_SIGNALS, StopRequested, is_ignored
+from ..signals import STOP_SIGNALS, StopRequested, is_ignored, stop_requests
 
 TRACEBACK = "FACENET_D2_TRACEBACK"
 """Environment variable: if set, user errors are printed with their traceback."""
@@ -36,8 +37,11 @@ def run_command(command: Callable[[], int | None]) -> int:
         # A command must not fail because the terminal cannot display a character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    # Otherwise, a full disk would print a traceback for each line of the log.
+    logging.raiseExceptions = False
     try:
-        return command() or 0
+        with stop_requests():
+            return command() or 0
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it; the flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ from detectron2.engine.hooks import BestCheckpointer, EvalHook
 from detectron2.utils import comm
 from fvcore.common.checkpoint import Checkpointer
 
-from ..files import write_whole
+from ..files import read_json, write_whole
 from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,22 @@ class ResumableBestCheckpointer(BestCheckpointer):
         self.record = Path(checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter == 0 or not self.record.is_file():
+        weights = self.record.with_suffix(".pth")
+        if self.trainer.start_iter == 0 or not (self.record.is_file() and weights.is_file()):
             return
-        best = json.loads(self.record.read_text())
-        if best["metric"] == self._val_metric and best["iteration"] < self.trainer.start_iter:
-            self.best_metric, self.best_iter = best["value"], best["iteration"]
+        best, problem = read_json(self.record)
+        try:
+            metric, value, iteration = best["metric"], float(best["value"]), int(best["iteration"])
+        except (KeyError, TypeError, ValueError):
+            logger.warning(
+                "%s is damaged%s; the next evaluation counts as the best one.",
+                self.record,
+                f" ({problem})" if problem else "",
+            )
+            return
+        # The last evaluation of a finished run has the number of the next iteration.
+        if metric == self._val_metric and iteration <= self.trainer.start_iter:
+            self.best_metric, self.best_iter = value, iteration
 
     def _update_best(self, val: float, iteration: int) -> bool:
         updated = super()._update_best(val, iteration)
@@ -51,11 +62,17 @@ class StopOnSignal(HookBase):
 
     The signals are those of :data:`~facenet_d2.signals.STOP_SIGNALS`. All processes of a
     training stop after the same step, whichever of them receives the signal.
+
+    Attributes:
+        requested: number of the signal that was received, or 0.
+        at_once: whether to stop at the first signal, as before the first and after the last step,
+            when there is nothing to save.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.requested = 0
+        self.at_once = True
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -64,12 +81,15 @@ class StopOnSignal(HookBase):
                 self._previous[signum] = signal.signal(signum, self._request)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested or self.at_once:
             raise StopRequested(signum)
         self.requested = signum
         logger.warning(
             "%s: stopping after this step (again: stop at once) ...", signal.Signals(signum).name
         )
+
+    def before_step(self) -> None:
+        self.at_once = False
 
     def after_step(self) -> None:
         signum = max(comm.all_gather(self.requested))

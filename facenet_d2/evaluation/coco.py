@@ -10,10 +10,12 @@ from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.evaluation import COCOEvaluator
+from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .. import compat
+from ..files import disk_errors_of_torch, remove_temporary_files, replaced_files
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ class InstanceEvaluator(COCOEvaluator):
 
     The metrics are :data:`METRICS` (paper, section 4.3) and the AP of each class, in percent.
     """
+
+    _output_dir: str | None
 
     def __init__(
         self, dataset_name: str, *, output_dir: str | None = None, max_dets_per_image: int = 100
@@ -47,6 +51,19 @@ class InstanceEvaluator(COCOEvaluator):
             use_fast_impl=compat.compiled_operators_available(),
         )
         self._complete_annotations()
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """Evaluate the predictions, and write them atomically; see Detectron2's method."""
+        if self._output_dir is None or not comm.is_main_process():
+            return super().evaluate(img_ids)
+        folder = self._output_dir
+        remove_temporary_files(folder)
+        with replaced_files(folder) as temporary, disk_errors_of_torch():
+            self._output_dir = str(temporary)
+            try:
+                return super().evaluate(img_ids)
+            finally:
+                self._output_dir = folder
 
     def _complete_annotations(self) -> None:
         annotations = self._coco_api.dataset.get("annotations", [])
