@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -128,4 +129,10 @@ def load_tensors(file: str | Path, *, lenient: bool = False) -> Any:
         return torch.load(
             file, map_location="cpu", pickle_module=_lenient_pickle, weights_only=False
         )
-    return torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's message explains how to execute the file.
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f"it contains {found[1]}" if found else "it is damaged or contains other objects"
+        raise pickle.UnpicklingError(f"{what}, but only tensors are allowed") from error
