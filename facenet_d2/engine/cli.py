@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,10 +38,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         # A command must not fail because the terminal cannot display a character.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    # Otherwise, a full disk would print a traceback for each line of the log.
-    logging.raiseExceptions = False
     try:
-        with stop_requests():
+        with stop_requests(), _no_tracebacks_of_logs():
             return command() or 0
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it; the flush at exit would fail again.
@@ -56,6 +55,26 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return 128 + (error.signum if isinstance(error, StopRequested) else signal.SIGINT)
+
+
+@contextmanager
+def _no_tracebacks_of_logs() -> Iterator[None]:
+    """Suppress the tracebacks that a full disk causes in logs.
+
+    Python prints one for each line of a log file that cannot be written, and TensorBoard's thread
+    another, before it passes its error on to the main thread.
+    """
+    logged, hook = logging.raiseExceptions, threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            hook(args)
+
+    logging.raiseExceptions, threading.excepthook = False, report
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = logged, hook
 
 
 @contextmanager

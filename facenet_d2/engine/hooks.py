@@ -10,8 +10,9 @@ from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import BestCheckpointer, EvalHook
+from detectron2.engine.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from ..files import read_json, write_whole
@@ -157,6 +158,36 @@ class EvaluateMissed(HookBase):
             if event.get("iteration") in (start - 1, start) and any("segm/AP" in k for k in event):
                 return True
         return False
+
+
+class WriteAfterEvaluation(PeriodicWriter):
+    """Detectron2's ``PeriodicWriter`` that also writes after each evaluation.
+
+    Otherwise, an evaluation would be lost if the run is killed after the next checkpoint, but
+    before the next write.
+    """
+
+    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+        """
+        Args:
+            writers: Detectron2's writers.
+            eval_period: number of iterations between evaluations, ``TEST.EVAL_PERIOD``.
+        """
+        super().__init__(writers)
+        self._eval_period = eval_period
+
+    def before_train(self) -> None:
+        # The evaluation of EvaluateMissed. The printer cannot write twice in an iteration.
+        for writer in self._writers:
+            if self.trainer.storage.latest() and not isinstance(writer, CommonMetricPrinter):
+                writer.write()
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        is_evaluated = self._eval_period > 0 and following % self._eval_period == 0
+        if is_evaluated or following % self._period == 0 or following == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
 
 
 class WarnOfEmptyMasks(HookBase):

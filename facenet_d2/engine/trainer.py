@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .hooks import (
     ResumableBestCheckpointer,
     StopOnSignal,
     WarnOfEmptyMasks,
+    WriteAfterEvaluation,
 )
 from .optimizer import build_optimizer
 from .run_record import RecordRun
@@ -145,7 +147,8 @@ class Trainer(DefaultTrainer):
         own.append(self.stop_on_signal)
         # The writers come last, since they write the metrics of all other hooks.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
-        return [h for h in hooks if h not in writers] + own + writers
+        own += [WriteAfterEvaluation(h._writers, self.cfg.TEST.EVAL_PERIOD) for h in writers]
+        return [h for h in hooks if h not in writers] + own
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or ``MODEL.WEIGHTS``.
@@ -202,12 +205,18 @@ class Trainer(DefaultTrainer):
         is_finished = self.iter >= self.max_iter
         self.stop_on_signal.at_once = True
         requested = self.stop_on_signal.requested
-        if requested or not is_finished:
+        if is_finished and not requested:
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
             # Detectron2 would evaluate a model whose last step has failed.
-            after_success = (EvalHook, BestCheckpointer)
-            self._hooks = [h for h in self._hooks if not isinstance(h, after_success)]
-        super().after_train()
-        if requested and is_finished:
+            if not isinstance(hook, (EvalHook, BestCheckpointer)):
+                # Another error, for example of a second write to a full disk, must not hide the
+                # first one.
+                with suppress(Exception):
+                    hook.after_train()
+        if is_finished:
             raise StopRequested(requested)
 
     def state_dict(self) -> dict[str, Any]:

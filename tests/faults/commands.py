@@ -44,7 +44,7 @@ def run(script: str, *arguments: Any) -> tuple[int, str]:
         sys.argv = argv
     text = printed.getvalue()
     if "Traceback" in text:
-        raise Traceback(text)
+        raise Traceback(text[text.index("Traceback") - 500 :])
     if code == 2:
         raise UserError(text.strip().splitlines()[-1])
     return code, text
