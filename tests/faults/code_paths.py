@@ -487,8 +487,19 @@ PATHS: dict[str, Callable[[Place], object]] = {
     "deeply nested JSON": deep_json,
 }  # fmt: skip
 
-# Those that train, which take seconds each.
-SLOW = ("training", "resume", "last_checkpoint", "proposals", "event", "TIMM", "file", "eval")
+# Those that train, summarise or build models take seconds each.
+SLOW = (
+    "training",
+    "resume",
+    "last_checkpoint",
+    "proposals",
+    "event",
+    "TIMM",
+    "file",
+    "eval",
+    "run",
+)
+QUICK = [name for name in PATHS if not any(word in name for word in SLOW)]
 
 
 def _header(place: Place) -> Path:
