@@ -188,6 +188,10 @@ class Trainer(DefaultTrainer):
             healthy = last_healthy_checkpoint(self.cfg.OUTPUT_DIR, names, self.largest_at_start)
             advice = divergence_advice(self.cfg, self.dtype, healthy)
             raise UserError(f"{' '.join(str(error).split())} {advice}") from error
+        finally:
+            # The workers, which ignore signals, end now and not when the trainer is deleted: Python
+            # waits for them before.
+            self._trainer._data_loader_iter.close()
         # Missing if an earlier session was killed while it saved the last checkpoint.
         if Path(self.checkpointer.get_checkpoint_file()).name != "model_final.pth":
             iteration = max(self.start_iter, self.max_iter) - 1

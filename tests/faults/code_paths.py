@@ -487,17 +487,10 @@ PATHS: dict[str, Callable[[Place], object]] = {
     "deeply nested JSON": deep_json,
 }  # fmt: skip
 
-# Those that train, summarise or build models take seconds each.
+# Those that train, check a data set, summarise runs or build models take seconds each.
 SLOW = (
-    "training",
-    "resume",
-    "last_checkpoint",
-    "proposals",
-    "event",
-    "TIMM",
-    "file",
-    "eval",
-    "run",
+    *("training", "resume", "last_checkpoint", "proposals", "event", "TIMM", "file", "eval"),
+    *("run", "metrics", "check_dataset", "class name", "attribute"),
 )
 QUICK = [name for name in PATHS if not any(word in name for word in SLOW)]
 

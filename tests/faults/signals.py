@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -294,30 +294,24 @@ def _repeat(folder: Path, images: str, times: int) -> None:
 
 def try_command(
     make: Callable[[str], Command], name: str, signals: Sequence[int]
-) -> dict[str, str]:
-    """Interrupt a command by each signal and repeat it; return the outcomes by signal."""
+) -> Iterator[tuple[str, str]]:
+    """Interrupt a command by each signal and repeat it; yield the signals and what is wrong."""
     folder = name.replace(" ", "_").replace(",", "")
     whole = make(f"{folder}_whole")
-    printed = whole.output.with_suffix(".txt")
-    problem = finish(whole, printed)
-    if problem:
-        return dict.fromkeys((signal.Signals(s).name for s in signals), problem)
+    problem = finish(whole, whole.output.with_suffix(".txt"))
     expected = result(whole)
-    outcomes = {}
     for number, signum in enumerate(signals):
         command = make(f"{folder}_{signal.Signals(signum).name}")
         printed = command.output.with_suffix(".txt")
         # A terminal signals the whole group, `kill` and most schedulers one process.
-        problems = interrupt(command, signum, number % 2 == 0, printed)
+        problems = [problem, *interrupt(command, signum, number % 2 == 0, printed)]
         if command.is_training and not [*command.output.rglob("last_checkpoint")]:
             problems.append("no checkpoint is saved")
-        problem = finish(command, printed)
-        problems += [problem] if problem else []
+        problems.append(finish(command, printed))
         if not is_same(result(command), _renamed(expected, whole, command)):
             problems.append("the repeated command has another result")
-        outcomes[signal.Signals(signum).name] = "; ".join(problems)
         shutil.rmtree(command.output)
-    return outcomes
+        yield signal.Signals(signum).name, "; ".join(filter(None, problems))
 
 
 def _renamed(expected: dict[str, object], whole: Command, command: Command) -> dict[str, object]:
@@ -337,7 +331,7 @@ def main() -> int:
         for name, make in commands_in(Path(root)).items():
             if args.only not in name:
                 continue
-            for signum, problem in try_command(make, name, STOP_SIGNALS).items():
+            for signum, problem in try_command(make, name, STOP_SIGNALS):
                 tried += 1
                 failed += bool(problem)
                 print(f"{name:22} {signum:8} {problem or 'as it should be'}", flush=True)
