@@ -176,9 +176,11 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
     with user_errors(f"image {path} cannot be processed"):
         overlay, line = demo.run_image(image, str(path))
     try:
-        with replaced(out) as temporary:
-            if not cv2.imwrite(str(temporary), overlay):
-                raise OSError("OpenCV cannot write it")
+        # OpenCV does not report a full disk when it writes a file.
+        encoded, content = cv2.imencode(out.suffix, overlay)
+        if not encoded:
+            raise OSError("OpenCV cannot encode it")
+        write_whole(out, content.tobytes())
     except OSError as error:
         raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
     return line

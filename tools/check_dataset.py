@@ -42,7 +42,7 @@ from facenet_d2.checking import (
 from facenet_d2.engine import read_config, run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.files import write_whole
+from facenet_d2.files import replaced
 from facenet_d2.parallel import default_workers
 from facenet_d2.paths import configs
 
@@ -192,9 +192,11 @@ def write_fixed(path: Path, source: Path, report: DatasetReport) -> int:
     left = [f for f in report.faults if not f.fix]
     lines = [f"{f.where}: {f.message}: {f.fix}" for f in changes]
     lines += [f"{f.where}: {f.message}: not changed" for f in left]
-    write_whole(path, json.dumps(report.cleaned))
     header = f"{len(changes)} changes to {source}"
-    write_whole(path.with_suffix(CHANGES_SUFFIX), "\n".join([header, *lines]) + "\n")
+    # Both files or none.
+    with replaced(path) as copy, replaced(path.with_suffix(CHANGES_SUFFIX)) as listed:
+        copy.write_text(json.dumps(report.cleaned), "utf-8")
+        listed.write_text("\n".join([header, *lines]) + "\n", "utf-8")
     return len(changes)
 
 

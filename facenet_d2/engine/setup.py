@@ -15,6 +15,7 @@ from ..data.datasets.coco import check_available, register_coco_from_config
 from ..errors import UserError
 from ..modeling.backbone import check_sem
 from .amp import amp_dtype
+from .downloads import LocalConfig, check_weights_address
 from .num_classes import num_classes_key, resolve_num_classes
 
 # Raised by yacs for unknown keys and values of a wrong type.
@@ -47,7 +48,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     if not config_file.read_bytes().strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
-        content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        content = LocalConfig.load_yaml_with_base(str(config_file), allow_unsafe=False)
         if "POINT_HEAD" in (content.get("MODEL") or {}):
             add_point_rend_config(cfg)
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
@@ -110,6 +111,7 @@ def load_config(
     cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    check_weights_address(cfg, overrides)
     _check(cfg, train=train)
     register_coco_from_config(cfg)
     names = cfg.DATASETS.CLASS_NAMES
