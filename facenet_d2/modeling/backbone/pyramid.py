@@ -12,6 +12,7 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from ...config_checks import check_nodes
 from ..checks import check_levels, check_norm
 
 # Strides of the bottom-up features of all necks but the FPNs.
@@ -119,6 +120,7 @@ def neck_arguments(
     fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
     if cfg.MODEL.SEM.ENABLED and not has_sem:
         raise ValueError(_no_sem(cfg.MODEL.BACKBONE.NAME))
+    check_nodes(cfg, "MODEL.FPN")
     check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
     if strides is not None:
         shapes = bottom_up.output_shape()
