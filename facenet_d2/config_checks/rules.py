@@ -157,6 +157,19 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def name_other_than(*names: str, reason: str) -> Rule:
+    """Allow names except the given ones.
+
+    Args:
+        names: names that are not allowed.
+        reason: why, as the end of a sentence that lists them.
+    """
+    return Rule(
+        f"{NAME.words}, but not {' or '.join(names)}, {reason}",
+        lambda v: NAME.allows(v) and v not in names,
+    )
+
+
 BOOLEAN = choice(True, False)
 TEXT = Rule(f"text of at most {MAX_TEXT} characters without control characters", _is_text)
 NAME = Rule(

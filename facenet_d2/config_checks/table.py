@@ -19,6 +19,7 @@ from .rules import (
     either,
     integer,
     items,
+    name_other_than,
     number,
     or_null,
 )
@@ -36,9 +37,9 @@ CANDIDATES = integer(1, 1_000_000)
 ITERATIONS = integer(0, 10**9)
 # Weights of losses, learning rates and their factors.
 WEIGHT = number(0, 1e6)
-# Sizes of images; smaller images would vanish on the coarse levels.
-SIDE = integer(16, 32_768)
-LONGEST_SIDE = integer(16, 1_000_000)
+# Sizes of images. The coarsest levels have strides of 32 to 128: smaller images would vanish there.
+SIDE = integer(64, 32_768)
+LONGEST_SIDE = integer(64, 1_000_000)
 LEVELS = items(NAME, (1, 16))
 NAMES = items(NAME, (0, 1000))
 NORM = choice(*NORMS)
@@ -82,7 +83,9 @@ _NODES: dict[str, dict[str, Rule]] = {
         "KEYPOINT_ON": BOOLEAN,
         "TF32": BOOLEAN,
         "DEVICE": NAME,
-        "META_ARCHITECTURE": NAME,
+        "META_ARCHITECTURE": name_other_than(
+            "ProposalNetwork", "SemanticSegmentor", reason="which predict no instances"
+        ),
         "WEIGHTS": TEXT,
         "PIXEL_MEAN": items(number(-1e6, 1e6), (1, 64)),
         "PIXEL_STD": items(number(1e-6, 1e6), (1, 64)),
@@ -98,7 +101,11 @@ _NODES: dict[str, dict[str, Rule]] = {
         "FPN.FUSE_TYPE": NAME,
         "BIFPN.REPEATS": integer(1, 32),
         "BIFPN.NORM": NORM,
-        "PROPOSAL_GENERATOR.NAME": NAME,
+        "PROPOSAL_GENERATOR.NAME": name_other_than(
+            "RRPN",
+            "PrecomputedProposals",
+            reason="because rotated boxes and proposal files are not supported",
+        ),
         "PROPOSAL_GENERATOR.MIN_SIZE": integer(0, 1_000_000),
     },
     "MODEL.SOLOV2": {
@@ -202,7 +209,9 @@ _NODES: dict[str, dict[str, Rule]] = {
         "NORM": NORM,
     },
     "MODEL.ANCHOR_GENERATOR": {
-        "NAME": NAME,
+        "NAME": name_other_than(
+            "RotatedAnchorGenerator", reason="because rotated boxes are not supported"
+        ),
         "SCALE": SCALE,
         "SIZES": _per_level_or_shared(number(0.01, 1e6)),
         "ASPECT_RATIOS": _per_level_or_shared(number(0.01, 100)),
@@ -232,7 +241,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "CONV_DIMS": items(either(CHANNELS, choice(-1)), (1, 64)),
     },
     "MODEL.ROI_HEADS": {
-        "NAME": NAME,
+        "NAME": name_other_than("RROIHeads", reason="because rotated boxes are not supported"),
         "NUM_CLASSES": CLASSES,
         "IN_FEATURES": LEVELS,
         "IOU_THRESHOLDS": THRESHOLDS,
@@ -438,7 +447,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "AMP.DTYPE": choice("fp16", "bf16", ""),
         "CLIP_GRADIENTS.ENABLED": BOOLEAN,
         "CLIP_GRADIENTS.CLIP_TYPE": choice("value", "norm", "full_model"),
-        "CLIP_GRADIENTS.CLIP_VALUE": number(0, 1e6, above=True),
+        "CLIP_GRADIENTS.CLIP_VALUE": number(1e-6, 1e6),
         "CLIP_GRADIENTS.NORM_TYPE": either(number(1, 1000), choice(float("inf"))),
     },
     "TEST": {

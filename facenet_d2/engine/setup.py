@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ CONFIG_ERRORS = (
 )
 
 
-MAX_VALUES = 100_000
+# Limits of a config file: PyYAML reads about 100 kB in a second, and aliases multiply values.
+MAX_BYTES, MAX_VALUES = 500_000, 100_000
 
 
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -51,10 +53,17 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     config_file = Path(config_file)
     if not config_file.is_file():
         raise UserError(f"config file {config_file} does not exist or is not a file.")
-    if not config_file.read_bytes().strip():
+    size = config_file.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(
+            f"config file {config_file} has {size} bytes; at most {MAX_BYTES} are read."
+        )
+    text = config_file.read_bytes()
+    if not text.strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
-        if not isinstance(yaml.safe_load(config_file.read_bytes()), dict):
+        # The first event is the start of the stream, the second that of the document.
+        if not any(isinstance(e, yaml.MappingStartEvent) for e in islice(yaml.parse(text), 3)):
             raise UserError(f"config file {config_file} does not consist of keys and values.")
         content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
         _check_size(config_file, content)

@@ -18,6 +18,9 @@ from ..checks import check_levels, check_norm
 # Strides of the bottom-up features of all necks but the FPNs.
 STRIDES = (4, 8, 16, 32)
 
+# Names of the builders that register_neck has registered.
+_neck_builders: set[str] = set()
+
 
 class Pyramid(Backbone):
     """Base class of the necks that return p2..p6, all with the same number of channels.
@@ -86,13 +89,18 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Build the bottom-up network ``MODEL.BOTTOM_UP.NAME``.
 
     Raises:
-        ValueError: if no builder of that name is registered.
+        ValueError: if no builder of that name is registered, or it builds a neck.
     """
     name = cfg.MODEL.BOTTOM_UP.NAME
     if name not in BACKBONE_REGISTRY:
         raise ValueError(
             f"MODEL.BOTTOM_UP.NAME is {name!r}, but no such backbone builder is registered; "
             "build_resnet_backbone and build_timm_backbone are"
+        )
+    if name in _neck_builders:
+        raise ValueError(
+            f"MODEL.BOTTOM_UP.NAME is {name!r}, which builds a neck; it must build a network "
+            "without one, such as build_resnet_backbone or build_timm_backbone"
         )
     return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
 
@@ -184,6 +192,7 @@ def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilderT],
             # The registry takes the name from the function.
             builder.__name__ = builder.__qualname__ = builder_name
             builder.__module__ = build_neck.__module__
+            _neck_builders.add(builder_name)
             BACKBONE_REGISTRY.register(builder)
         return build_neck
 
