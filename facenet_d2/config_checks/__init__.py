@@ -72,4 +72,6 @@ def _problems(node: dict[str, Any], prefix: str) -> Iterator[str]:
 
 def _shown(value: Any) -> str:
     """Return a short text of a value, in the words of a config file."""
+    if isinstance(value, dict):
+        value = dict(value)
     return "null" if value is None else _short.repr(value)

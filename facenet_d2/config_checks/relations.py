@@ -10,6 +10,11 @@ from collections.abc import Callable
 
 from detectron2.config import CfgNode
 
+from .table import POOLERS
+
+# That of ResNeXt-101 32x48d is 1536.
+MAX_RESNET_WIDTH = 2048
+
 CHANNELS_OF_FORMAT = {"L": 1, "RGBA": 4, "CMYK": 4}
 """Number of channels of the values of INPUT.FORMAT that do not have three."""
 
@@ -65,5 +70,34 @@ def crop_size(cfg: CfgNode) -> str:
     return ""
 
 
-RELATIONS: tuple[Callable[[CfgNode], str], ...] = (image_channels, size_range, crop_size)
+def pooled_features(cfg: CfgNode) -> str:
+    """Require pooled features for the mask heads that take them."""
+    head = cfg.MODEL.ROI_MASK_HEAD
+    if head.NAME in ("MaskRCNNConvUpsampleHead", "MaskScoringHead") and not head.POOLER_TYPE:
+        return (
+            "MODEL.ROI_MASK_HEAD.POOLER_TYPE is empty; for MODEL.ROI_MASK_HEAD.NAME "
+            f"{head.NAME} it must be {' or '.join(POOLERS)}"
+        )
+    return ""
+
+
+def resnet_width(cfg: CfgNode) -> str:
+    """Require a width of ResNet's 3x3 convolutions that fits into memory."""
+    node = cfg.MODEL.RESNETS
+    width = node.NUM_GROUPS * node.WIDTH_PER_GROUP
+    if width > MAX_RESNET_WIDTH:
+        return (
+            f"MODEL.RESNETS.NUM_GROUPS {node.NUM_GROUPS} times MODEL.RESNETS.WIDTH_PER_GROUP "
+            f"{node.WIDTH_PER_GROUP} is {width}; it must be at most {MAX_RESNET_WIDTH}"
+        )
+    return ""
+
+
+RELATIONS: tuple[Callable[[CfgNode], str], ...] = (
+    image_channels,
+    size_range,
+    crop_size,
+    pooled_features,
+    resnet_width,
+)
 """Functions that return what is wrong with a config, or an empty text."""

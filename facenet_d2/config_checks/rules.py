@@ -42,7 +42,7 @@ def number(minimum: float, maximum: float, *, above: bool = False, below: bool =
     Args:
         minimum: smallest allowed number.
         maximum: largest allowed number.
-        above: whether ``minimum`` itself is excluded.
+        above: whether ``minimum`` itself is excluded; not together with ``below``.
         below: whether ``maximum`` itself is excluded.
     """
 
@@ -56,9 +56,7 @@ def number(minimum: float, maximum: float, *, above: bool = False, below: bool =
         )
 
     low, high = _decimal(minimum), _decimal(maximum)
-    if above and below:
-        words = f"a number between {low} and {high}, both excluded"
-    elif above:
+    if above:
         words = f"a number above {low} and at most {high}"
     elif below:
         words = f"a number of at least {low} and below {high}"
@@ -122,7 +120,7 @@ def either(*rules: Rule) -> Rule:
 
 
 def _decimal(value: float) -> str:
-    return str(int(value)) if value == int(value) else str(value)
+    return f"{value:.9f}".rstrip("0").rstrip(".")
 
 
 def _is_int(value: Any) -> bool:
@@ -178,4 +176,5 @@ NAME = Rule(
 )
 FINITE = Rule("a value without infinite or NaN numbers", _is_finite)
 SHARE = number(0, 1)
-PROBABILITY = number(0, 1, above=True, below=True)
+# Closer to 0 and 1, the logarithm of the odds is not exact in float32.
+PROBABILITY = number(1e-6, 1 - 1e-6)

@@ -7,6 +7,8 @@ defines, such as a negative SEED, is allowed.
 
 from __future__ import annotations
 
+from typing import Any
+
 from .rules import (
     BOOLEAN,
     FINITE,
@@ -27,10 +29,10 @@ from .rules import (
 # Names that `detectron2.layers.get_norm` accepts; "" for no normalisation.
 NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN")
 
-CHANNELS = integer(1, 4096)
+CHANNELS = integer(1, 2048)
 LAYERS = integer(1, 64)
 NO_OR_MORE_LAYERS = integer(0, 64)
-FULLY_CONNECTED = integer(1, 16384)
+FULLY_CONNECTED = integer(1, 8192)
 # 0 takes the number of classes from the data.
 CLASSES = integer(0, 10_000)
 CANDIDATES = integer(1, 1_000_000)
@@ -48,11 +50,11 @@ DILATIONS = items(integer(1, 256), (1, 16))
 SCALE = number(0.01, 1000)
 RATIOS = items(number(0.01, 100), (1, 16))
 THRESHOLDS = items(SHARE, (1, 2), order="sorted")
-# Box2BoxTransformRotated has five.
-BOX_WEIGHTS = items(number(0.001, 1000), (4, 5))
+BOX_WEIGHTS = items(number(0.001, 1000), 4)
 BOX_LOSS = choice("smooth_l1", "giou", "diou", "ciou")
 MATCH_LABELS = items(choice(-1, 0, 1), (1, 3))
-POOLER = choice("ROIAlignV2", "ROIAlign", "ROIPool", "ROIAlignRotated", "")
+POOLERS = ("ROIAlignV2", "ROIAlign", "ROIPool")
+POOLER = choice(*POOLERS)
 POOLED_SIDE = integer(1, 128)
 REGIONS = integer(1, 65_536)
 BETA = number(0, 1e6)
@@ -96,7 +98,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "TIMM.NAME": NAME,
         "TIMM.FREEZE_BATCH_NORM": BOOLEAN,
         "FPN.IN_FEATURES": items(NAME, (0, 16)),
-        "FPN.OUT_CHANNELS": integer(1, 2048),
+        "FPN.OUT_CHANNELS": integer(1, 1024),
         "FPN.NORM": NORM,
         "FPN.FUSE_TYPE": NAME,
         "BIFPN.REPEATS": integer(1, 32),
@@ -111,9 +113,9 @@ _NODES: dict[str, dict[str, Rule]] = {
     "MODEL.SOLOV2": {
         "NUM_CLASSES": CLASSES,
         "IN_FEATURES": LEVELS,
-        "NUM_GRIDS": items(integer(1, 256), (1, 16)),
+        "NUM_GRIDS": items(integer(2, 256), (1, 16)),
         "SCALE_RANGES": items(
-            items(number(0, 1e6), 2, order="sorted"),
+            items(number(0, 1e6), 2, order="increasing"),
             (1, 16),
             words="pairs of a minimum and a maximum size from 0 to 1000000, 1 to 16 of them",
         ),
@@ -157,7 +159,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "NUM_CONVS": NO_OR_MORE_LAYERS,
         "NUM_PROTOTYPE_CONVS": NO_OR_MORE_LAYERS,
         "IOU_THRESHOLDS": items(number(0, 1, above=True), 2, order="sorted"),
-        "BBOX_REG_WEIGHTS": items(number(0.001, 1000), 4),
+        "BBOX_REG_WEIGHTS": BOX_WEIGHTS,
         "NEGATIVE_RATIO": WEIGHT,
         "BOX_WEIGHT": WEIGHT,
         "MASK_WEIGHT": WEIGHT,
@@ -278,7 +280,8 @@ _NODES: dict[str, dict[str, Rule]] = {
         "NAME": TEXT,
         "POOLER_RESOLUTION": POOLED_SIDE,
         "POOLER_SAMPLING_RATIO": integer(0, 16),
-        "POOLER_TYPE": POOLER,
+        # Empty for PointRend, which samples the features itself.
+        "POOLER_TYPE": choice(*POOLERS, ""),
         "NUM_CONV": NO_OR_MORE_LAYERS,
         "CONV_DIM": CHANNELS,
         "NORM": NORM,
@@ -390,7 +393,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "MASK_FORMAT": choice("polygon", "bitmask", "stride4"),
         "CROP.ENABLED": BOOLEAN,
         "CROP.TYPE": choice("relative_range", "relative", "absolute", "absolute_range"),
-        "CROP.SIZE": items(number(0, 32_768, above=True), 2),
+        "CROP.SIZE": items(number(0.05, 32_768), 2),
         "CROP.SINGLE_CATEGORY_MAX_AREA": SHARE,
         "RAND_AUGMENT.ENABLED": BOOLEAN,
         "RAND_AUGMENT.NUM_OPS": integer(0, 100),
@@ -486,5 +489,18 @@ RULES: dict[str, Rule] = {
 }
 """Rule of each key."""
 
-# Nodes that accept any further keys.
-OPEN_NODES: dict[str, Rule] = {"MODEL.TIMM.ARGUMENTS": FINITE}
+
+def _allows_timm_arguments(arguments: dict[str, Any]) -> bool:
+    return FINITE.allows(arguments) and all(
+        DROP_RATE.allows(value) for key, value in arguments.items() if key.endswith("_rate")
+    )
+
+
+DROP_RATE = number(0, 1, below=True)
+OPEN_NODES: dict[str, Rule] = {
+    "MODEL.TIMM.ARGUMENTS": Rule(
+        f"values without infinite or NaN numbers, and those of *_rate {DROP_RATE.words}",
+        _allows_timm_arguments,
+    )
+}
+"""Rules of nodes that accept any further keys."""

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import detectron2._C
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
@@ -220,6 +221,9 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {_sentence(error)[:200]}.") from error
+    if cfg.MODEL.DEVICE.startswith("meta"):
+        raise UserError("MODEL.DEVICE is meta, on which nothing is computed; choose another.")
+    _check_deformable(cfg)
     check_weights(cfg.MODEL.WEIGHTS)
     if not train:
         return
@@ -233,11 +237,27 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; it must be at least 1.")
 
 
+def _check_deformable(cfg: CfgNode) -> None:
+    """Refuse deformable convolutions in ResNet that Detectron2 cannot compute here."""
+    node = cfg.MODEL.RESNETS
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if not any(node.DEFORM_ON_PER_STAGE) or (on_cpu and not node.DEFORM_MODULATED):
+        return
+    # The stand-in of facenet_d2.compat is not read from a file.
+    if on_cpu or not hasattr(detectron2._C, "__file__"):
+        raise UserError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators "
+            "(on a CPU, only without MODEL.RESNETS.DEFORM_MODULATED); set it to "
+            "[False, False, False, False]."
+        )
+
+
 def check_weights(weights: str) -> None:
     """Raise a :class:`UserError` if ``MODEL.WEIGHTS`` names a local file that does not exist."""
-    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+    if weights and "://" not in weights and not os.path.isfile(os.path.expanduser(weights)):
         raise UserError(
-            f"MODEL.WEIGHTS {weights} does not exist; set it to a checkpoint, or to '' for none."
+            f"MODEL.WEIGHTS {weights[:300]} does not exist; set it to a checkpoint, or to '' for "
+            "none."
         )
 
 

@@ -34,6 +34,7 @@ from helpers import REPOSITORY, write_tiny_config
 from facenet_d2 import add_facenet_config
 from facenet_d2.data import SceneMapper
 from facenet_d2.engine import Trainer, load_config, read_config
+from facenet_d2.engine.setup import check_writable
 from facenet_d2.synthetic.dataset import write_dataset
 
 CONFIGS = sorted(
@@ -223,7 +224,7 @@ def mutate_file(rng: random.Random, text: str, folder: Path) -> tuple[str, str |
             text.encode()[:index] + bytes([rng.randrange(128, 256)]) + text.encode()[index:],
         ),
         ("utf-16", text.encode("utf-16")),
-        ("node", f"{text}\n{node}: {rng.choice(['null', '5', '[1]', 'text', '{}', '[[]]'])}\n"),
+        ("node", f"{text}\n{node}: {rng.choice(['null', '5', '[1]', 'text', '[[]]'])}\n"),
         (
             "keys",
             f"{text}\n{rng.choice(['1: 2', 'null: 1', '[1, 2]: 3', '1.5: {A: 1}', 'X.Y: 1'])}\n",
@@ -272,6 +273,7 @@ def check_config(file: Path, overrides: list[str], keys: list[str]) -> None:
     os.chdir(file.parent)
     torch.manual_seed(0)
     cfg = load_config(file, overrides, train=True)
+    check_writable(cfg.OUTPUT_DIR)
     check_sense(cfg, keys)
     trainer = Trainer(cfg)
     with EventStorage(0) as trainer.storage:
@@ -284,7 +286,8 @@ def check_config(file: Path, overrides: list[str], keys: list[str]) -> None:
             raise AssertionError(f"the loss is not finite: {error}") from error
         trainer.after_step()
         assert math.isfinite(trainer.storage.latest()["total_loss"][0])
-    sample = SceneMapper(cfg, is_train=False)(get_detection_dataset_dicts(cfg.DATASETS.TEST)[0])
+    records = get_detection_dataset_dicts(cfg.DATASETS.TEST or cfg.DATASETS.TRAIN)
+    sample = SceneMapper(cfg, is_train=False)(records[0])
     with torch.no_grad():
         (result,) = trainer.model.eval()([sample])
     found = result["instances"]
