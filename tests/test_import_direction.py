@@ -12,6 +12,7 @@ LAYERS = (
     ("compat", "errors", "files", "signals", "startup", "unpickling"),
     (
         "config",
+        "config_checks",
         "model_zoo",
         "parallel",
         "paths",
