@@ -411,6 +411,7 @@ _NODES: dict[str, dict[str, Rule]] = {
             items(NAME, 3), (0, 1000), words="a list of [name, JSON file, image folder] lists"
         ),
         "CLASS_NAMES": items(Rule("text", lambda v: isinstance(v, str)), (0, 10_000)),
+        "CATEGORY_IDS": items(integer(-(2**63), 2**63 - 1), (0, 10_000)),
     },
     "DATALOADER": {
         "NUM_WORKERS": integer(0, 256),
@@ -469,6 +470,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "EVAL_PERIOD": ITERATIONS,
         "KEYPOINT_OKS_SIGMAS": items(number(0, 1000), (0, 10_000)),
         "DETECTIONS_PER_IMAGE": integer(1, 100_000),
+        "AREA_RANGES": items(items(number(0, 1e12), 2, order="increasing"), 3),
         "AUTOCAST": choice("bf16", "fp16", ""),
         "CHANNELS_LAST": BOOLEAN,
         "COMPILE": BOOLEAN,

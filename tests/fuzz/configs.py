@@ -28,7 +28,6 @@ from detectron2 import modeling
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.utils.events import EventStorage
-from fuzz import harness
 from helpers import REPOSITORY, write_tiny_config
 
 from facenet_d2 import add_facenet_config
@@ -36,6 +35,7 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.engine import Trainer, load_config, read_config
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.synthetic.dataset import write_dataset
+from fuzz import harness
 
 CONFIGS = sorted(
     p.relative_to(REPOSITORY / "configs").as_posix()
