@@ -11,7 +11,7 @@ PACKAGE = "facenet_d2"
 LAYERS = (
     ("compat", "errors", "files", "signals", "unpickling"),
     ("config", "model_zoo", "parallel", "paths", "structures", "synthetic", "visualization"),
-    ("data", "modeling"),
+    ("data", "modeling", "scenes"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
     ("analysis", "checking", "experiments", "preparing"),

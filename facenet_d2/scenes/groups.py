@@ -288,16 +288,23 @@ def group_parts(parts: Sequence[Part], links: Sequence[Link]) -> list[list[Part]
             partners[link.second.serial].add(link.first.serial)
 
     def pieces_of_one(a: _Group, b: _Group, tile: tuple[int, int]) -> bool:
-        """Return whether the pieces that a tile sees can be connected outside of it.
+        """Return whether the pieces that a tile sees are connected outside of it.
 
-        All are cut, and two of them agree well with the same part in another tile, as the arms of
-        a U do that is cut above its bend.
+        All are cut, none overlap, and two of them are connected by strong links of the groups, as
+        the arms of a U are by the tile that sees the bend.
         """
         in_a, in_b = a.by_tile[tile], b.by_tile[tile]
         if not all(part.cut for part in (*in_a, *in_b)):
             return False
+        if any(count_shared(part, in_b) for part in in_a):
+            return False
         members = {part.serial for part in (*a.parts, *b.parts)}
-        return any(partners[x.serial] & partners[y.serial] & members for x in in_a for y in in_b)
+        reached: set[int] = set()
+        following, others = ({part.serial for part in pieces} for pieces in (in_a, in_b))
+        while following and not following & others:
+            reached |= following
+            following = set().union(*(partners[x] for x in following)) & members - reached
+        return bool(following)
 
     group_of = {part.serial: _Group(part) for part in parts}
     for link in sorted(links, key=lambda link: link.rank):

@@ -6,14 +6,17 @@ class of an object is ``(number - 1) % classes``. Objects do not touch each othe
 
 from __future__ import annotations
 
+from dataclasses import astuple, dataclass
+
 import cv2
 import numpy as np
 
 from facenet_d2.scenes.detections import Detections, TileDetections
-from facenet_d2.scenes.merge import MergeSettings, SceneInstances, SeamMerger
+from facenet_d2.scenes.merge import MergeReport, MergeSettings, SceneInstances, merge_rows
 from facenet_d2.scenes.tiles import Tile, TileGrid
 
-KERNEL = np.ones((3, 3), np.uint8)
+# A pixel and its four neighbours.
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 # Kinds of objects of a dense scene: share, length and width in pixels. Cars stand in rows.
 DENSE_KINDS = (
     ("car", 0.80, (12, 12), (5, 5)),
@@ -65,14 +68,17 @@ def ellipse(length: float, width: float, angle: float) -> np.ndarray:
 def blob(rng: np.random.Generator, size: int) -> np.ndarray:
     """Return a random connected shape with concavities and holes, bool, at most ``size`` wide."""
     noise = cv2.GaussianBlur(rng.normal(size=(size, size)), (0, 0), max(0.8, size / 9))
-    _, labels, stats, _ = cv2.connectedComponentsWithStats((noise > 0).astype(np.uint8), 4)
-    return cropped(labels == 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA])) if len(stats) > 1 else (
-        np.ones((1, 1), bool)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(
+        (noise > 0).astype(np.uint8), connectivity=4
     )
+    largest = 1 + np.argmax(stats[1:, cv2.CC_STAT_AREA]) if len(stats) > 1 else -1
+    return cropped(labels == largest)
 
 
 def cropped(mask: np.ndarray) -> np.ndarray:
-    """Return a mask cropped to its pixels."""
+    """Return a mask cropped to its pixels, or one pixel if it has none."""
+    if not mask.any():
+        return np.ones((1, 1), bool)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
@@ -197,12 +203,12 @@ def ideal_tile(
 
 
 class Change:
-    """Faults of a detector.
+    """Faults of a detector, whose scores vary in any case.
 
     Args:
         rng: random numbers.
         noise: whether masks are eroded or dilated by a pixel, 3 % of the detections are missed,
-            and scores vary and are lower at a cut.
+            and the scores of cut masks are lower.
         short: largest number of pixels by which masks stop short of the tile's inner sides.
     """
 
@@ -211,24 +217,25 @@ class Change:
 
     def __call__(self, tile: Tile, class_id, score, box, crop):
         size = tile.right - tile.left
-        mask = np.zeros((size, size), np.uint8)
-        mask[box[1] : box[3], box[0] : box[2]] = crop
+        score += self.rng.normal(0, 0.05)
+        # The pixels around the mask; beyond the tile there are none, so that cut sides stay cut.
+        left, top = max(0, box[0] - 1), max(0, box[1] - 1)
+        right, bottom = min(size, box[2] + 1), min(size, box[3] + 1)
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        mask[box[1] - top : box[3] - top, box[0] - left : box[2] - left] = crop
         if self.noise:
             if self.rng.random() < 0.03:
                 return None
-            change = (cv2.erode, cv2.dilate)[self.rng.integers(2)]
-            # Pixels beyond the tile are neither set nor unset, so that cut sides do not move.
-            mask = change(mask, KERNEL)
-            score += self.rng.normal(0, 0.05)
+            mask = (cv2.erode, cv2.dilate)[self.rng.integers(2)](mask, CROSS)
             if tile.margins(np.array([box]) + [tile.left, tile.top] * 2)[0] == 0:
                 score -= 0.2
         if self.short:
-            left, top, right, bottom = self.rng.integers(0, self.short + 1, 4) * tile.inner
-            mask[:, :left] = 0
-            mask[:top] = 0
-            mask[:, size - right :] = 0
-            mask[size - bottom :] = 0
-        return class_id, score, [0, 0, size, size], mask > 0
+            x0, y0, x1, y1 = self.rng.integers(0, self.short + 1, 4) * tile.inner
+            mask[:, : max(0, x0 - left)] = 0
+            mask[: max(0, y0 - top)] = 0
+            mask[:, max(0, size - x1 - left) :] = 0
+            mask[max(0, size - y1 - top) :] = 0
+        return class_id, score, [left, top, right, bottom], mask > 0
 
 
 def rows_of(tiles: list[TileDetections], grid: TileGrid) -> list[list[TileDetections]]:
@@ -238,11 +245,80 @@ def rows_of(tiles: list[TileDetections], grid: TileGrid) -> list[list[TileDetect
     return rows
 
 
-def merge(tiles: list[TileDetections], grid: TileGrid, **settings) -> tuple[SceneInstances, SeamMerger]:
-    settings.setdefault("tolerance", 0)
-    merger = SeamMerger(grid, MergeSettings(**settings))
-    batches = [merger.add_row(row) for row in rows_of(tiles, grid)]
-    return SceneInstances.concatenate(batches), merger
+def merge(
+    tiles: list[TileDetections], grid: TileGrid, tolerance: int = 0, **settings: float
+) -> tuple[SceneInstances, MergeReport]:
+    return merge_rows(grid, rows_of(tiles, grid), MergeSettings(tolerance, **settings))
+
+
+def corner_rule(tiles: list[TileDetections], grid: TileGrid) -> Detections:
+    """Return the detections whose upper left corner lies in the cell of their own tile.
+
+    This is StarDist's rule. The cells divide the scene: they begin one pixel after the tile, since
+    a mask that begins with the tile may be cut. The rule is exact if masks do not depend on the
+    tile and objects are smaller than the overlap by two pixels.
+    """
+    found = []
+    for tile in tiles:
+        cell = [
+            (starts[k] + 1 if k else 0, starts[k + 1] + 1 if k + 1 < len(starts) else np.inf)
+            for starts, k in ((grid.lefts, tile.column), (grid.tops, tile.row))
+        ]
+        detections = tile.detections
+        for i, (x, y, *_) in enumerate(detections.boxes.tolist()):
+            if cell[0][0] <= x < cell[0][1] and cell[1][0] <= y < cell[1][1]:
+                found.append(
+                    (
+                        detections.classes[i],
+                        detections.scores[i],
+                        detections.boxes[i],
+                        detections.mask(i),
+                    )
+                )
+    return Detections.from_crops(*(zip(*found) if found else ([], [], [], [])))
+
+
+@dataclass
+class Faults:
+    """Comparison of instances with the objects of a scene; the classes are not compared.
+
+    Attributes:
+        predicted: instances.
+        hit: objects that have an instance with an IoU of at least 0.5.
+        good: objects that have one with an IoU of at least 0.85.
+        exact: objects that have one with the same pixels.
+        surplus: instances whose largest part lies in an object that another instance claims, too.
+        merged: instances that contain more than half of two objects or more.
+    """
+
+    predicted: int = 0
+    hit: int = 0
+    good: int = 0
+    exact: int = 0
+    surplus: int = 0
+    merged: int = 0
+
+    def __add__(self, other: Faults) -> Faults:
+        return Faults(*(a + b for a, b in zip(astuple(self), astuple(other))))
+
+
+def find_faults(detections: Detections, scene: np.ndarray) -> Faults:
+    areas = np.bincount(scene.ravel())
+    best = np.zeros(len(areas))
+    claimed = set()
+    faults = Faults(predicted=len(detections))
+    for i, (left, top, right, bottom) in enumerate(detections.boxes.tolist()):
+        mask = detections.mask(i)
+        shared = np.bincount(scene[top:bottom, left:right][mask], minlength=len(areas))
+        shared[0] = 0
+        k = int(shared.argmax())
+        faults.merged += int((2 * shared > areas).sum() > 1)
+        if shared[k]:
+            claimed.add(k)
+            best[k] = max(best[k], shared[k] / (mask.sum() + areas[k] - shared[k]))
+    faults.surplus = len(detections) - len(claimed)
+    faults.hit, faults.good, faults.exact = (int((best >= x).sum()) for x in (0.5, 0.85, 1))
+    return faults
 
 
 def as_set(detections: Detections) -> set[tuple]:
