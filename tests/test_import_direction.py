@@ -10,7 +10,16 @@ PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
     ("compat", "errors", "files", "signals", "unpickling"),
-    ("config", "model_zoo", "parallel", "paths", "structures", "synthetic", "visualization"),
+    (
+        "config",
+        "model_zoo",
+        "parallel",
+        "paths",
+        "scenes",
+        "structures",
+        "synthetic",
+        "visualization",
+    ),
     ("data", "modeling"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
