@@ -15,7 +15,7 @@ import shapely
 from shapely import affinity
 
 from ..errors import UserError
-from .geo import GDAL_ERRORS, gdal_settings, pyogrio, rasterio, reason
+from .geo import GDAL_ERRORS, gdal_settings, known_crs, pyogrio, rasterio, reason
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Area:
                 # pyogrio warns of measured coordinates, which areas do not use.
                 warnings.simplefilter("ignore")
                 meta, _, geometries, _ = pyogrio.raw.read(file, layer=layer or None, columns=[])
-            crs = rasterio.crs.CRS.from_user_input(meta["crs"]) if meta["crs"] else None
+            crs = known_crs(meta["crs"])
         except (
             *GDAL_ERRORS,
             pyogrio.errors.DataSourceError,

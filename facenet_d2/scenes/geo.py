@@ -29,7 +29,15 @@ except ImportError as error:
         "pip install 'facenet_d2[geo]'"
     ) from error
 
-__all__ = ["GDAL_ERRORS", "gdal_settings", "pyogrio", "rasterio", "reason", "reserve_block_cache"]
+__all__ = [
+    "GDAL_ERRORS",
+    "gdal_settings",
+    "known_crs",
+    "pyogrio",
+    "rasterio",
+    "reason",
+    "reserve_block_cache",
+]
 
 # What rasterio raises for files that GDAL cannot open, read, warp or transform.
 GDAL_ERRORS = (
@@ -86,6 +94,22 @@ def reserve_block_cache(size: int) -> bool:
     _block_cache = max(_block_cache, min(size, limit))
     rasterio.env.set_gdal_config("GDAL_CACHEMAX", _block_cache)
     return size <= limit
+
+
+def known_crs(crs: Any) -> Any:
+    """Return a coordinate reference system as ``rasterio.crs.CRS``, or None if it is unknown.
+
+    Args:
+        crs: a system, its text, or None. GeoPackages without a system name one that is "undefined".
+
+    Raises:
+        rasterio.errors.CRSError: if the text is not a reference system.
+    """
+    if not crs:
+        return None
+    crs = rasterio.crs.CRS.from_user_input(crs)
+    text = crs.to_wkt()
+    return None if not text or '"Undefined ' in text else crs
 
 
 def reason(error: BaseException) -> str:

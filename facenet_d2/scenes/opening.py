@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .geo import GDAL_ERRORS, gdal_settings, rasterio, reason
+from .geo import GDAL_ERRORS, gdal_settings, known_crs, rasterio, reason
 from .sources import FOLDER_SUFFIXES, is_gdal_name, public_name
 
 logger = logging.getLogger(__name__)
@@ -84,12 +84,13 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
         UserError: if the raster cannot be warped.
     """
     if not dataset.transform.is_identity:
-        if dataset.crs is None:
+        crs = known_crs(dataset.crs)
+        if crs is None:
             logger.warning(
                 f"{name} has no coordinate reference system; results have the coordinates of its "
                 "own transform."
             )
-        return dataset, dataset.transform, dataset.crs
+        return dataset, dataset.transform, crs
     options: dict[str, Any] = {}
     points, crs = dataset.gcps
     rpc = dataset.rpcs

@@ -23,7 +23,7 @@ from rasters import (
 
 from facenet_d2.errors import UserError
 from facenet_d2.scenes.area import Area
-from facenet_d2.scenes.geo import pyogrio
+from facenet_d2.scenes.geo import known_crs, pyogrio
 from facenet_d2.scenes.raster import Raster
 
 WHOLE = (0, 0, WIDTH, HEIGHT)
@@ -218,6 +218,19 @@ def test_areas_of_scenes_without_a_reference_system(tmp_path):
     path = write_raster(tmp_path / "utm.tif", noise(1, "uint8"))
     with pytest.raises(UserError, match="because the area has no coordinate reference system"):
         Raster(path, area=Area.from_file(file))
+
+
+@pytest.mark.parametrize("kind", ["geographic", "Cartesian"])
+def test_undefined_reference_systems_of_geopackages(kind):
+    wkt = {
+        "geographic": 'GEOGCS["Undefined geographic SRS",DATUM["unknown",SPHEROID["unknown",'
+        '6378137,298.257223563]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]]',
+        "Cartesian": 'LOCAL_CS["Undefined Cartesian SRS",UNIT["metre",1]]',
+    }
+    assert known_crs(wkt[kind]) is None
+    assert known_crs("EPSG:4326") == CRS.from_epsg(4326)
+    assert known_crs(CRS()) is None
+    assert known_crs(None) is None
 
 
 def test_invalid_polygons_are_repaired(tmp_path):
