@@ -36,6 +36,7 @@ class PixelReader:
 
     def __init__(self, file: Any, dataset: Any, bands: Sequence[int] | None, name: str) -> None:
         self.palette = _palette(file)
+        self._mask_source = file if dataset is file else None
         self._alpha = alpha_band(dataset)
         available = file.count if self.palette is None else 3
         self.bands = _chosen_bands(bands, available, self._alpha, name)
@@ -109,7 +110,6 @@ class PixelReader:
 
         def mask(band: int) -> np.ndarray:
             values: np.ndarray = dataset.read_masks(band, window=window, out_shape=shape)
-            # GDAL's masks are 0 or 255, but the alpha bands that they are made from may be 0 or 1.
             return values > 0
 
         valid = np.ones(shape, bool)
@@ -119,7 +119,7 @@ class PixelReader:
             valid &= dataset.read(self._alpha, window=window, out_shape=shape) > 0
         flags = dataset.mask_flag_enums
         if kinds.per_dataset in flags[self.first_band - 1] and self._alpha is None:
-            valid &= mask(self.first_band)
+            valid &= self._mask_of_file(dataset, window, shape)
         chosen = sorted(set(self._stored_bands))
         if not any(kinds.nodata in flags[band - 1] for band in chosen):
             return valid
@@ -133,6 +133,17 @@ class PixelReader:
             if band not in chosen and band != self._alpha and not any_valid.all():
                 any_valid |= mask(band)
         return valid & any_valid
+
+    def _mask_of_file(self, dataset: Any, window: Any, shape: tuple[int, int]) -> np.ndarray:
+        # A mask that has no overviews, while the bands have them, seems to be valid everywhere in an
+        # overview.
+        source = self._mask_source or dataset
+        x, y = source.width / dataset.width, source.height / dataset.height
+        place = rasterio.windows.Window(
+            window.col_off * x, window.row_off * y, window.width * x, window.height * y
+        )
+        mask: np.ndarray = source.read_masks(self.first_band, window=place, out_shape=shape)
+        return mask > 0
 
 
 def _chosen_bands(

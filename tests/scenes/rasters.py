@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,10 @@ def write_raster(
         **profile,
     }
     bands, height, width = values.shape
-    with rasterio.open(path, "w", count=bands, height=height, width=width, **settings) as file:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        file = rasterio.open(path, "w", count=bands, height=height, width=width, **settings)
+    with file:
         file.write(values)
         if setup:
             setup(file)

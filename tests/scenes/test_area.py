@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import numpy as np
 import pytest
@@ -40,15 +41,17 @@ SHAPE = shapely.MultiPolygon(
 
 def write_areas(path, geometries, crs="EPSG:32633", **options):
     """Write geometries to a vector file."""
-    pyogrio.raw.write(
-        path,
-        np.array([shapely.to_wkb(g) for g in geometries], object),
-        field_data=[],
-        fields=[],
-        geometry_type="Unknown",
-        crs=crs,
-        **options,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided")
+        pyogrio.raw.write(
+            path,
+            np.array([shapely.to_wkb(g) for g in geometries], object),
+            field_data=[],
+            fields=[],
+            geometry_type="Unknown",
+            crs=crs,
+            **options,
+        )
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import math
@@ -30,6 +31,7 @@ from rasters import (
     control_points,
     noise,
     rasterio,
+    wedge,
     write_raster,
 )
 
@@ -277,6 +279,27 @@ def test_overviews_match_the_place_of_pixels(tmp_path):
     assert np.abs(values - expected)[:, 2:-2, 2:-2].max() < 0.6
 
 
+@pytest.mark.parametrize("internal", [True, False])
+@pytest.mark.parametrize("mask_first", [True, False])
+def test_masks_and_overviews(internal, mask_first, tmp_path):
+    path = write_raster(tmp_path / "scene.tif", noise(2, "uint8"))
+    steps = [
+        lambda file: file.write_mask(wedge()),
+        lambda file: file.build_overviews([2, 4], Resampling.nearest),
+    ]
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=internal):
+        for step in steps if mask_first else steps[::-1]:
+            with rasterio.open(path, "r+") as file:
+                step(file)
+    for scale in (1, 0.5, 0.25):
+        with Raster(path, scale=scale) as raster:
+            values, valid = raster.read((0, 0, raster.width, raster.height))
+        # Pixels along the edge may be of either kind.
+        assert valid.mean() == pytest.approx(wedge().mean(), abs=0.03)
+        assert not valid[: int(14 * scale), : int(14 * scale)].any()
+        assert (values[:, ~valid] == 0).all()
+
+
 def test_ground_control_points(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     values = noise(2, "uint8")
@@ -516,6 +539,14 @@ def test_object_stores(server, monkeypatch):
         write_raster(folder / "bucket" / f"{name}.tif", values, driver="COG")
         with Raster(f"s3://bucket/{name}.tif") as raster:
             assert (raster.fingerprint()["version"] == version) == (name == "same")
+
+
+@pytest.mark.parametrize("package", ["rasterio", "pyogrio"])
+def test_a_missing_package(package, monkeypatch):
+    monkeypatch.delitem(sys.modules, "facenet_d2.scenes.geo")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"{package}.*pip install 'facenet_d2\[geo\]'"):
+        importlib.import_module("facenet_d2.scenes.geo")
 
 
 def test_an_unreachable_server():
