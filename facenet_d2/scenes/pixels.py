@@ -36,7 +36,6 @@ class PixelReader:
 
     def __init__(self, file: Any, dataset: Any, bands: Sequence[int] | None, name: str) -> None:
         self.palette = _palette(file)
-        self._mask_source = file if dataset is file else None
         self._alpha = alpha_band(dataset)
         available = file.count if self.palette is None else 3
         self.bands = _chosen_bands(bands, available, self._alpha, name)
@@ -62,12 +61,17 @@ class PixelReader:
         return self._stored_bands[0]
 
     def read(
-        self, dataset: Any, window: tuple[float, float, float, float], shape: tuple[int, int]
+        self,
+        dataset: Any,
+        masks: Any,
+        window: tuple[float, float, float, float],
+        shape: tuple[int, int],
     ) -> tuple[np.ndarray, np.ndarray]:
         """Read a window and resample it.
 
         Args:
             dataset: the raster, its warped version, or an overview.
+            masks: the same at any resolution, for an internal or sidecar mask.
             window: left, top, width and height in pixels of ``dataset``, within it.
             shape: height and width of the result.
 
@@ -86,7 +90,7 @@ class PixelReader:
         else:
             for band, out in zip(self._stored_bands, values):
                 dataset.read(band, out=out, window=place, resampling=kind)
-        valid = self._declared_valid(dataset, place, shape)
+        valid = self._declared_valid(dataset, masks, place, shape)
         if self.palette is not None:
             colours = self.palette[values[0]]
             valid &= colours[..., 3] > 0
@@ -102,7 +106,9 @@ class PixelReader:
             values[~finite] = 0
         return values, valid
 
-    def _declared_valid(self, dataset: Any, window: Any, shape: tuple[int, int]) -> np.ndarray:
+    def _declared_valid(
+        self, dataset: Any, masks: Any, window: Any, shape: tuple[int, int]
+    ) -> np.ndarray:
         """Return ``(height, width)`` bool, by alpha band, mask and no-data values.
 
         A resampled pixel is valid if the pixel at its centre is.
@@ -119,7 +125,11 @@ class PixelReader:
             valid &= dataset.read(self._alpha, window=window, out_shape=shape) > 0
         flags = dataset.mask_flag_enums
         if kinds.per_dataset in flags[self.first_band - 1] and self._alpha is None:
-            valid &= self._mask_of_file(dataset, window, shape)
+            x, y = masks.width / dataset.width, masks.height / dataset.height
+            place = rasterio.windows.Window(
+                window.col_off * x, window.row_off * y, window.width * x, window.height * y
+            )
+            valid &= masks.read_masks(self.first_band, window=place, out_shape=shape) > 0
         chosen = sorted(set(self._stored_bands))
         if not any(kinds.nodata in flags[band - 1] for band in chosen):
             return valid
@@ -133,17 +143,6 @@ class PixelReader:
             if band not in chosen and band != self._alpha and not any_valid.all():
                 any_valid |= mask(band)
         return valid & any_valid
-
-    def _mask_of_file(self, dataset: Any, window: Any, shape: tuple[int, int]) -> np.ndarray:
-        # A mask that has no overviews, while the bands have them, seems to be valid everywhere in an
-        # overview.
-        source = self._mask_source or dataset
-        x, y = source.width / dataset.width, source.height / dataset.height
-        place = rasterio.windows.Window(
-            window.col_off * x, window.row_off * y, window.width * x, window.height * y
-        )
-        mask: np.ndarray = source.read_masks(self.first_band, window=place, out_shape=shape)
-        return mask > 0
 
 
 def _chosen_bands(

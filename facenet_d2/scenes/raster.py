@@ -97,7 +97,7 @@ class Raster:
         self._process = os.getpid()
         self._lock = threading.Lock()
         self._reserved_bytes = 0
-        self._file = self._dataset = open_dataset(self.path)
+        self._file = self._dataset = self._masks = open_dataset(self.path)
         try:
             self._dataset, transform, self.crs = place(self._file, self.name)
             self._is_warped = self._dataset is not self._file
@@ -113,8 +113,8 @@ class Raster:
 
     def close(self) -> None:
         """Close the file."""
-        self._dataset.close()
-        self._file.close()
+        for dataset in (self._dataset, self._masks, self._file):
+            dataset.close()
 
     def __enter__(self) -> Raster:
         return self
@@ -162,16 +162,24 @@ class Raster:
 
     def _choose_overview(self) -> None:
         """Open the smallest overview that still has the resolution of the working grid."""
-        # GDAL chooses one as well, but for each window.
-        if self._is_warped or self._pixels.palette is not None:
+        self._masks = self._dataset
+        if self._is_warped or self._ratio == (1.0, 1.0):
+            return
+        # GDAL would choose an overview for each window; windows of different sizes would not agree.
+        self._dataset = self._masks = open_dataset(self.path, overview_level="NONE")
+        if self._pixels.palette is not None:
             return
         factors = self._file.overviews(self._pixels.first_band)
         fitting = [i for i, factor in enumerate(factors) if factor <= min(self._ratio) * 1.001]
-        if fitting:
-            overview = open_dataset(self.path, overview_level=fitting[-1])
-            x, y = overview.width / self._file.width, overview.height / self._file.height
-            self._ratio = (self._ratio[0] * x, self._ratio[1] * y)
-            self._dataset = overview
+        if not fitting:
+            return
+        self._dataset = open_dataset(self.path, overview_level=f"{fitting[-1]}only")
+        x, y = self._dataset.width / self._file.width, self._dataset.height / self._file.height
+        self._ratio = (self._ratio[0] * x, self._ratio[1] * y)
+        # The overviews of a COG have masks. Those of other files may lack them: these overviews
+        # then seem to be valid everywhere.
+        if self._file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG":
+            self._masks = self._dataset
 
     @property
     def rgb_bands(self) -> tuple[int, int, int] | None:
@@ -248,7 +256,9 @@ class Raster:
         try:
             with self._lock, gdal_settings():
                 self._reserve(height)
-                return self._pixels.read(self._dataset, source, (bottom - top, right - left))
+                return self._pixels.read(
+                    self._dataset, self._masks, source, (bottom - top, right - left)
+                )
         except GDAL_ERRORS as error:
             raise UserError(
                 f"{self.name}: columns {left} to {right - 1} of rows {top} to {bottom - 1} cannot "

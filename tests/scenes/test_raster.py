@@ -10,7 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +263,30 @@ def test_overviews_are_used(tmp_path):
             assert np.allclose(corner, NORTH_UP @ (WIDTH, HEIGHT))
 
 
+def test_windows_of_a_resampled_raster_with_overviews_agree(tmp_path):
+    rng = np.random.default_rng(0)
+    values = rng.integers(1, 250, (1, 317, 433), dtype=np.uint8)
+    values[:, :100, :100] = 0
+    path = write_raster(
+        tmp_path / "scene.tif",
+        values,
+        lambda file: file.build_overviews([2, 4, 8], Resampling.nearest),
+        nodata=0,
+    )
+    # At scales around those of the overviews, any of them may be chosen for a small window.
+    for scale in (0.5, 0.4999, 0.501, 0.26, 0.2501, 0.2499, 0.125, 0.1249, 0.13, 0.55):
+        with Raster(path, scale=scale) as raster:
+            whole, all_valid = raster.read((0, 0, raster.width, raster.height))
+            for _ in range(30):
+                left, top = rng.integers(0, (raster.width, raster.height)).tolist()
+                right = min(raster.width, left + int(rng.integers(1, 60)))
+                bottom = min(raster.height, top + int(rng.integers(1, 60)))
+                part, valid = raster.read((left, top, right, bottom))
+                assert np.array_equal(valid, all_valid[top:bottom, left:right])
+                difference = part.astype(int) - whole[:, top:bottom, left:right]
+                assert np.abs(difference).max() <= 1
+
+
 def test_overviews_match_the_place_of_pixels(tmp_path):
     # An odd size: the overview's pixels are not exactly four of the file's.
     rows, columns = np.mgrid[:203, :301].astype(np.float32)
@@ -437,36 +461,47 @@ def test_the_users_cache_size_has_precedence(tmp_path, monkeypatch):
     assert rasterio.env.get_gdal_config("GDAL_CACHEMAX") >= 64 << 20
 
 
-def test_rasters_in_other_processes_and_threads(tmp_path):
-    values = noise(3, "uint16", 1, 60_000)
-    path = write_raster(tmp_path / "scene.tif", values, compress="deflate", blockysize=1)
+def test_pickled_rasters(tmp_path):
+    path = write_raster(tmp_path / "scene.tif", noise(3, "uint16", 1, 60_000))
     with Raster(path, bands=[3, 1], scale=2) as raster:
-        expected = raster.read((3, 5, 60, 70))[0]
-        copy = pickle.loads(pickle.dumps(raster))
-        assert np.array_equal(copy.read((3, 5, 60, 70))[0], expected)
-        copy.close()
-        # Processes that share a file would move its position for each other.
-        pids = []
-        for _ in range(2):
-            pid = os.fork()
-            if not pid:
-                same = all(
-                    np.array_equal(raster.read((3, 5, 60, 70))[0], expected) for _ in range(20)
-                )
-                os._exit(0 if same else 1)
-            pids.append(pid)
-        assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0]
-        results = []
-        threads = [
-            threading.Thread(target=lambda: results.append(raster.read((3, 5, 60, 70))[0]))
-            for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(results) == 8
-        assert all(np.array_equal(result, expected) for result in results)
+        window = (3, 5, 60, 70)
+        with pickle.loads(pickle.dumps(raster)) as copy:
+            assert np.array_equal(copy.read(window)[0], raster.read(window)[0])
+
+
+@pytest.fixture
+def strips(tmp_path):
+    """A raster whose strips are read one by one, and its values; nothing of it is in a cache."""
+    values = np.random.default_rng(0).integers(0, 60_000, (1, 1000, 700), dtype=np.uint16)
+    path = write_raster(tmp_path / "scene.tif", values, compress="deflate", blockysize=1)
+    with Raster(path) as raster:
+        yield raster, values
+
+
+def wrong_windows(raster, values, seed):
+    """Return the number of windows of one row that are not read as they are, in random order."""
+    rows = np.random.default_rng(seed).permutation(raster.height)
+    return sum(
+        not np.array_equal(raster.read((0, row, 700, row + 1))[0], values[:, row : row + 1])
+        for row in map(int, rows)
+    )
+
+
+def test_rasters_in_forked_processes(strips):
+    # Processes that share an open file move its position for each other.
+    pids = []
+    for seed in range(4):
+        pid = os.fork()
+        if not pid:
+            os._exit(1 if wrong_windows(*strips, seed) else 0)
+        pids.append(pid)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * 4
+
+
+def test_rasters_in_threads(strips):
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(wrong_windows, *strips, seed) for seed in range(4)]
+        assert [future.result() for future in futures] == [0] * 4
 
 
 def test_fingerprints(tmp_path):
