@@ -15,7 +15,7 @@ from ..errors import UserError
 from ..scenes.raster import Raster
 from ..scenes.sources import is_gdal_name
 from .chips import Objects
-from .label_classes import ClassRules
+from .label_classes import IGNORED, ClassRules
 from .labels import Labels, check_share_inside, labels_on_raster, read_labels
 
 LABEL_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet")
@@ -89,7 +89,8 @@ def place_labels(
         for name in own:
             objects[name] = _objects(labels, rasters[name])
             used |= set((objects[name].numbers - 1).tolist())
-            left, top, right, bottom = shapely.bounds(objects[name].polygons).reshape(-1, 4).T
+            trained = objects[name].polygons[objects[name].classes != IGNORED]
+            left, top, right, bottom = shapely.bounds(trained).reshape(-1, 4).T
             sizes.append(np.maximum(right - left, bottom - top))
         where = rasters[own[0]].name if len(own) == 1 else f"the {len(own)} rasters"
         shares[path] = check_share_inside(labels, len(used), where)
