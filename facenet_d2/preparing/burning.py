@@ -29,11 +29,13 @@ class Burned(NamedTuple):
         mask: bool ``(h, w)``, the part of the window that the object's box reaches into.
         left: first column of the mask in the scene.
         top: first row of the mask in the scene.
+        is_whole: whether the whole box of the object lies in the window.
     """
 
     mask: np.ndarray
     left: int
     top: int
+    is_whole: bool
 
 
 def burn(polygon: shapely.Geometry, window: Window) -> Burned:
@@ -52,15 +54,16 @@ def burn(polygon: shapely.Geometry, window: Window) -> Burned:
     left, top = max(window[0], low[0]), max(window[1], low[1])
     right, bottom = min(window[2], high[0]), min(window[3], high[1])
     shape = (max(0, bottom - top), max(0, right - left))
+    is_whole = (left, top, right, bottom) == (*low, *high)
     if 0 in shape:
-        return Burned(np.zeros(shape, bool), int(left), int(top))
+        return Burned(np.zeros(shape, bool), int(left), int(top), is_whole)
     centres = _rasterize(polygon, left, top, shape, 1)
     if max(bounds[2] - bounds[0], bounds[3] - bounds[1]) < SMALL:
         samples = _rasterize(polygon, left, top, shape, SAMPLES)
         covered = samples.reshape(shape[0], SAMPLES, shape[1], SAMPLES).sum(axis=(1, 3))
         half = SAMPLES**2 // 2
         centres = (covered > half) | (centres & (covered == half))
-    return Burned(centres, int(left), int(top))
+    return Burned(centres, int(left), int(top), is_whole)
 
 
 def _rasterize(

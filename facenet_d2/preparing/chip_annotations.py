@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..files import write_whole
+from ..scenes.geo import gdal_settings
 from ..scenes.mask_writers import scene_rle
 from .burning import burn, count_pixels
 from .chip_files import ChipPixels, chip_type, read_chip
@@ -25,7 +26,8 @@ def survey_chips(job: ChipJob) -> None:
     settings = job.settings
     counts: dict[int, float] = {}
     patches = []
-    with job.site.open(settings) as raster:
+    # Otherwise rasterio makes an environment for each object.
+    with gdal_settings(), job.site.open(settings) as raster:
         dtype = chip_type(raster, settings)
         for chip in job.chips:
             pixels = read_chip(raster, chip, settings, dtype)
@@ -79,17 +81,17 @@ def _annotations(
     slivers = 0
     columns = (objects.polygons, objects.classes, objects.source_ids, objects.numbers)
     for polygon, class_index, source_id, number in zip(*columns):
-        mask, x, y = burn(polygon, chip.window)
+        mask, x, y, is_whole = burn(polygon, chip.window)
         x, y = x - left, y - top
         place = np.s_[y : y + mask.shape[0], x : x + mask.shape[1]]
         if class_index == IGNORED:
             ignored[place] |= mask & pixels.valid[place]
             continue
+        if int(number) not in counts:
+            counts[int(number)] = float(mask.sum()) if is_whole else count_pixels(polygon)
+        whole = counts[int(number)]
         mask = mask & visible[place]
         area = int(mask.sum())
-        if int(number) not in counts:
-            counts[int(number)] = count_pixels(polygon)
-        whole = counts[int(number)]
         if area < settings.min_pixels:
             # An object whose box, but not its mask, reaches into the chip is not a sliver of it.
             slivers += area > 0 or whole < settings.min_pixels

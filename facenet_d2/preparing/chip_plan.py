@@ -6,6 +6,7 @@ import glob
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,16 @@ class SplitRules:
     @property
     def shares(self) -> dict[str, float] | None:
         """Share of each split, or None if rasters or areas are given."""
-        try:
-            shares = {name: float(part) for name, part in self.parts.items()}
-        except ValueError:
+        shares = {}
+        for name, part in self.parts.items():
+            with suppress(ValueError):
+                shares[name] = float(part)
+        if not shares:
             return None
+        if len(shares) < len(self.parts):
+            raise UserError(
+                "--split has shares and files; give shares, rasters or areas for all splits."
+            )
         if not all(0 < share < float("inf") for share in shares.values()):
             raise UserError(f"--split: the shares {list(shares.values())} must be positive.")
         return shares

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -128,7 +129,7 @@ def prepare_chips(options: ChipSetOptions) -> ChipSet:
         PixelStatistics.from_dict(patch["statistics"]) for patch in first
     )
     if not statistics.count:
-        raise UserError(f"no chip with valid pixels is left for {options.split.first}.")
+        raise _no_chip_error(options.split.first, records)
     info["pixel_mean"] = [round(value, 4) for value in statistics.mean.tolist()]
     info["pixel_std"] = [round(value, 4) for value in statistics.std.tolist()]
     info["fill"] = [round(min(255.0, max(0.0, value))) for value in statistics.mean.tolist()]
@@ -245,8 +246,12 @@ def _check_folder(
     file = folder / "plan.json"
     if file.is_file():
         content, _ = read_json(file)
-        if content != state:
-            known = content if isinstance(content, dict) else {}
+        known = content if isinstance(content, dict) else {}
+        splits = {*known.get("splits", ()), *options.split.parts}
+        if content != state and not any(_has_files(options.output / name) for name in splits):
+            # An earlier run has failed or was stopped before it wrote chips.
+            shutil.rmtree(folder)
+        elif content != state:
             other = [key for key, value in state.items() if known.get(key) != value]
             raise UserError(
                 f"{options.output} contains chips of other options or files ({', '.join(other)} "
@@ -254,13 +259,17 @@ def _check_folder(
             )
     for split in options.split.parts:
         target = options.output / split
-        if target.exists() and not file.is_file():
+        if _has_files(target) and not file.is_file():
             raise UserError(f"{target} was not created by this tool; choose another --output.")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(state))
     for used in (folder, options.output, *(options.output / s for s in options.split.parts)):
         used.mkdir(exist_ok=True)
         remove_temporary_files(used)
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not p.name.startswith(".") for p in folder.iterdir())
 
 
 def _jobs(plan: ChipPlan, settings: ChipSettings, output: Path) -> list[ChipJob]:
@@ -330,6 +339,17 @@ def _choose(
     ]
 
 
+def _no_chip_error(split: str, records: Sequence[list[dict[str, Any]]]) -> UserError:
+    own = [patch for patches in records for patch in patches if patch["split"] == split]
+    if not own:
+        why = "all of them are too close to those of other splits, or outside of the area"
+    elif not any(patch["valid"] for patch in own):
+        why = "none of them has valid pixels"
+    else:
+        why = "none of them has an object, and --empty-share limits those without"
+    return UserError(f"no chip is left for {split}: {why}.")
+
+
 def _ignore_shared(records: Sequence[list[dict[str, Any]]], split: SplitRules) -> None:
     """Make an object that chips of two splits show a crowd in all but the last of the splits."""
     rank = {name: i for i, name in enumerate(split.parts)}
@@ -370,7 +390,7 @@ def _write_splits(
     # Training finds the JSON files only when all of them can be written.
     for split, (images, _) in contents.items():
         if not images:
-            raise UserError(f"no chip with valid pixels is left for {split}.")
+            raise _no_chip_error(split, records)
     for split, (images, entries) in contents.items():
         objects = Counter(classes[a["category_id"] - 1] for a in entries if not a["iscrowd"])
         own_info = info | {

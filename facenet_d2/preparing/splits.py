@@ -98,8 +98,9 @@ def assign(weights: Sequence[float], shares: Mapping[str, float], seed: int) -> 
     empty = [name for name in shares if name not in splits]
     if empty:
         raise UserError(
-            f"--split: {', '.join(empty)} gets nothing, because there are only {len(weights)} "
-            "blocks or rasters; use smaller blocks (--block-size) or larger shares."
+            f"--split: {', '.join(empty)} gets nothing; there are {len(weights)} blocks or rasters "
+            "to divide. Use smaller blocks (--block-size), larger shares, or a single split "
+            "(--split train=1)."
         )
     return splits
 

@@ -139,7 +139,7 @@ def test_masks_are_the_pixels_whose_centres_are_inside():
     for polygon in polygons:
         expected = centres_in(polygon, 60, 60)
         for window in ((0, 0, 60, 60), (13, 7, 41, 60)):
-            mask, x, y = burn(polygon, window)
+            mask, x, y, _ = burn(polygon, window)
             left, top, right, bottom = window
             found = np.zeros((60, 60), bool)
             found[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
@@ -151,7 +151,7 @@ def test_neighbours_share_no_pixel():
     window = (0, 0, 50, 50)
     total = np.zeros((50, 50), int)
     for polygon in (one, other):
-        mask, x, y = burn(polygon, window)
+        mask, x, y, _ = burn(polygon, window)
         total[y : y + mask.shape[0], x : x + mask.shape[1]] += mask
     assert total.max() == 1
     assert total.sum() == 38 * 28
@@ -163,7 +163,7 @@ def test_small_objects_are_decided_by_16_samples(side):
     for _ in range(10):
         x, y = rng.uniform(3, 6, 2)
         polygon = shapely.affinity.rotate(shapely.box(x, y, x + side / 1.5, y + side / 1.5), 17)
-        mask, left, top = burn(polygon, (0, 0, 20, 20))
+        mask, left, top, is_whole = burn(polygon, (0, 0, 20, 20))
         for row in range(20):
             for column in range(20):
                 inside = sum(
@@ -177,6 +177,7 @@ def test_small_objects_are_decided_by_16_samples(side):
                 within = top <= row < top + h and left <= column < left + w
                 found = within and mask[row - top, column - left]
                 assert found == (inside > 8)
+        assert is_whole
         assert count_pixels(polygon) == mask.sum()
 
 
@@ -184,7 +185,7 @@ def test_objects_larger_than_the_memory_for_masks():
     # 100 km of 0.5 m: counted by area, burned in the window only.
     polygon = shapely.box(-100_000.25, -100_000, 100_000.5, 20.5)
     assert count_pixels(polygon) == shapely.area(polygon)
-    mask, x, y = burn(polygon, (0, 0, 64, 64))
+    mask, x, y, _ = burn(polygon, (0, 0, 64, 64))
     assert (x, y) == (0, 0)
     # A centre on the lower side belongs to the polygon below it, or to this one.
     assert mask[:20].all()
@@ -287,7 +288,7 @@ def test_long_edges_are_bent_as_their_reference_system_bends_them(tmp_path):
     with Raster(path) as raster:
         indices, polygons = labels_on_raster(read_labels(str(labels), rules), raster)
     assert indices.tolist() == [0]
-    mask, x, y = burn(polygons[0], (0, 0, 200, 200))
+    mask, x, y, _ = burn(polygons[0], (0, 0, 200, 200))
     rows, columns = np.mgrid[:200, :200] + 0.5
     east, north = 400_000 + 1000 * columns.ravel(), 6_700_000 - 1000 * rows.ravel()
     longitude, latitude = map(np.array, warp(UTM, "EPSG:4326", east, north))
@@ -705,6 +706,24 @@ def test_share_of_empty_chips(tmp_path, prepare, share, number):
     filled = {a["image_id"] for a in content["annotations"]}
     assert (len(filled), len(content["images"]) - len(filled)) == (4, number)
     assert len(list((tmp_path / "out" / "train").iterdir())) == 4 + number
+
+
+def test_a_split_without_chips_is_an_error_that_can_be_mended(tmp_path, prepare):
+    write_raster(tmp_path / "scene.tif", noise(1, 40))
+    # No pixel centre is in the object.
+    write_labels(tmp_path / "labels.gpkg", on_map([shapely.box(5.1, 5.1, 5.3, 5.3)]))
+    args = ("--input", tmp_path / "scene.tif", "--labels", tmp_path / "labels.gpkg", *ONE_CLASS)
+    args = (*args, "--chip-size", 20, "--split", "train=1")
+    code, text = prepare(*args)
+    assert code == 2
+    assert "--empty-share" in text
+    code, text = prepare(*args, "--empty-share", 1)
+    assert code == 0, text
+    content = read(tmp_path / "out" / "train.json")
+    assert (len(content["images"]), content["annotations"]) == (4, [])
+    code, text = prepare(*args[:-1], "train=0.5", "val=labels.gpkg", output="other")
+    assert code == 2
+    assert "shares and files" in text
 
 
 # Pixels
