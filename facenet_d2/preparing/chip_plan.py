@@ -165,8 +165,13 @@ def make_plan(
     if problem is not None and set(areas) - reached:
         raise problem
     if problem is not None:
-        left_out = len(rasters) - len({unit.site.scene for unit in units})
-        print(f"{left_out} rasters are outside of the area: {problem}", file=sys.stderr)
+        used = {unit.site.scene for unit in units}
+        left_out = [name for name in rasters if name not in used]
+        print(
+            f"{len(left_out)} of {len(rasters)} rasters are left out ({', '.join(left_out[:5])}): "
+            f"{problem}",
+            file=sys.stderr,
+        )
     if by_rasters is not None:
         units = [unit.of_split(by_rasters[unit.site.scene]) for unit in units]
     elif shares is not None:

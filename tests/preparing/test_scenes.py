@@ -674,7 +674,7 @@ def test_rasters_outside_of_the_area_are_left_out(tmp_path, prepare):
     args = ("--input", tmp_path / "a.tif", tmp_path / "b.tif", "--labels", tmp_path / "labels.gpkg")
     code, text = prepare(*args, *ONE_CLASS, *WHOLE, "--chip-size", 20, "--aoi", area)
     assert code == 0, text
-    assert "1 rasters are outside of the area" in text
+    assert "1 of 2 rasters are left out (a): Area of interest" in text
     content = read(tmp_path / "out" / "train.json")
     assert {image["scene"] for image in content["images"]} == {"b"}
     assert {a["source_id"] for a in content["annotations"]} <= {1, 2}
@@ -889,6 +889,16 @@ def test_labels_are_matched_by_name(tmp_path, prepare):
     code, text = prepare(*args, "--labels", labels, *WHOLE, output="other")
     assert code == 2
     assert "raster 'b' has 0 label files" in text
+
+
+@pytest.mark.parametrize("package", ["rasterio", "pyogrio"])
+def test_missing_packages_are_named_in_a_sentence(prepare, monkeypatch, package):
+    monkeypatch.delitem(sys.modules, "facenet_d2.scenes.geo", raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    code, text = prepare("--input", "a.tif", "--labels", "b.gpkg", "--one-class", "object")
+    assert code == 2
+    assert package in text
+    assert "pip install 'facenet_d2[geo]'" in text
 
 
 def snapshot(folder):
