@@ -17,6 +17,27 @@ from .transforms import AffineTransform, QuarterTurnTransform
 MAX_MAGNITUDE = 30
 
 
+class NonEmptyResize(T.ResizeShortestEdge):
+    """Detectron2's ``ResizeShortestEdge``, which leaves the short side at least one pixel."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        resize = super().get_transform(image)
+        if isinstance(resize, T.ResizeTransform):
+            # The maximum of the long side rounds the short side of a 9000x2 image to 0.
+            resize.new_h, resize.new_w = max(1, resize.new_h), max(1, resize.new_w)
+        return resize
+
+    @classmethod
+    def like(cls, resize: T.ResizeShortestEdge) -> NonEmptyResize:
+        """Return an augmentation with the settings of Detectron2's."""
+        return cls(
+            resize.short_edge_length,
+            resize.max_size,
+            "range" if resize.is_range else "choice",
+            resize.interp,
+        )
+
+
 class RandomQuarterTurn(T.Augmentation):
     """Rotate an image by 0, 90, 180 or 270 degrees with equal probability."""
 
@@ -194,7 +215,10 @@ def build_augmentations(
     resize_only = cfg.clone()
     resize_only.defrost()
     resize_only.INPUT.RANDOM_FLIP = "none"
-    augmentations = build_augmentation(resize_only, is_train)
+    augmentations = [
+        NonEmptyResize.like(a) if isinstance(a, T.ResizeShortestEdge) else a
+        for a in build_augmentation(resize_only, is_train)
+    ]
     if not is_train:
         return augmentations
     flip = cfg.INPUT.RANDOM_FLIP

@@ -11,6 +11,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
+from ..data.augmentation import NonEmptyResize
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
@@ -62,6 +63,7 @@ class Predictor:
         without_weights.MODEL.WEIGHTS = ""
         with user_errors(f"the model of {config_file} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
+        self._predictor.aug = NonEmptyResize.like(self._predictor.aug)
         self.model = self._predictor.model
         load_checkpoint(ModelCheckpointer(self.model), cfg, complete=True)
         set_tf32(cfg.MODEL.TF32)
@@ -75,7 +77,8 @@ class Predictor:
             image: ``(H, W, 3)`` uint8, BGR.
 
         Returns:
-            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
-            ``pred_boxes``, ``pred_classes`` and ``scores``.
+            Instances on the CPU, by decreasing score, with ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
+            and ``scores``.
         """
         return self._predictor(image)["instances"].to("cpu")

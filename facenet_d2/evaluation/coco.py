@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .. import compat
+from .results import instances_to_results
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class InstanceEvaluator(COCOEvaluator):
             use_fast_impl=compat.compiled_operators_available(),
         )
         self._complete_annotations()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for given, output in zip(inputs, outputs):
+            results = instances_to_results(output["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": results})
 
     def _complete_annotations(self) -> None:
         annotations = self._coco_api.dataset.get("annotations", [])
