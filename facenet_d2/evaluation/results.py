@@ -33,8 +33,7 @@ def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, 
     without_masks = {name: field for name, field in fields.items() if name != "pred_masks"}
     results = instances_to_coco_json(Instances(instances.image_size, **without_masks), image_id)
     return [
-        {**result, "segmentation": rle}
-        for result, rle in zip(results, masks.rles(), strict=True)
+        {**result, "segmentation": rle} for result, rle in zip(results, masks.rles(), strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Binary masks of an image as run lengths, which take memory by their outlines, not by pixels."""
+"""Binary masks as run lengths, whose memory grows with their outlines instead of their pixels."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch.nn.functional as F
 class RLEMasks:
     """N binary masks of one image, the ``pred_masks`` of this project's models.
 
-    Takes the place of Detectron2's ``(N, H, W)`` tensor in :class:`~detectron2.structures.Instances`
-    (selection, ``cat``, ``to``), its evaluators, which take one mask after the other, and its
-    ``Visualizer``, which calls :func:`numpy.asarray`.
+    They replace Detectron2's ``(N, H, W)`` tensor: ``Instances`` can select and concatenate them,
+    evaluators iterate over masks of full size, of which only one exists at a time, and
+    ``Visualizer`` converts them to an array.
 
     Attributes:
-        changes: for each mask the column-major indices of the pixels where it starts and ends in
-            turn, as in COCO's RLE: an even number of increasing uint32. They are on the CPU
-            whatever the device of other fields.
+        changes: for each mask, indices of pixels in column-major order, as in COCO's RLE: the first
+            pixel of a run and the pixel after its last one, for all runs in turn. Increasing uint32
+            on the CPU, also if other fields are on a GPU.
         image_size: (H, W).
     """
 
@@ -36,7 +36,8 @@ class RLEMasks:
         """Encode masks one after the other.
 
         Args:
-            masks: ``(N, H, W)``, or any iterable of N ``(H, W)`` masks; pixels other than 0 are set.
+            masks: ``(N, H, W)``, or any iterable of N ``(H, W)`` masks. Pixels are set where the
+                value is not 0.
             image_size: (H, W).
         """
         columns = (torch.as_tensor(np.ascontiguousarray(m)).bool().T[None] for m in masks)
@@ -53,7 +54,7 @@ class RLEMasks:
         return torch.Size((len(self), *self.image_size))
 
     def to(self, *args: Any, **kwargs: Any) -> RLEMasks:
-        """Return the masks themselves, which do not depend on a device."""
+        """Return the masks themselves, which are always on the CPU."""
         return self
 
     def __len__(self) -> int:
@@ -146,7 +147,7 @@ class RLEMasks:
 
 
 def find_changes(columns: torch.Tensor, x: int, y: int, height: int) -> list[np.ndarray]:
-    """Find where the runs of masks start and end.
+    """Find where the runs of N masks start and end.
 
     Args:
         columns: parts of N masks, transposed, ``(N, w, h)`` bool.
@@ -155,8 +156,8 @@ def find_changes(columns: torch.Tensor, x: int, y: int, height: int) -> list[np.
         height: height of the image.
 
     Returns:
-        N arrays as in :attr:`RLEMasks.changes`. Those of neighbouring parts, from left to right,
-        can be concatenated by :func:`join_changes`.
+        N arrays as in :attr:`RLEMasks.changes`. :func:`join_changes` joins those of a
+        mask's parts.
     """
     padded = F.pad(columns, (1, 1))
     found = (padded[..., 1:] ^ padded[..., :-1]).nonzero().cpu().numpy()
@@ -166,9 +167,10 @@ def find_changes(columns: torch.Tensor, x: int, y: int, height: int) -> list[np.
 
 
 def join_changes(parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Join the changes of parts of one mask, and runs that one part ends and the next continues.
+    """Join the changes of parts of one mask, given from left to right.
 
-    A run that reaches the bottom of the image continues at the top of the next column.
+    A run that reaches the bottom of the image and the one that starts at the top of the next column
+    become one.
     """
     changes = np.concatenate(parts) if len(parts) != 1 else parts[0]
     twice = changes[1:] == changes[:-1]

@@ -1,5 +1,7 @@
 """Run-length masks against pycocotools, and in the place of Detectron2's tensor of masks."""
 
+import itertools
+
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -61,7 +63,7 @@ def test_parts_are_joined(seed):
     top, bottom = rows[0], rows[-1] + 1
     cuts = [0, *np.sort(np.random.default_rng(seed).integers(0, width, 2)), width]
     bands = []
-    for start, end in zip(cuts, cuts[1:]):
+    for start, end in itertools.pairwise(cuts):
         columns = torch.from_numpy(dense[:, top:bottom, start:end]).transpose(1, 2)
         bands.append(find_changes(columns, start, top, height))
     joined = RLEMasks([join_changes(parts) for parts in zip(*bands)], (height, width))

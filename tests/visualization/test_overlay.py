@@ -65,6 +65,15 @@ def test_labels_lie_on_their_objects_and_can_be_left_out():
     assert min(near[0].sum(), near[1].sum()) > 200
 
 
+@pytest.mark.parametrize("text", ["", "Flugzeug äöü", "\ud800", "two\nlines", "船" * 200])
+def test_any_text_can_be_a_label(text):
+    image = np.full((60, 90, 3), 100, np.uint8)
+    mask = disc((60, 90), (30, 40), 20)
+    plain = draw_masks(image, [mask], [0], METADATA, with_labels=False)
+    labelled = draw_masks(image, [mask], [0], METADATA, labels=[text])
+    assert (labelled != plain).any()
+
+
 def test_labels_at_the_border_are_whole():
     """A label of a small object in a corner is as large as that of one in the middle."""
     image = np.full((900, 900, 3), 100, np.uint8)
