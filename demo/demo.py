@@ -19,12 +19,11 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.images import check_depth
+from facenet_d2.data import read_image
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
@@ -32,7 +31,7 @@ from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.evaluation.results import instances_to_results
 from facenet_d2.files import replaced, write_whole
-from facenet_d2.signals import StopRequested, StopSignals
+from facenet_d2.signals import StopAfter, StopRequested
 from facenet_d2.visualization.overlay import draw_instances
 
 
@@ -84,8 +83,8 @@ def parse_args() -> argparse.Namespace:
 class Demo:
     """Applies a model to images, and collects the results."""
 
-    def __init__(self, args: argparse.Namespace, signals: StopSignals) -> None:
-        self.signals = signals
+    def __init__(self, args: argparse.Namespace, stop: StopAfter) -> None:
+        self.stop = stop
         self.with_labels = not args.no_labels
         self.predictor = Predictor(args.config_file, overrides=args.opts)
         self.threshold = args.confidence_threshold
@@ -179,7 +178,7 @@ def run_video(demo: Demo, path: Path, out: Path) -> str:
                     if not writer.isOpened():
                         raise UserError(f"OpenCV cannot write the video {out}; is the disk full?")
                 writer.write(np.ascontiguousarray(overlay))
-                demo.signals.check()
+                demo.stop.check()
         finally:
             if writer is not None:
                 writer.release()
@@ -215,31 +214,18 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
 def _run_file(demo: Demo, path: Path, out: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return run_video(demo, path, out)
-    try:
-        check_depth(str(path))
-        image = read_image(str(path), format="BGR")
-    except Exception as error:
-        raise UserError(
-            f"image {path} cannot be read ({type(error).__name__}: {error})."
-        ) from error
+    image = read_image(path)
     overlay, line = demo.run_image(image, str(path))
-    with replaced(out) as temporary:
-        if not cv2.imwrite(str(temporary), overlay):
-            raise OSError("OpenCV cannot write it")
+    # OpenCV does not report a full disk when it writes a file.
+    encoded, content = cv2.imencode(out.suffix, overlay)
+    if not encoded:
+        raise OSError("OpenCV cannot encode it")
+    write_whole(out, content.tobytes())
     return line
 
 
 def main() -> int:
-    with StopSignals() as signals:
-        return run(parse_args(), signals)
-
-
-def run(args: argparse.Namespace, signals: StopSignals) -> int:
-    """Process the inputs and return the exit code.
-
-    Raises:
-        StopRequested: After a signal. Overlays and results of the images before it are written.
-    """
+    args = parse_args()
     logging.getLogger("fvcore").setLevel(logging.WARNING)
     inputs = find_inputs(args.input)
     folder = check_writable(args.output)
@@ -250,10 +236,31 @@ def run(args: argparse.Namespace, signals: StopSignals) -> int:
             raise UserError(f"--save-json {args.save_json} is an input; choose another file.")
         if Path(args.save_json).is_dir():
             raise UserError(f"--save-json {args.save_json} is a folder; name a file.")
-    demo = Demo(args, signals)
+    stop = StopAfter("image or frame")
+    demo = Demo(args, stop)
+    with stop:
+        failed = run_files(demo, list(zip(inputs, outputs)), args.save_json)
+    if failed:
+        print(f"error: {failed} of {len(inputs)} inputs failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def run_files(demo: Demo, files: list[tuple[Path, Path]], results: str | None) -> int:
+    """Process files, and write the results whatever happens to one of them.
+
+    Args:
+        demo: the model.
+        files: inputs and their outputs.
+        results: JSON file for the results, if any.
+
+    Returns:
+        Number of inputs that failed.
+
+    Raises:
+        StopRequested: After a signal.
+    """
     done, failed = 0, 0
-    bar = tqdm(list(zip(inputs, outputs)), unit="file")
-    signals.work = "image or frame"
+    bar = tqdm(files, unit="file")
     try:
         for path, out in bar:
             try:
@@ -262,20 +269,18 @@ def run(args: argparse.Namespace, signals: StopSignals) -> int:
             except UserError as error:
                 failed += 1
                 bar.write(f"error: {error} Skipped.", file=sys.stderr)
-            signals.check()
+            demo.stop.check()
     except StopRequested as request:
-        bar.write(f"{request}: {done + failed} of {len(inputs)} inputs are done.", file=sys.stderr)
+        bar.write(f"{request}: {done + failed} of {len(files)} inputs are done.", file=sys.stderr)
         raise
     finally:
-        signals.ignore()
+        demo.stop.ignore()
         bar.close()
-        if args.save_json:
-            write_whole(args.save_json, json.dumps(demo.results))
-            print(f"{len(demo.results)} instances saved to {args.save_json}")
-        print(f"{done} overlays are in {folder.resolve()}")
-    if failed:
-        print(f"error: {failed} of {len(inputs)} inputs failed.", file=sys.stderr)
-    return 1 if failed else 0
+        if results:
+            write_whole(results, json.dumps(demo.results))
+            print(f"{len(demo.results)} instances saved to {results}")
+        print(f"{done} overlays are in {files[0][1].parent.resolve()}")
+    return failed
 
 
 if __name__ == "__main__":

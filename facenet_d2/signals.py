@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -28,25 +33,92 @@ def is_ignored(signum: int) -> bool:
     return signum != signal.SIGINT and signal.getsignal(signum) is signal.SIG_IGN
 
 
-class StopSignals:
-    """Context manager in which a signal of :data:`STOP_SIGNALS` raises :class:`StopRequested`.
+class _Handler:
+    """Handler of stop signals that raises :class:`StopRequested` where it is not lost.
 
-    It is raised once; while the command cleans up after it, further signals are ignored.
-
-    Attributes:
-        work: name of a piece of work, such as "image", that the first signal does not interrupt; it
-            takes effect at the next :meth:`check`. Empty if signals take effect at once.
+    Python prints, but does not raise, exceptions in finalisers and around a fork. There, the
+    handler is called again a little later.
     """
 
+    RETRY = 0.05  # in seconds
+
     def __init__(self) -> None:
-        self.work = ""
+        self.signum = 0
+        self.is_forking = False
+        # Python runs the last `before` first, so that this includes all other functions at a fork.
+        os.register_at_fork(
+            before=partial(setattr, self, "is_forking", True),
+            after_in_parent=partial(setattr, self, "is_forking", False),
+            after_in_child=partial(setattr, self, "is_forking", False),
+        )
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if signum != signal.SIGALRM:
+            self.signum = signum
+        if self.is_forking:
+            self.call_later()
+        else:
+            raise StopRequested(self.signum)
+
+    def call_later(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self.RETRY)
+
+
+_handler: _Handler | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[None]:
+    """Raise :class:`StopRequested` on the signals in :data:`STOP_SIGNALS`.
+
+    Without a handler, a process ends at once on all of them but Ctrl-C, and leaves its temporary
+    files. Signals that the parent process asked to ignore stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    global _handler
+    handler = _handler = _handler or _Handler()
+    asked = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    previous = {s: signal.signal(s, handler) for s in (*asked, signal.SIGALRM)}
+    hook = sys.unraisablehook
+
+    def retry(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, StopRequested):
+            handler.call_later()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = retry
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+class StopAfter:
+    """Context manager that lets a piece of work be finished after a stop signal.
+
+    The first of :data:`STOP_SIGNALS` takes effect at the next :meth:`check`; a second one at once,
+    as outside the context. Further ones are ignored, while the command cleans up.
+    """
+
+    def __init__(self, work: str) -> None:
+        """
+        Args:
+            work: name of the piece of work, such as "image", for the notice.
+        """
+        self.work = work
         self._requested = 0
         self._ignoring = False
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> StopAfter:
         for signum in STOP_SIGNALS:
-            if not is_ignored(signum):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
@@ -68,8 +140,12 @@ class StopSignals:
         if self._ignoring:
             return
         is_first, self._requested = not self._requested, signum
-        if not (self.work and is_first):
-            self.check()
-        notice = f"{signal.Signals(signum).name}: stopping after this {self.work}"
-        # A handler must not print: it may have interrupted another print.
-        os.write(2, f"\n{notice} (again: stop at once) ...\n".encode())
+        if is_first:
+            notice = f"{signal.Signals(signum).name}: stopping after this {self.work}"
+            # A handler must not print: it may have interrupted another print.
+            os.write(2, f"\n{notice} (again: stop at once) ...\n".encode())
+            return
+        self._ignoring = True
+        if callable(self._previous[signum]):
+            self._previous[signum](signum, frame)
+        raise StopRequested(signum)

@@ -77,7 +77,7 @@ def test_a_broken_image_is_reported_skipped_and_counted(
     (folder / "notes.txt").write_text("no image")
     assert run(monkeypatch, trained, "--input", folder, "--output", tmp_path / "out") == 1
     captured = capsys.readouterr()
-    assert "b.png cannot be read" in captured.err
+    assert "b.png cannot be used" in captured.err
     assert "1 of 3 inputs failed" in captured.err
     assert "Traceback" not in captured.err
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]

@@ -9,8 +9,17 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "errors", "files", "signals", "unpickling"),
-    ("config", "model_zoo", "parallel", "paths", "structures", "synthetic"),
+    ("compat", "errors", "files", "signals", "startup", "unpickling"),
+    (
+        "config",
+        "config_checks",
+        "model_zoo",
+        "parallel",
+        "paths",
+        "scenes",
+        "structures",
+        "synthetic",
+    ),
     ("data", "modeling", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine"),

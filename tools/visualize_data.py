@@ -26,6 +26,7 @@ from facenet_d2 import UserError
 from facenet_d2.data import build_train_loader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import replaced
 from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
 from facenet_d2.visualization.overlay import draw_masks
 
@@ -80,7 +81,8 @@ def main() -> None:
             with_labels=not args.no_labels,
         )
         name = f"{number:04d}_{Path(sample['file_name']).stem}.png"
-        Image.fromarray(overlay).save(args.output / name)
+        with replaced(args.output / name) as temporary:
+            Image.fromarray(overlay).save(temporary)
         num_instances += len(instances)
         num_empty += len(instances) == 0
     print(

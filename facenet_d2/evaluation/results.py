@@ -8,7 +8,7 @@ from typing import Any
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 
-from ..data.coco_json import is_number
+from ..data.coco_entries import is_number
 from ..errors import UserError
 from ..files import read_json
 from ..structures.rle_masks import RLEMasks
