@@ -80,7 +80,8 @@ class Predictor:
             image: ``(H, W, 3)`` uint8, BGR.
 
         Returns:
-            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
-            ``pred_boxes``, ``pred_classes`` and ``scores``.
+            Instances on the CPU, by decreasing score, with ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
+            and ``scores``.
         """
         return self._predictor(image)["instances"].to("cpu")

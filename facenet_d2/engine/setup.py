@@ -138,7 +138,9 @@ def load_config(
 ) -> CfgNode:
     """Read, override and check a config, and register the data sets of ``DATASETS.COCO``.
 
-    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``. Detectron2's
+    ``GeneralizedRCNN`` becomes this project's ``MaskRCNN``, which differs in the type of the masks
+    only.
 
     Args:
         config_file: YAML file, loaded without executing code.
@@ -157,6 +159,9 @@ def load_config(
     cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        # Detectron2's class makes masks of full size, which large images have no memory for.
+        cfg.MODEL.META_ARCHITECTURE = "MaskRCNN"
     check_weights_address(cfg, overrides)
     _check(cfg, train=train)
     register_coco_from_config(cfg)
