@@ -64,7 +64,7 @@ def _opening_problem(path: str, name: str, is_file: bool, error: BaseException) 
     return f"{name} is not a raster that GDAL can read: {why}."
 
 
-def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
+def place(dataset: Any, path: str) -> tuple[Any, Any, Any]:
     """Give the pixels of a raster a place on the map.
 
     A raster with only ground control points or rational polynomial coefficients (RPC) is warped: to
@@ -74,7 +74,7 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
 
     Args:
         dataset: an open raster.
-        name: name of the raster for messages.
+        path: its name.
 
     Returns:
         the dataset or a warped version, its affine transform, and its coordinate reference system,
@@ -83,6 +83,7 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
     Raises:
         UserError: if the raster cannot be warped.
     """
+    name = public_name(path)
     if not dataset.transform.is_identity:
         crs = known_crs(dataset.crs)
         if crs is None:
@@ -109,6 +110,10 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
         return dataset, dataset.transform, None
     if dataset.nodata is None and alpha_band(dataset) is None:
         options["add_alpha"] = True
+    # By default, GDAL chooses for each window an overview of the file, the scale of the filter, and
+    # an approximation of the coordinates: windows would not agree where they overlap.
+    dataset = open_dataset(path, overview_level="NONE")
+    options.update(tolerance=0, XSCALE=1, YSCALE=1)
     try:
         with gdal_settings():
             warped = rasterio.vrt.WarpedVRT(
