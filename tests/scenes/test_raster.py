@@ -380,6 +380,22 @@ def test_rotated_ground_control_points(dtype, crs, tmp_path):
         )
 
 
+def test_a_palette_is_not_mixed_when_it_is_warped(tmp_path):
+    colours = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
+
+    def setup(file):
+        file.write_colormap(1, colours)
+        file.gcps = (control_points(ROTATED), UTM)
+
+    values = np.random.default_rng(0).choice([3, 90, 251], (1, HEIGHT, WIDTH)).astype(np.uint8)
+    path = write_raster(tmp_path / "scene.tif", values, setup, crs=None, transform=None)
+    with Raster(path) as raster:
+        read, valid = raster.read((0, 0, raster.width, raster.height))
+    assert {tuple(pixel) for pixel in read[:, valid].T.tolist()} == {
+        colours[i][:3] for i in (3, 90, 251)
+    }
+
+
 def test_ground_control_points_without_a_reference_system(tmp_path, caplog):
     values = noise(1, "uint8")
     write_raster(tmp_path / "a.tif", values, crs=None, transform=None)
@@ -602,7 +618,7 @@ def test_an_unreachable_server():
     [
         ("text.tif", b"text", "is not a raster that GDAL can read"),
         ("empty.tif", b"", "is not a raster that GDAL can read"),
-        ("scene.ecw", b"ecw", r"has no driver for \.ecw files"),
+        ("scene.ecw", b"ecw", r"may lack a driver for \.ecw files: convert"),
         ("missing.tif", None, "no such file"),
     ],
 )
