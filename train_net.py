@@ -40,7 +40,7 @@ from facenet_d2.engine.lock import locked
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.errors import user_message
-from facenet_d2.files import remove_partial_line, remove_temporary_files
+from facenet_d2.files import kept_on_error, remove_partial_line, remove_temporary_files
 from facenet_d2.modeling import accelerate
 
 
@@ -103,12 +103,19 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     return results
 
 
+def write_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Start the log, write config.yaml and set the seed, as Detectron2 does."""
+    file = Path(cfg.OUTPUT_DIR, "config.yaml")
+    with kept_on_error(file) if comm.is_main_process() else nullcontext():
+        default_setup(cfg, args)
+
+
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
     # Do not overwrite the log and the config of the training in OUTPUT_DIR.
     record = cfg.clone()
     record.defrost()
     record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    default_setup(record, args)
+    write_settings(args, record)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     model = Trainer.build_model(cfg)
     checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -122,10 +129,11 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
 
 
 def train(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     if comm.is_main_process():
         remove_temporary_files(cfg.OUTPUT_DIR)
+    write_settings(args, cfg)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
+    if comm.is_main_process():
         if resumes(args, cfg):
             remove_partial_line(Path(cfg.OUTPUT_DIR, "metrics.json"))
         else:

@@ -9,18 +9,18 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "errors", "files", "signals", "unpickling"),
+    ("compat", "errors", "files", "signals", "startup", "unpickling"),
     (
         "config",
+        "config_checks",
         "model_zoo",
         "parallel",
         "paths",
         "scenes",
         "structures",
         "synthetic",
-        "visualization",
     ),
-    ("data", "modeling"),
+    ("data", "modeling", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
     ("analysis", "checking", "experiments", "preparing"),

@@ -26,6 +26,7 @@ from facenet_d2 import UserError
 from facenet_d2.data import build_train_loader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import replaced
 from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
 from facenet_d2.visualization.overlay import draw_masks
 
@@ -38,6 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the drawn images")
     parser.add_argument(
         "--num-images", type=int, default=16, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-labels", action="store_true", help="draw no class names, which hide small objects"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides; must come last"
@@ -74,9 +78,11 @@ def main() -> None:
             instances.gt_classes.tolist(),
             metadata,
             boxes=instances.gt_boxes.tensor.numpy(),
+            with_labels=not args.no_labels,
         )
         name = f"{number:04d}_{Path(sample['file_name']).stem}.png"
-        Image.fromarray(overlay).save(args.output / name)
+        with replaced(args.output / name) as temporary:
+            Image.fromarray(overlay).save(temporary)
         num_instances += len(instances)
         num_empty += len(instances) == 0
     print(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from detectron2.config import CfgNode
 from safetensors.torch import load_file
 
 from ..errors import UserError
-from ..files import replaced, write_whole
-from ..unpickling import load_arrays
+from ..files import disk_errors_of_torch, replaced, write_whole
+from ..unpickling import load_arrays, load_tensors
 from ..weights import PRETRAINED, bottom_up_parameters
 from .cli import VALUE_ERRORS
 
@@ -57,8 +56,8 @@ def resumable_checkpoints(folder: str | Path) -> list[Path]:
 class ModelCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, rejecting checkpoints of other models.
 
-    If a run is killed while it saves, or the disk is full, the previous checkpoint and the tag in
-    ``last_checkpoint`` stay valid.
+    If a run is killed while it saves, the disk is full, or the power fails, the previous checkpoint
+    and the tag in ``last_checkpoint`` stay valid.
 
     Attributes:
         complete: whether a checkpoint must contain every parameter of the model; otherwise one
@@ -89,13 +88,7 @@ class ModelCheckpointer(DetectionCheckpointer):
             blobs = content.get("blobs", content)
             state = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
             return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
-        if zipfile.is_zipfile(file):
-            # torch does not compare the checksums.
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checksum of {damaged} is wrong")
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_tensors(file)
         if file.suffix == ".pyth":
             # Weights of pycls.
             state = content["model_state"]
@@ -147,14 +140,12 @@ class ModelCheckpointer(DetectionCheckpointer):
         }
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with replaced(file) as temporary, temporary.open("wb") as stream:
-            try:
-                torch.save(content, stream)
-            except RuntimeError as error:
-                # torch hides a full disk.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        with (
+            replaced(file, durable=True) as temporary,
+            disk_errors_of_torch(),
+            temporary.open("wb") as stream,
+        ):
+            torch.save(content, stream)
         if name != BEST:
             self.tag_last_checkpoint(file.name)
 
@@ -168,7 +159,7 @@ class ModelCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the checkpoint from which a run is resumed."""
-        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
 
 def _some(keys: list[str]) -> str:

@@ -10,11 +10,12 @@ from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import BestCheckpointer, EvalHook
+from detectron2.engine.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
-from ..files import write_whole
+from ..files import read_json, write_whole
 from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 
 logger = logging.getLogger(__name__)
@@ -32,11 +33,22 @@ class ResumableBestCheckpointer(BestCheckpointer):
         self.record = Path(checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter == 0 or not self.record.is_file():
+        weights = self.record.with_suffix(".pth")
+        if self.trainer.start_iter == 0 or not (self.record.is_file() and weights.is_file()):
             return
-        best = json.loads(self.record.read_text())
-        if best["metric"] == self._val_metric and best["iteration"] < self.trainer.start_iter:
-            self.best_metric, self.best_iter = best["value"], best["iteration"]
+        best, problem = read_json(self.record)
+        try:
+            metric, value, iteration = best["metric"], float(best["value"]), int(best["iteration"])
+        except (KeyError, TypeError, ValueError):
+            logger.warning(
+                "%s is damaged%s; the next evaluation counts as the best one.",
+                self.record,
+                f" ({problem})" if problem else "",
+            )
+            return
+        # The last evaluation of a finished run has the number of the next iteration.
+        if metric == self._val_metric and iteration <= self.trainer.start_iter:
+            self.best_metric, self.best_iter = value, iteration
 
     def _update_best(self, val: float, iteration: int) -> bool:
         updated = super()._update_best(val, iteration)
@@ -51,11 +63,17 @@ class StopOnSignal(HookBase):
 
     The signals are those of :data:`~facenet_d2.signals.STOP_SIGNALS`. All processes of a
     training stop after the same step, whichever of them receives the signal.
+
+    Attributes:
+        requested: number of the signal that was received, or 0.
+        at_once: whether to stop at the first signal, as before the first and after the last step,
+            when there is nothing to save.
     """
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.requested = 0
+        self.at_once = True
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -64,12 +82,15 @@ class StopOnSignal(HookBase):
                 self._previous[signum] = signal.signal(signum, self._request)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.requested or self.at_once:
             raise StopRequested(signum)
         self.requested = signum
         logger.warning(
             "%s: stopping after this step (again: stop at once) ...", signal.Signals(signum).name
         )
+
+    def before_step(self) -> None:
+        self.at_once = False
 
     def after_step(self) -> None:
         signum = max(comm.all_gather(self.requested))
@@ -137,6 +158,36 @@ class EvaluateMissed(HookBase):
             if event.get("iteration") in (start - 1, start) and any("segm/AP" in k for k in event):
                 return True
         return False
+
+
+class WriteAfterEvaluation(PeriodicWriter):
+    """Detectron2's ``PeriodicWriter`` that also writes after each evaluation.
+
+    Otherwise, an evaluation would be lost if the run is killed after the next checkpoint, but
+    before the next write.
+    """
+
+    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+        """
+        Args:
+            writers: Detectron2's writers.
+            eval_period: number of iterations between evaluations, ``TEST.EVAL_PERIOD``.
+        """
+        super().__init__(writers)
+        self._eval_period = eval_period
+
+    def before_train(self) -> None:
+        # The evaluation of EvaluateMissed. The printer cannot write twice in an iteration.
+        for writer in self._writers:
+            if self.trainer.storage.latest() and not isinstance(writer, CommonMetricPrinter):
+                writer.write()
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        is_evaluated = self._eval_period > 0 and following % self._eval_period == 0
+        if is_evaluated or following % self._period == 0 or following == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
 
 
 class WarnOfEmptyMasks(HookBase):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..data.images import open_rgb
 from ..errors import UserError
-from ..files import write_whole
+from ..files import replaced, write_whole
 from .color_maps import InstanceMap, find_regions, read_instance_map
 
 
@@ -120,7 +120,8 @@ def cut_scene(job: CutJob) -> None:
             continue
         left, top, right, bottom = window
         name = patch_name(job.image.stem, window, whole=len(windows) == 1)
-        scene.crop(window).save(job.folder / name, compress_level=1)
+        with replaced(job.folder / name) as temporary:
+            scene.crop(window).save(temporary, compress_level=1)
         patches.append(
             {
                 "name": name,

@@ -1,1 +1,1 @@
-"""Instances of whole scenes: reading rasters, tiles, the merge over their seams, vectors."""
+"""Whole geo-referenced scenes: rasters in, instances with a place on the map out."""
