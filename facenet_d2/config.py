@@ -52,6 +52,37 @@ def rename_keys(content: dict[str, Any]) -> None:
         content.setdefault("INPUT", {})["MASK_FORMAT"] = "stride4"
 
 
+# Limits of inference that may not be lower than twice TEST.DETECTIONS_PER_IMAGE, because
+# non-maximum suppression drops some of the candidates that they let pass.
+LIMITS = (
+    "MODEL.SOLOV2.TOPK_CANDIDATES_TEST",
+    "MODEL.SOLOV2.PRE_NMS_TOPK_TEST",
+    "MODEL.YOLACT.PRE_NMS_TOPK_TEST",
+    "MODEL.CONDINST.TOPK_CANDIDATES_TEST",
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+)
+# Detectron2's default number of detections per image, for which the defaults of LIMITS are made.
+USUAL_DETECTIONS = 100
+
+
+def raise_limits(cfg: CN) -> None:
+    """Raise all :data:`LIMITS` to at least twice ``TEST.DETECTIONS_PER_IMAGE`` if it is above 100.
+
+    Otherwise they would silently bound the number of instances that are found.
+
+    Args:
+        cfg: config; changed in place.
+    """
+    detections = cfg.TEST.DETECTIONS_PER_IMAGE
+    if detections <= USUAL_DETECTIONS:
+        return
+    for key in LIMITS:
+        _, node, name = key.split(".")
+        cfg.MODEL[node][name] = max(cfg.MODEL[node][name], 2 * detections)
+
+
 def rename_overrides(overrides: Sequence[str]) -> list[str]:
     """Apply :func:`rename_keys` to the keys of KEY VALUE pairs."""
     return [RENAMED_KEYS.get(o, o) if i % 2 == 0 else o for i, o in enumerate(overrides)]
@@ -311,6 +342,11 @@ def _add_data(cfg: CN) -> None:
     # Class names in order, set from the data. The config.yaml of a run contains them, so that a
     # trained model can be used without its data.
     cfg.DATASETS.CLASS_NAMES = []
+    # Category ids of the classes in the data set of DATASETS.TRAIN, set from the data as well.
+    # Predictions are saved with them.
+    cfg.DATASETS.CATEGORY_IDS = []
+    # Minimum and maximum area, in pixels, of the objects in APs, APm and APl.
+    cfg.TEST.AREA_RANGES = [[0, 32**2], [32**2, 96**2], [96**2, 1e10]]
 
 
 def _add_solver(cfg: CN) -> None:

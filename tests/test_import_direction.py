@@ -10,8 +10,17 @@ PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
     ("compat", "errors", "files", "signals", "startup", "unpickling"),
-    ("config", "model_zoo", "parallel", "paths", "structures", "synthetic", "visualization"),
-    ("data", "modeling"),
+    (
+        "config",
+        "config_checks",
+        "model_zoo",
+        "parallel",
+        "paths",
+        "scenes",
+        "structures",
+        "synthetic",
+    ),
+    ("data", "modeling", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
     ("analysis", "checking", "experiments", "preparing"),

@@ -188,7 +188,7 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
         (
             [result(BOXES["a"], 3, segmentation={"size": [100, 200], "counts": "PPPP"})],
             [],
-            "result 0: its RLE is broken",
+            "result 0: its compressed counts are damaged",
         ),
         ([{**PERFECT[0], "file_name": "other.png"}], [], "no image other.png"),
         (PERFECT, ["--output", "{}", "--image", "no.png"], "--image no.png"),

@@ -23,6 +23,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
 from facenet_d2.checking import (
@@ -64,6 +66,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--html", type=Path, help="write the report as a page with images")
     parser.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     parser.add_argument("--fix", type=Path, metavar="OUT.json", help="write a cleaned copy")
+    parser.add_argument(
+        "--crowds-as-objects",
+        action="store_true",
+        help="turn crowds into objects, for annotation tools that mark all RLE as crowds",
+    )
     parser.add_argument(
         "--workers",
         type=int,
@@ -140,6 +147,21 @@ def mask_sentences(report: DatasetReport) -> list[str]:
     ]
 
 
+def limit_sentence(report: DatasetReport, limit: int) -> str:
+    """Describe how the limit of detections per image bounds the objects that can be found."""
+    numbers = np.bincount(report.objects.image_of)
+    total = int(numbers.sum())
+    lost = int((numbers - limit).clip(0).sum())
+    most = int(numbers.max(initial=0))
+    if not lost:
+        return f"At most {most} objects in an image; TEST.DETECTIONS_PER_IMAGE {limit} suffices."
+    images = int((numbers > limit).sum())
+    return (
+        f"{images} images have more objects than TEST.DETECTIONS_PER_IMAGE {limit}, at most "
+        f"{most}: {format_share(lost, total)} cannot be found. Set it to {most} or more."
+    )
+
+
 def print_report(report: DatasetReport, sentences: list[str]) -> None:
     print(f"{'class':24}{'small':>8}{'medium':>8}{'large':>8}{'all':>8}")
     rows = count_sizes(report)
@@ -199,11 +221,22 @@ def main() -> int:
     args = parse_args()
     annotations, images = find_dataset(args)
     check_outputs(args, annotations)
-    settings = GridSettings.from_config(read_config(args.config_file), args.input_size)
-    report = check_dataset(annotations, images, workers=args.workers, settings=settings)
+    cfg = read_config(args.config_file)
+    settings = GridSettings.from_config(cfg, args.input_size)
+    report = check_dataset(
+        annotations,
+        images,
+        workers=args.workers,
+        settings=settings,
+        crowds_as_objects=args.crowds_as_objects,
+    )
     now = study_grids(report.objects, settings)
     suggested, then = suggest_grids(report.objects, settings)
-    sentences = [*grid_sentences(settings, now, suggested, then), *mask_sentences(report)]
+    sentences = [
+        *grid_sentences(settings, now, suggested, then),
+        *mask_sentences(report),
+        limit_sentence(report, cfg.TEST.DETECTIONS_PER_IMAGE),
+    ]
     if args.json:
         content = {
             "annotations": str(annotations),

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.coco_json import read_coco
 from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.data.datasets.hrsid import CLASSES, PUBLISHED_IMAGES
 from facenet_d2.engine import run_command
@@ -29,6 +28,7 @@ from facenet_d2.preparing.published import (
     image_entries,
     print_counts,
     provide_images,
+    read_published,
     write_split,
 )
 
@@ -62,7 +62,7 @@ def main() -> None:
         if not getattr(args, option).is_dir():
             raise UserError(f"--{option} {getattr(args, option)} is not a folder.")
     contents = {
-        split: read_coco(args.annotations / f"{split}2017.json", "--annotations")
+        split: read_published(args.annotations / f"{split}2017.json", args.images)
         for split in PUBLISHED_IMAGES
     }
     files = {s: {i["file_name"] for i in c["images"]} for s, c in contents.items()}

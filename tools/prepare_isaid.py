@@ -32,7 +32,6 @@ from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.coco_json import read_coco
 from facenet_d2.data.datasets import hrsid, isaid
 from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.engine import run_command
@@ -54,6 +53,7 @@ from facenet_d2.preparing.published import (
     image_entries,
     print_counts,
     provide_images,
+    read_published,
     write_split,
 )
 
@@ -245,7 +245,7 @@ def use_patches(
     split: str, images: Path, json_file: Path, args: argparse.Namespace
 ) -> tuple[Counter, int]:
     """Use patches cut by the publisher's tools; return the same as :func:`cut_split`."""
-    content = read_coco(json_file, f"the {split} annotations")
+    content = read_published(json_file, images, f"the {split} annotations")
     classes = DATASETS[args.classes].CLASSES
     check_target(images, args.output / split, "--source")
     annotated = "annotations" in content

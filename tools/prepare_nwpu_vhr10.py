@@ -21,7 +21,6 @@ from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
-from facenet_d2.data.coco_json import read_coco
 from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.data.datasets.nwpu_vhr10 import CLASSES
 from facenet_d2.data.images import image_size
@@ -35,6 +34,7 @@ from facenet_d2.preparing.published import (
     image_entries,
     print_counts,
     provide_images,
+    read_published,
     write_split,
 )
 
@@ -71,10 +71,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
+def read_annotations(path: Path, images: Path) -> dict[str, Any]:
     if path.is_dir() or path.suffix.lower() == ".txt":
         raise UserError(f"--annotations {path} is not a COCO JSON file. {MASKS_HINT}")
-    return read_coco(path, "--annotations", MASKS_HINT)
+    return read_published(path, images, hint=MASKS_HINT)
 
 
 def split_images(images: list[dict[str, Any]], seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -92,10 +92,7 @@ def background_images(folder: Path, first_id: int) -> list[dict[str, Any]]:
     """Return entries of the images in a folder, with ids from ``first_id``."""
     images = []
     for number, file in enumerate(find_inputs([str(folder)], "--backgrounds"), start=first_id):
-        try:
-            height, width = image_size(file)
-        except OSError as error:
-            raise UserError(f"--backgrounds: {file} cannot be read ({error}).") from error
+        height, width = image_size(file)
         images.append({"id": number, "file_name": file.name, "height": height, "width": width})
     return images
 
@@ -104,7 +101,7 @@ def main() -> None:
     args = parse_args()
     if not args.images.is_dir():
         raise UserError(f"--images {args.images} is not a folder.")
-    content = read_annotations(args.annotations)
+    content = read_annotations(args.annotations, args.images)
     if len(content["images"]) < 2:
         raise UserError(
             f"--annotations {args.annotations} has {len(content['images'])} images; a split needs "

@@ -34,13 +34,14 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import Metadata, MetadataCatalog
-from detectron2.data.detection_utils import read_image
 from PIL import Image
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data.coco_json import compress_rle, read_coco
+from facenet_d2.data import read_image
+from facenet_d2.data.coco_json import read_coco
+from facenet_d2.data.rle import compress_rle
 from facenet_d2.engine import run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
@@ -230,10 +231,10 @@ def draw_comparison(
     """
 
     def overlay(entries: list[dict[str, Any]]) -> np.ndarray:
-        masks = [mask_util.decode(e["segmentation"]).astype(bool) for e in entries]
+        masks = (mask_util.decode(e["segmentation"]) for e in entries)
         ids = metadata.thing_dataset_id_to_contiguous_id
         classes = [ids[e["category_id"]] for e in entries]
-        return draw_masks(image, masks, classes, metadata, with_labels=False).copy()
+        return draw_masks(image, masks, classes, metadata, with_labels=False)
 
     white = (255, 255, 255)
     kept = [o for o in objects if not o.get("iscrowd")]
@@ -262,7 +263,7 @@ def main() -> None:
     if args.output:
         check_writable(args.output)
     coco = COCO()
-    coco.dataset = read_coco(annotations, "annotations")
+    coco.dataset = read_coco(annotations, "file", image_root=folder)
     with contextlib.redirect_stdout(io.StringIO()):
         coco.createIndex()
     categories = sorted(coco.cats)
@@ -331,10 +332,7 @@ def draw_images(
     for number, image_id in enumerate(tqdm(chosen, desc="Drawing", unit="image", disable=None)):
         entry = coco.imgs[image_id]
         file = folder / entry["file_name"]
-        try:
-            image = np.ascontiguousarray(read_image(str(file), format="RGB"))
-        except Exception as error:
-            raise UserError(f"image {file} cannot be read ({error}).") from error
+        image = read_image(file, "RGB")
         if image.shape[:2] != (entry["height"], entry["width"]):
             raise UserError(f"image {file} does not have the size that the annotations state.")
         objects = objects_of(coco, image_id)

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.coco_json import entry_problem
-from ..errors import UserError
-from ..files import read_json
+import numpy as np
+import pycocotools.mask as mask_util
+
+from ..data.coco_entries import (
+    clean_annotations,
+    clean_categories,
+    clean_images,
+    is_box,
+    number_annotations,
+)
+from ..data.coco_json import read_coco_lists, read_size
+from ..data.faults import Fault, Report
+from ..data.image_names import ImageFinder
+from ..data.rle import compress_rle
 from ..parallel import parallel_map
-from .fault_kinds import NOTE_KINDS, Fault
-from .image_checks import ImageJob, ImageResult, check_image
+from .fault_kinds import NOTE_KINDS
+from .image_checks import MAX_DRAWN_PIXELS, ImageJob, ImageResult, check_image
 from .objects import GridSettings, Objects
+from .segmentations import PIXEL_TOLERANCE, clip_polygons
 
 
 @dataclass
@@ -47,6 +58,7 @@ def check_dataset(
     *,
     workers: int,
     settings: GridSettings | None = None,
+    crowds_as_objects: bool = False,
 ) -> DatasetReport:
     """Check every image and annotation of a COCO data set.
 
@@ -55,16 +67,34 @@ def check_dataset(
         image_root: folder that the file names are relative to.
         workers: number of processes that decode images and draw masks.
         settings: input size at which the best possible masks are computed; None to skip them.
+        crowds_as_objects: whether to turn crowds into objects, for tools that mark all RLE as
+            crowds.
 
     Raises:
         UserError: if the file is not JSON, or does not have the three lists of COCO JSON.
     """
-    content = _read_lists(Path(json_file))
+    content = read_coco_lists(Path(json_file), "file")
     faults: list[Fault] = []
-    categories = _check_categories(content["categories"], faults)
-    images, same_as = _check_images(content["images"], faults)
-    entries = content.get("annotations") or []
-    annotations, notes = _check_annotations(entries, categories, same_as, faults)
+    notes: list[Fault] = []
+
+    def report(fault: Fault) -> None:
+        (notes if fault.kind in NOTE_KINDS else faults).append(fault)
+
+    finder = ImageFinder(image_root)
+    categories = _check_categories(content["categories"], report)
+    listed = clean_images(
+        content["images"], report, finder.find, lambda name: read_size(Path(image_root) / name)
+    )
+    images, same_as = _merge_images(listed, report)
+    annotations = clean_annotations(
+        content.get("annotations", []), listed, list(categories.values()), report, mend_mask
+    )
+    for annotation in annotations:
+        annotation["image_id"] = same_as[annotation["image_id"]]
+        if crowds_as_objects and annotation["iscrowd"]:
+            where = f"annotation {annotation.get('id')}"
+            report(Fault("crowd", where, "is a crowd", "marked as an object"))
+            annotation["iscrowd"] = 0
 
     by_image: dict[int, list[dict[str, Any]]] = {i: [] for i in images}
     for annotation in annotations:
@@ -98,9 +128,7 @@ def check_dataset(
     for i, category in categories.items():
         if i not in used:
             notes.append(Fault("category-unused", f"category {category['name']}", "no annotation"))
-    ids = [a["id"] for a in kept]
-    if len(set(ids)) < len(ids) or 0 in ids:
-        kept = [{**a, "id": number} for number, a in enumerate(kept, start=1)]
+    number_annotations(kept, report)
     cleaned = {**content, "images": kept_images, "categories": list(categories.values())}
     if "annotations" in content:
         cleaned["annotations"] = kept
@@ -113,103 +141,66 @@ def check_dataset(
     )
 
 
-def _read_lists(json_file: Path) -> dict[str, Any]:
-    content, problem = read_json(json_file)
-    if problem:
-        raise UserError(f"{json_file} is not COCO JSON: {problem}.")
-    if not isinstance(content, dict):
-        kind = type(content).__name__
-        raise UserError(f"{json_file} is not COCO JSON: its top level is a {kind}, not an object.")
-    for key in ("images", "categories", "annotations"):
-        if not isinstance(content.get(key, [] if key == "annotations" else None), list):
-            raise UserError(f'{json_file} is not COCO JSON: it has no list "{key}".')
-    return content
-
-
-def _valid_entries(
-    entries: list[Any], key: str, kind: str, faults: list[Fault], fix: str
-) -> list[tuple[str, dict[str, Any]]]:
-    """Return the entries with valid fields, each with its description for reports."""
-    valid = []
-    for place, entry in enumerate(entries):
-        problem = entry_problem(entry, key)
-        number = entry.get("id") if isinstance(entry, dict) else None
-        where = f"{kind} {number}" if isinstance(number, int) else f"{kind} entry {place}"
-        if problem:
-            faults.append(Fault(f"{kind}-entry", where, problem, fix))
-        else:
-            valid.append((where, entry))
-    return valid
-
-
-def _check_categories(entries: list[Any], faults: list[Fault]) -> dict[int, dict[str, Any]]:
+def _check_categories(entries: list[Any], report: Report) -> dict[int, dict[str, Any]]:
+    """Return the usable categories by id."""
     kept: dict[int, dict[str, Any]] = {}
-    fix = "category removed"
-    for where, entry in _valid_entries(entries, "categories", "category", faults, fix):
-        if entry["id"] in kept:
-            message = f"has the same id, {entry['id']}, as {kept[entry['id']]['name']!r}"
-            faults.append(Fault("category-id-twice", where, message, fix))
-            continue
+    for entry in clean_categories(entries, report):
         if entry["name"] in {c["name"] for c in kept.values()}:
             # There is no fix, since annotations may mean either of the two.
             message = f"has the same name, {entry['name']!r}, as another category"
-            faults.append(Fault("category-name-twice", where, message))
+            report(Fault("category-name-twice", f"category {entry['id']}", message))
         kept[entry["id"]] = entry
     return kept
 
 
-def _check_images(
-    entries: list[Any], faults: list[Fault]
+def _merge_images(
+    entries: list[dict[str, Any]], report: Report
 ) -> tuple[dict[int, dict[str, Any]], dict[int, int]]:
     """Return the images by id, and for each id the one that its annotations are moved to."""
     kept: dict[int, dict[str, Any]] = {}
     same_as: dict[int, int] = {}
     first_of_file: dict[str, int] = {}
-    for where, entry in _valid_entries(
-        entries, "images", "image", faults, "image removed, with its annotations"
-    ):
+    for entry in entries:
         number, file_name = entry["id"], os.path.normpath(entry["file_name"])
-        if number in same_as:
-            message = f"{file_name} has the same id, {number}, as another image"
-            faults.append(Fault("image-id-twice", where, message, "image removed"))
-        elif file_name in first_of_file:
-            same_as[number] = first_of_file[file_name]
+        same_as[number] = first_of_file.setdefault(file_name, number)
+        if same_as[number] == number:
+            kept[number] = entry
+        else:
             message = f"{file_name} is also listed as image {same_as[number]}"
             fix = "image removed, its annotations moved to the other"
-            faults.append(Fault("image-file-twice", where, message, fix))
-        else:
-            first_of_file[file_name] = same_as[number] = number
-            kept[number] = entry
+            report(Fault("image-file-twice", f"image {number}", message, fix))
     return kept, same_as
 
 
-def _check_annotations(
-    entries: list[Any],
-    categories: dict[int, dict[str, Any]],
-    same_as: dict[int, int],
-    faults: list[Fault],
-) -> tuple[list[dict[str, Any]], list[Fault]]:
-    """Return the annotations of known images and categories, and notes."""
-    kept, notes = [], []
-    seen: set[int] = set()
-    removed, renumbered = "annotation removed", "all annotations renumbered"
-    references: list[tuple[str, str, Callable[[dict[str, Any]], bool]]] = [
-        ("category-unknown", "category_id", lambda a: a["category_id"] not in categories),
-        ("image-unknown", "image_id", lambda a: a["image_id"] not in same_as),
-    ]
-    for where, entry in _valid_entries(entries, "annotations", "annotation", faults, removed):
-        if entry["id"] in seen:
-            message = f"has the same id, {entry['id']}, as another annotation"
-            faults.append(Fault("annotation-id-twice", where, message, renumbered))
-        seen.add(entry["id"])
-        if entry["id"] == 0:
-            message = "pycocotools treats a match with it as no match (this project does not)"
-            notes.append(Fault("annotation-id-zero", where, message, renumbered))
-        for kind, name, is_unknown in references:
-            if is_unknown(entry):
-                message = f"its {name} {entry[name]} is not listed"
-                faults.append(Fault(kind, where, message, removed))
-                break
-        else:
-            kept.append({**entry, "image_id": same_as[entry["image_id"]]})
-    return kept, notes
+def mend_mask(
+    annotation: dict[str, Any], image: dict[str, Any]
+) -> tuple[list[Any] | dict[str, Any], str] | None:
+    """Repair a mask that the reader of annotations refuses.
+
+    Polygons far outside the image are clipped to it. For an RLE whose height and width are
+    exchanged, either the size or the mask is wrong; its box decides.
+
+    Returns:
+        A usable segmentation and a description of the change, or None if there is none.
+    """
+    segmentation = annotation["segmentation"]
+    size = [image["height"], image["width"]]
+    box = annotation.get("bbox")
+    if isinstance(segmentation, list):
+        polygons = clip_polygons(segmentation, *size)
+        return (polygons, "clipped to the image") if polygons else None
+    if not is_box(box) or size[0] * size[1] > MAX_DRAWN_PIXELS:
+        return None
+    try:
+        rle = compress_rle(segmentation, *size[::-1])
+    except ValueError:
+        return None
+    transposed = mask_util.encode(np.asfortranarray(mask_util.decode(rle).T))
+    for candidate, change in (
+        ({"size": size, "counts": rle["counts"]}, "its height and width exchanged"),
+        (transposed, "its mask transposed"),
+    ):
+        deviations = np.abs(mask_util.toBbox(candidate) - np.asarray(box, dtype=float))
+        if deviations.max() <= PIXEL_TOLERANCE:
+            return {"size": size, "counts": candidate["counts"].decode()}, change
+    return None

@@ -12,12 +12,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pycocotools.mask as mask_util
-from detectron2.data import detection_utils
 from detectron2.data.catalog import Metadata
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..data.coco_json import segmentation_to_rle
+from ..data.images import read_image
+from ..data.rle import segmentation_to_rle
 from ..files import write_whole
 from ..visualization.overlay import draw_masks
 from .dataset_checks import DatasetReport
@@ -113,9 +113,9 @@ def _draw_images(report: DatasetReport, image_root: Path) -> list[tuple[str, str
         annotations = by_image.get(image["id"], [])
         size = (image["height"], image["width"])
         rles = [segmentation_to_rle(a["segmentation"], *size) for a in annotations]
-        masks = [mask_util.decode(rle).astype(bool) for rle in rles]
+        masks = (mask_util.decode(rle) for rle in rles)
         classes = [class_of[a["category_id"]] for a in annotations]
-        pixels = detection_utils.read_image(str(image_root / image["file_name"]), format="RGB")
+        pixels = read_image(image_root / image["file_name"], "RGB")
         overlay = Image.fromarray(draw_masks(pixels, masks, classes, metadata))
         overlay.thumbnail((1000, 1000))
         file = io.BytesIO()

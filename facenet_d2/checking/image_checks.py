@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 
-from ..data.coco_json import is_number, segmentation_to_rle
-from ..data.images import DepthError, size_problem
-from .fault_kinds import Fault
+from ..data.coco_entries import is_number
+from ..data.faults import Fault
+from ..data.images import ImageError, size_problem
+from ..data.rle import segmentation_to_rle
 from .mask_ceiling import best_iou
 from .objects import GridSettings, Measurement
-from .segmentations import PIXEL_TOLERANCE, check_polygons, check_rle, format_numbers
+from .segmentations import PIXEL_TOLERANCE, check_polygons, format_numbers
 
 # Maximum number of pixels of a missing image whose masks are still drawn.
 MAX_DRAWN_PIXELS = 2**28
@@ -72,7 +73,7 @@ def check_image(job: ImageJob) -> ImageResult:
             return result
     seen: dict[tuple[int, bytes], Any] = {}
     for annotation in job.annotations:
-        where = f"annotation {annotation['id']} of {job.image['file_name']}"
+        where = f"annotation {annotation.get('id')} of {job.image['file_name']}"
         faults, checked = _check_annotation(annotation, *size, where)
         result.faults += faults
         if checked is None:
@@ -83,7 +84,7 @@ def check_image(job: ImageJob) -> ImageResult:
             message = f"has the class and mask of annotation {seen[key]}"
             result.faults.append(Fault("annotation-twice", where, message, "annotation removed"))
             continue
-        seen[key] = annotation["id"]
+        seen[key] = annotation.get("id")
         result.annotations.append(cleaned)
         if not cleaned["iscrowd"]:
             settings = job.settings
@@ -95,16 +96,10 @@ def check_image(job: ImageJob) -> ImageResult:
 def _image_fault(job: ImageJob) -> Fault | None:
     where = f"image {job.image['file_name']}"
     removed = "image removed, with its annotations"
-    if not job.file.is_file():
-        state = "is not a file" if job.file.exists() else "does not exist"
-        return Fault("image-missing", where, f"{job.file} {state}", removed)
     try:
         problem = size_problem(job.file, job.image)
-    except DepthError as error:
-        return Fault("image-depth", where, str(error), removed)
-    except Exception as error:
-        # Pillow raises errors of many types for broken files.
-        return Fault("image-unreadable", where, " ".join(str(error).split()), removed)
+    except ImageError as error:
+        return Fault(error.kind, where, error.reason, removed)
     return Fault("image-size", where, problem, removed) if problem else None
 
 
@@ -128,19 +123,22 @@ def _check_annotation(
     annotation: dict[str, Any], height: int, width: int, where: str
 ) -> tuple[list[Fault], tuple[dict[str, Any], dict[str, Any]] | None]:
     """Return the faults, and the cleaned annotation with its RLE; None if it is unusable."""
-    cleaned = {**annotation, "iscrowd": int(bool(annotation.get("iscrowd", 0)))}
+    cleaned = dict(annotation)
     faults: list[Fault] = []
-    if isinstance(annotation["segmentation"], dict):
-        rle = check_rle(annotation["segmentation"], height, width, where, faults)
-    else:
-        polygons = check_polygons(annotation["segmentation"], height, width, where, faults)
+    polygons = annotation["segmentation"]
+    if isinstance(polygons, list):
+        polygons = check_polygons(polygons, height, width, where, faults)
         cleaned["segmentation"] = polygons
-        rle = segmentation_to_rle(polygons, height, width) if polygons else None
+    rle = segmentation_to_rle(polygons, height, width) if polygons else None
     if rle is not None and mask_util.area(rle) == 0:
         faults.append(Fault("mask-empty", where, "its mask has no pixels", "annotation removed"))
         rle = None
     own_boxes = [] if rle is None else _boxes_of(cleaned["segmentation"], rle)
-    faults += _box_faults(annotation["bbox"], height, width, where, own_boxes)
+    if "bbox" in annotation:
+        faults += _box_faults(annotation["bbox"], height, width, where, own_boxes)
+    elif own_boxes:
+        fix = f"set to {format_numbers(own_boxes[0])}"
+        faults.append(Fault("box-missing", where, "has no box of four numbers", fix))
     if cleaned["iscrowd"]:
         message = "is a crowd: not trained on, and ignored in evaluation"
         faults.append(Fault("crowd", where, message))

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pycocotools.mask as mask_util
 import torch.nn.functional as F
-from detectron2.data.transforms import ResizeShortestEdge, ResizeTransform, TransformList
+from detectron2.data.transforms import ResizeTransform, TransformList
 
+from ..data.augmentation import ResizeShortestEdge
 from ..structures.enlarge import enlarge_masks
 from ..structures.masks import MASK_STRIDE
 from ..structures.rasterize import rasterize_instances

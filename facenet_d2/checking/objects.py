@@ -148,5 +148,5 @@ class Objects:
             areas=self.areas * own[:, 0] ** 2,
             # Centres are pixel indices: pixel i has its centre at i + 0.5.
             centers=(self.centers + 0.5) * own - 0.5,
-            image_sizes=np.round(self.image_sizes * factors[:, None]),
+            image_sizes=np.maximum(np.round(self.image_sizes * factors[:, None]), 1),
         )

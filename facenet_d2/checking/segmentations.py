@@ -1,4 +1,4 @@
-"""Checks and repairs of polygons and RLE."""
+"""Checks and repairs of polygons."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from shapely import make_valid
 from shapely.geometry import Polygon
 from shapely.validation import explain_validity
 
-from ..data.coco_json import compress_rle
-from .fault_kinds import Fault
+from ..data.faults import Fault
 
 # Deviation in pixels that is attributed to rounding.
 PIXEL_TOLERANCE = 2.0
@@ -24,35 +23,12 @@ def format_numbers(values: Iterable[float]) -> str:
     return "[" + ", ".join(f"{v:g}" for v in values) + "]"
 
 
-def check_rle(
-    segmentation: dict[str, Any], height: int, width: int, where: str, faults: list[Fault]
-) -> dict[str, Any] | None:
-    """Return an RLE, compressed; if it is unusable, append the reason to ``faults``."""
-    try:
-        return compress_rle(segmentation, height, width)
-    except ValueError as error:
-        faults.append(Fault("rle-invalid", where, str(error), "annotation removed"))
-        return None
-
-
 def check_polygons(
     polygons: list[list[float]], height: int, width: int, where: str, faults: list[Fault]
 ) -> list[list[float]]:
     """Return the usable polygons, repaired, and append their faults to ``faults``."""
     kept: list[list[float]] = []
-    if not polygons:
-        faults.append(Fault("mask-empty", where, "it has no polygon", "annotation removed"))
     for polygon in polygons:
-        if len(polygon) < 6 or len(polygon) % 2:
-            faults.append(
-                Fault(
-                    "polygon-degenerate",
-                    where,
-                    f"a polygon has {len(polygon)} numbers, not three or more x, y pairs",
-                    "polygon removed",
-                )
-            )
-            continue
         points = np.reshape(polygon, (-1, 2))
         low, high = points.min(axis=0), points.max(axis=0)
         if (low < -PIXEL_TOLERANCE).any() or (
@@ -67,8 +43,7 @@ def check_polygons(
                     "clipped to the image",
                 )
             )
-            # pycocotools exhausts the memory on points far away.
-            kept += _to_polygons(_clip(points, height, width))
+            kept += clip_polygons([polygon], height, width)
             continue
         shape = Polygon(points)
         # A polygon that merely touches itself is invalid too, but its area is right.
@@ -93,9 +68,17 @@ def check_polygons(
     return kept
 
 
-def _clip(points: np.ndarray, height: int, width: int) -> Any:
+def clip_polygons(polygons: Iterable[Any], height: int, width: int) -> list[list[float]]:
+    """Return the parts of polygons that lie in an image, as flat lists of x, y."""
     frame = Polygon([(0, 0), (width, 0), (width, height), (0, height)])
-    return make_valid(Polygon(points)).intersection(frame)
+    return [
+        part
+        for polygon in polygons
+        if len(polygon) >= 6 and len(polygon) % 2 == 0
+        for part in _to_polygons(
+            make_valid(Polygon(np.reshape(polygon, (-1, 2)))).intersection(frame)
+        )
+    ]
 
 
 def _to_polygons(shape: Any) -> list[list[float]]:

@@ -181,9 +181,14 @@ def build_train_loader(cfg: CfgNode) -> TrainLoader:
         )
     except AssertionError as error:
         raise UserError(
-            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: no image has an annotation to train on "
-            f"({error})."
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)}: no image has an annotation to train on; "
+            f"crowds and annotations without a mask do not count ({error})."
         ) from error
+    if "annotations" not in dataset[0]:
+        raise UserError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} has no annotations to train on; its file "
+            'has no list "annotations".'
+        )
     return TrainLoader(
         dataset,
         SceneMapper(cfg, is_train=True),

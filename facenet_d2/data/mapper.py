@@ -9,19 +9,19 @@ import detectron2.data.transforms as T
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper
+from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data.detection_utils import (
+    SizeMismatchError,
     annotations_to_instances,
     check_image_size,
     filter_empty_instances,
-    read_image,
 )
 from detectron2.structures import BitMasks, PolygonMasks
 
 from ..errors import UserError
 from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
-from .images import check_depth
+from .images import ImageError, read_image
 
 # Value of INPUT.MASK_FORMAT in addition to Detectron2's "polygon" and "bitmask".
 STRIDE4 = "stride4"
@@ -70,7 +70,8 @@ class SceneMapper(DatasetMapper):
         image = self._read(dataset_dict)
         sem_seg = None
         if "sem_seg_file_name" in dataset_dict:
-            sem_seg = read_image(dataset_dict.pop("sem_seg_file_name"), "L").squeeze(2)
+            labels = dataset_dict.pop("sem_seg_file_name")
+            sem_seg = detection_utils.read_image(labels, "L").squeeze(2)
         inputs = T.AugInput(image, sem_seg=sem_seg)
         augmentations = [
             RandomQuarterTurn(sideways) if isinstance(a, RandomQuarterTurn) else a
@@ -78,7 +79,8 @@ class SceneMapper(DatasetMapper):
         ]
         transforms = T.AugmentationList(augmentations)(inputs)
         image = inputs.image
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # ascontiguousarray would keep the negative stride of a mirrored side of one pixel.
+        dataset_dict["image"] = torch.as_tensor(np.array(image.transpose(2, 0, 1), order="C"))
         if inputs.sem_seg is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(inputs.sem_seg.astype("long"))
         if not self.is_train:
@@ -90,12 +92,12 @@ class SceneMapper(DatasetMapper):
     def _read(self, dataset_dict: dict[str, Any]) -> np.ndarray:
         file = dataset_dict["file_name"]
         try:
-            check_depth(file)
-            image = read_image(file, format=self.image_format)
+            image = read_image(file, self.image_format)
             check_image_size(dataset_dict, image)
-        except Exception as error:  # Pillow's decoders raise errors of many types.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise _unusable(file, reason) from error
+        except ImageError as error:
+            raise _unusable(file, error.reason) from error
+        except SizeMismatchError as error:
+            raise _unusable(file, str(error)) from error
         return image
 
     def _transform_annotations(

@@ -1,4 +1,4 @@
-"""Affine transforms and quarter turns, which neither Detectron2 nor fvcore has."""
+"""Affine transforms and quarter turns, which fvcore lacks, and flips of images with one column."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import cv2
 import numpy as np
-from detectron2.data.transforms import Transform
+from detectron2.data.transforms import Transform, VFlipTransform
 from numpy.typing import ArrayLike
 
 
@@ -74,6 +74,16 @@ class AffineTransform(Transform):
     def inverse(self) -> AffineTransform:
         back = np.linalg.inv(self.matrix[:, :2])
         return AffineTransform(np.column_stack([back, -back @ self.matrix[:, 2]]), self.fill)
+
+
+class VerticalFlipTransform(VFlipTransform):
+    """fvcore's ``VFlipTransform``, which fails on a column that was flipped horizontally.
+
+    NumPy regards it as contiguous in spite of its negative stride, which PyTorch does not accept.
+    """
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return np.flip(img, axis=-3 if img.ndim > 2 else 0)
 
 
 class QuarterTurnTransform(Transform):

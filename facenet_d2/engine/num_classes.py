@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 
-from ..data.datasets.coco import class_names
+from ..data.datasets.coco import class_names, use_classes
 from ..errors import UserError
 
 
@@ -44,8 +45,10 @@ def score_threshold_key(cfg: CfgNode) -> str:
 def resolve_num_classes(cfg: CfgNode) -> None:
     """Set or check the number of classes, according to the data sets of the config.
 
-    The model's ``NUM_CLASSES`` is set if it is 0 and must otherwise agree with every data set.
-    ``DATASETS.CLASS_NAMES`` and PointRend's ``MODEL.POINT_HEAD.NUM_CLASSES`` are set as well.
+    The classes are ``DATASETS.CLASS_NAMES``, if set, otherwise those of the first data set. The
+    other data sets may list them in another order, or lack some. The model's ``NUM_CLASSES`` is set
+    if it is 0 and must otherwise agree. ``DATASETS.CLASS_NAMES``, ``DATASETS.CATEGORY_IDS`` and
+    PointRend's ``MODEL.POINT_HEAD.NUM_CLASSES`` are set as well.
 
     Args:
         cfg: config; changed in place.
@@ -58,14 +61,18 @@ def resolve_num_classes(cfg: CfgNode) -> None:
     datasets = list(dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]))
     if not datasets:
         raise UserError("DATASETS.TRAIN and DATASETS.TEST are both empty; name a data set.")
-    names = class_names(datasets[0])
     trained = list(cfg.DATASETS.CLASS_NAMES)
-    if trained and trained != names:
-        raise UserError(
-            f"the model's DATASETS.CLASS_NAMES are {', '.join(trained)}, but dataset "
-            f"{datasets[0]!r} has {', '.join(names)}. To train a new model on it, add "
-            "DATASETS.CLASS_NAMES []."
-        )
+    names = trained or class_names(datasets[0])
+    for dataset in datasets:
+        try:
+            use_classes(dataset, names)
+        except UserError as error:
+            if not trained:
+                raise
+            raise UserError(
+                f"{error} The model's classes are in DATASETS.CLASS_NAMES. To train a new model, "
+                "add DATASETS.CLASS_NAMES []."
+            ) from error
     if node.NUM_CLASSES == 0:
         node.NUM_CLASSES = len(names)
     if len(names) != node.NUM_CLASSES:
@@ -75,10 +82,10 @@ def resolve_num_classes(cfg: CfgNode) -> None:
         )
     if "POINT_HEAD" in cfg.MODEL:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(names)
-    for dataset in datasets[1:]:
-        if class_names(dataset) != names:
-            raise UserError(
-                f"datasets {datasets[0]!r} and {dataset!r} have different classes: "
-                f"{', '.join(names)} and {', '.join(class_names(dataset))}."
-            )
+    if not trained or not cfg.DATASETS.CATEGORY_IDS:
+        class_names(datasets[0])
+        mapping = MetadataCatalog.get(datasets[0]).get("thing_dataset_id_to_contiguous_id", {})
+        id_of = {index: given for given, index in mapping.items()}
+        complete = len(id_of) == len(names)
+        cfg.DATASETS.CATEGORY_IDS = [id_of[i] for i in range(len(names))] if complete else []
     cfg.DATASETS.CLASS_NAMES = names

@@ -11,6 +11,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
+from ..data.augmentation import build_augmentations
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
@@ -25,7 +26,8 @@ class Predictor:
         cfg: frozen config.
         model: model in evaluation mode.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
-        category_ids: category IDs of the data set by class index; empty if the data set is missing.
+        category_ids: category IDs of the data set by class index; empty if the data set is missing
+            and the config, of version 0.1, does not contain them.
     """
 
     def __init__(
@@ -56,12 +58,15 @@ class Predictor:
             self.metadata.thing_colors = known.thing_colors
         ids = known.get("thing_dataset_id_to_contiguous_id", {})
         self.category_ids = {contiguous: given for given, contiguous in ids.items()}
+        self.category_ids |= dict(enumerate(cfg.DATASETS.CATEGORY_IDS))
         # The weights are loaded below, where missing parameters are an error.
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
         with user_errors(f"the model of {config_file} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
+        # As in evaluation.
+        (self._predictor.aug,) = build_augmentations(cfg, is_train=False)
         self.model = self._predictor.model
         load_checkpoint(ModelCheckpointer(self.model), cfg, complete=True)
         set_tf32(cfg.MODEL.TF32)
@@ -75,7 +80,8 @@ class Predictor:
             image: ``(H, W, 3)`` uint8, BGR.
 
         Returns:
-            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
-            ``pred_boxes``, ``pred_classes`` and ``scores``.
+            Instances on the CPU, by decreasing score, with ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
+            and ``scores``.
         """
         return self._predictor(image)["instances"].to("cpu")

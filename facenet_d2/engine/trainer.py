@@ -108,6 +108,7 @@ class Trainer(DefaultTrainer):
             dataset_name,
             output_dir=str(Path(cfg.OUTPUT_DIR) / "inference" / dataset_name),
             max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            area_ranges=cfg.TEST.AREA_RANGES,
         )
 
     @classmethod

@@ -14,13 +14,25 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
-from ..data.coco_json import segmentation_to_rle
-from ..data.images import size_problem
+from ..data.coco_json import read_coco
+from ..data.images import ImageError, size_problem
+from ..data.rle import segmentation_to_rle
 from ..errors import UserError
 from ..files import replaced, write_whole
 
 # Published data sets contain a few bad annotations. A file with more is damaged, or another set.
 MAX_BAD_SHARE = 0.01
+
+
+def read_published(
+    json_file: Path, image_root: Path, label: str = "--annotations", hint: str = ""
+) -> dict[str, Any]:
+    """Read published COCO annotations of images in a folder, see :func:`read_coco`.
+
+    Raises:
+        UserError: also if more than 1 % of the annotations are left out.
+    """
+    return read_coco(json_file, label, hint, image_root=image_root, max_left_out=MAX_BAD_SHARE)
 
 
 def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -41,9 +53,8 @@ def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
         else:
             try:
                 problem = size_problem(file, image)
-            except Exception as error:
-                # Pillow raises errors of many types for broken files.
-                problem = getattr(error, "strerror", None) or " ".join(str(error).split())
+            except ImageError as error:
+                problem = error.reason
             if problem:
                 problems.append(f"{file}: {problem}")
         seen.add(name)
@@ -57,7 +68,7 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
     Unusable annotations are left out and named on standard error.
 
     Args:
-        content: COCO annotations from :func:`~facenet_d2.data.coco_json.read_coco`.
+        content: COCO annotations from :func:`read_published`.
         classes: class names; the category id is the position in the list, from 1. Case, blanks,
             hyphens and underscores are ignored in the comparison.
 

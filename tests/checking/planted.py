@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from image_files import tiff_page, write_tiff
 
 
 class Planted:
@@ -41,11 +42,30 @@ def plant_image_faults(p):
     assert cv2.imwrite(str(p.folder / "deep.png"), pixels)
     deep["file_name"] = "deep.png"
     p.expected[-1] = ("image-depth", "deep.png")
+    near_infrared = np.zeros((4, 4, 4), np.uint8)
+    bands = write_tiff([tiff_page(near_infrared, photometric=2, extra=(0,))])
+    frame = tiff_page(near_infrared[..., :3], photometric=2)
+    files = {
+        "image-bands": bands,
+        "image-frames": write_tiff([frame, frame]),
+        "image-large": b"P5 50000 50000 255\n",
+    }
+    last = max(i["id"] for i in p.content["images"])
+    for number, (kind, content) in enumerate(files.items(), last + 1):
+        name = f"{kind}.bin"
+        (p.folder / name).write_bytes(content)
+        entry = {"id": number, "file_name": name, "height": 4, "width": 4}
+        p.content["images"].append(entry)
+        p.expected.append((kind, name))
 
 
 def plant_entry_faults(p):
     c = p.content
     last = max(i["id"] for i in c["images"])
+    del p.image("image-no-size")["height"]
+    renamed = p.image("image-name")
+    renamed["file_name"] = f"C:\\set\\{renamed['file_name'].upper()}"
+    p.expected[-1] = ("image-name", renamed["file_name"])
     twice = p.image("image-file-twice")
     c["images"].append({**twice, "id": last + 1})
     c["images"].append({**p.image("image-id-twice"), "file_name": "other.png"})
@@ -57,7 +77,14 @@ def plant_entry_faults(p):
     p.expected.append(("category-entry", 901))
     p.annotation("category-unknown")["category_id"] = 777
     p.annotation("image-unknown")["image_id"] = 99999
-    p.annotation("annotation-entry")["bbox"] = [1, 2, 3]
+    p.annotation("annotation-entry")["iscrowd"] = "many"
+    p.annotation("box-missing")["bbox"] = [1, 2, 3]
+    a = p.annotation("field-type")
+    a["image_id"] = str(a["image_id"])
+    p.annotation("ignored")["ignore"] = 1
+    p.annotation("mask-missing")["segmentation"] = []
+    p.annotation("annotation-id-missing")["id"] = None
+    p.expected[-1] = ("annotation-id-missing", "None")
     p.annotation("annotation-entry")["segmentation"] = [[1, 2, float("nan"), 4, 5, 6]]
     number = p.annotation("annotation-id-twice")["id"]
     next(p.used)["id"] = number

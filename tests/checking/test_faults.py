@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import sys
+from collections import Counter
 
 import check_dataset as tool
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
-from helpers import REAL_DATA, needs_real
+from helpers import REAL_DATA, REPOSITORY, needs_real
 from PIL import Image
 from planted import Planted, plant_entry_faults, plant_image_faults, plant_object_faults
 
@@ -102,6 +103,119 @@ def test_repaired_masks(copy_of_scenes, tmp_path):
     assert cut["bbox"] == [100, 100, 28, 20]
 
 
+def test_rle_with_height_and_width_exchanged(copy_of_scenes, tmp_path):
+    """Either the size is wrong, or the mask is transposed; the box tells which."""
+    p = copy_of_scenes
+    image = p.content["images"][0]
+    # Cut to an image that is not square.
+    Image.open(p.folder / image["file_name"]).crop((0, 0, 128, 100)).save(p.folder / "cut.png")
+    image.update(file_name="cut.png", height=100)
+    mask = np.zeros((100, 128), np.uint8)
+    mask[20:50, 60:120] = mask[20:30, 5:60] = 1
+    box = [5, 20, 115, 30]
+    own = mask_util.encode(np.asfortranarray(mask))["counts"].decode()
+    transposed = mask_util.encode(np.asfortranarray(mask.T))["counts"].decode()
+    entry = {"image_id": image["id"], "category_id": 1, "iscrowd": 0, "area": int(mask.sum())}
+    p.content["annotations"] = [
+        {**entry, "id": 1, "bbox": box, "segmentation": {"size": [128, 100], "counts": own}},
+        {
+            **entry,
+            "id": 2,
+            "bbox": box,
+            "category_id": 2,
+            "segmentation": {"size": [128, 100], "counts": transposed},
+        },
+        {
+            **entry,
+            "id": 3,
+            "bbox": [0, 0, 9, 9],
+            "segmentation": {"size": [128, 100], "counts": own},
+        },
+    ]
+    (tmp_path / "planted.json").write_text(json.dumps(p.content))
+    report = check_dataset(tmp_path / "planted.json", p.folder, workers=0)
+    assert [f.fix for f in report.faults if f.kind == "rle-invalid"] == [
+        "its height and width exchanged",
+        "its mask transposed",
+        "annotation left out",
+    ]
+    kept = report.cleaned["annotations"]
+    assert [a["id"] for a in kept] == [1, 2]
+    for annotation in kept:
+        np.testing.assert_array_equal(mask_util.decode(annotation["segmentation"]), mask)
+
+
+def test_polygons_far_outside_are_clipped(copy_of_scenes, tmp_path):
+    p = copy_of_scenes
+    a = p.content["annotations"][0]
+    a["segmentation"] = [[100, 10, 1e9, 10, 1e9, 30, 100, 30]]
+    (tmp_path / "planted.json").write_text(json.dumps(p.content))
+    report = check_dataset(tmp_path / "planted.json", p.folder, workers=0)
+    (cleaned,) = (c for c in report.cleaned["annotations"] if c["id"] == a["id"])
+    assert (cleaned["bbox"], cleaned["area"]) == ([100, 10, 28, 20], 560)
+
+
+@pytest.mark.parametrize(
+    "forget",
+    [
+        lambda a: a.pop("bbox"),
+        lambda a: a.update(iscrowd=None),
+        lambda a: a.update(image_id=str(a["image_id"]), category_id=str(a["category_id"])),
+        lambda a: a.pop("id"),
+        lambda a: a.pop("area"),
+        lambda a: [a.pop(field) for field in ("bbox", "id", "area", "iscrowd")],
+    ],
+)
+def test_nothing_with_a_mask_is_removed(copy_of_scenes, tmp_path, forget):
+    p = copy_of_scenes
+    original = json.loads(json.dumps(p.content))
+    for annotation in p.content["annotations"]:
+        forget(annotation)
+    for image in p.content["images"]:
+        del image["height"], image["width"]
+    (tmp_path / "planted.json").write_text(json.dumps(p.content))
+    report = check_dataset(tmp_path / "planted.json", p.folder, workers=0)
+    cleaned = report.cleaned["annotations"]
+    assert len(cleaned) == len(original["annotations"])
+    assert report.cleaned["images"] == original["images"]
+    for own, expected in zip(cleaned, original["annotations"], strict=True):
+        for field in ("image_id", "category_id", "iscrowd", "segmentation"):
+            assert own[field] == expected[field]
+        assert own["area"] == pytest.approx(expected["area"], rel=0.15)
+        np.testing.assert_allclose(own["bbox"], expected["bbox"], atol=2)
+
+
+def test_crowds_as_objects(copy_of_scenes, monkeypatch, capsys, tmp_path):
+    p = copy_of_scenes
+    for annotation in p.content["annotations"]:
+        annotation["iscrowd"] = 1
+    fixed = tmp_path / "fixed.json"
+    _, report = check(monkeypatch, capsys, p, "--fix", fixed)
+    assert report["objects"] == 0
+    _, report = check(monkeypatch, capsys, p, "--fix", fixed, "--crowds-as-objects")
+    assert report["objects"] == len(p.content["annotations"])
+    assert not any(a["iscrowd"] for a in json.loads(fixed.read_text())["annotations"])
+    assert len(fixed.with_suffix(".changes.txt").read_text().splitlines()) == 1 + report["objects"]
+
+
+def test_limit_of_detections(copy_of_scenes, monkeypatch, capsys):
+    p = copy_of_scenes
+    (p.folder / "planted.json").write_text(json.dumps(p.content))
+    per_image = Counter(a["image_id"] for a in p.content["annotations"])
+    most = max(per_image.values())
+    where = ("--annotations", p.folder / "planted.json", "--images", p.folder)
+    assert run(monkeypatch, *where) == 0
+    assert f"At most {most} objects in an image" in capsys.readouterr().out
+    config = p.folder / "limit.yaml"
+    config.write_text(
+        f"_BASE_: {REPOSITORY}/configs/Base-SOLOv2.yaml\nTEST: {{DETECTIONS_PER_IMAGE: 2}}"
+    )
+    assert run(monkeypatch, *where, "--config-file", config) == 0
+    printed = capsys.readouterr().out
+    lost = sum(n - 2 for n in per_image.values() if n > 2)
+    assert f"than TEST.DETECTIONS_PER_IMAGE 2, at most {most}: {lost} (" in printed
+
+
 @needs_real("nwpu_vhr10")
 def test_faults_in_a_copy_of_nwpu(tmp_path, monkeypatch, capsys):
     real = REAL_DATA / "nwpu_vhr10"
@@ -176,10 +290,10 @@ def test_odd_values(copy_of_scenes, monkeypatch, capsys, tmp_path):
         "image-size",
         "image-missing",
         "area-missing",
-        "annotation-entry",
+        "box-missing",
+        "field-type",
     }
     assert report["counts"]["image-size"] == 2
-    assert report["counts"]["annotation-entry"] == 2
     assert ("image-size", "image turned.jpg") in found
     assert "after its EXIF orientation" in (tmp_path / "page.html").read_text()
 

@@ -342,7 +342,7 @@ def test_built_from_config(model_cfg):
     model_cfg.INPUT.RANDOM_QUARTER_TURN = True
     model_cfg.INPUT.RAND_AUGMENT.ENABLED = True
     augmentations = build_augmentations(model_cfg, True)
-    assert [type(a) for a in augmentations[1:3]] == [T.RandomFlip] * 2
+    assert all(isinstance(a, T.RandomFlip) for a in augmentations[1:3])
     assert [(a.horizontal, a.vertical) for a in augmentations[1:3]] == [
         (True, False),
         (False, True),
@@ -350,7 +350,8 @@ def test_built_from_config(model_cfg):
     assert augmentations[3].sideways is None
     assert build_augmentations(model_cfg, True, sideways=True)[3].sideways is True
     assert augmentations[4].fill == tuple(model_cfg.MODEL.PIXEL_MEAN)
-    assert [type(a) for a in build_augmentations(model_cfg, False)] == [T.ResizeShortestEdge]
+    (resize,) = build_augmentations(model_cfg, False)
+    assert isinstance(resize, T.ResizeShortestEdge)
     model_cfg.INPUT.CROP.ENABLED = True
     assert isinstance(SceneMapper(model_cfg, True).augmentations.augs[0], T.RandomCrop)
 
@@ -370,3 +371,24 @@ def test_wrong_values_are_named(model_cfg, key, value, message):
     model_cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
         build_augmentations(model_cfg, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1, 3000), (1, 1333)),
+        ((9000, 2), (1333, 1)),
+        ((1, 1), (800, 800)),
+        ((600, 900), (800, 1200)),
+    ],
+)
+@pytest.mark.parametrize("is_train", [False, True])
+def test_thin_images_keep_a_pixel(model_cfg, size, expected, is_train):
+    model_cfg.INPUT.MIN_SIZE_TRAIN = (800,)
+    model_cfg.INPUT.MIN_SIZE_TEST = 800
+    model_cfg.INPUT.MAX_SIZE_TRAIN = model_cfg.INPUT.MAX_SIZE_TEST = 1333
+    resize = build_augmentations(model_cfg, is_train)[0]
+    inputs = T.AugInput(np.full((*size, 3), 90, np.uint8))
+    resize(inputs)
+    assert inputs.image.shape[:2] == expected
+    assert (inputs.image == 90).all()

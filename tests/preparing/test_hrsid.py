@@ -75,7 +75,7 @@ def test_says_what_is_wrong(tmp_path, monkeypatch, capsys):
     train.write_text(content)
     (source[1] / "P0002_0.jpg").unlink()
     assert prepare(monkeypatch, *source, *out) == 2
-    assert "P0002_0.jpg: No such file" in capsys.readouterr().err
+    assert "1 of 3 images do not exist in" in capsys.readouterr().err
     assert prepare(monkeypatch, "--images", train, *source[2:], *out) == 2
     assert "is not a folder" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -20,9 +21,6 @@ logger = logging.getLogger(__name__)
 
 # Polygons, or an RLE.
 Segmentation = list[Any] | dict[str, Any]
-
-# Fields of an annotation that are copied to dataset dicts.
-KEPT_FIELDS = ("iscrowd", "bbox")
 
 
 def datasets_root() -> Path:
@@ -38,81 +36,94 @@ def load_coco(name: str, json_file: str | Path, image_root: str | Path) -> list[
 
     Args:
         name: name of the data set; ``thing_classes`` and ``thing_dataset_id_to_contiguous_id`` are
-            set in its metadata.
+            set in its metadata. If ``thing_classes`` is set already, categories are matched with
+            them by name.
         json_file: annotations in COCO format.
         image_root: folder that ``file_name`` in the JSON is relative to.
 
     Returns:
-        Detectron2's dataset dicts. Polygons with fewer than three points are left out, and
-        annotations without any other polygon are skipped with a warning.
+        Detectron2's dataset dicts. Annotations without a mask are left out with a warning, see
+        :func:`~facenet_d2.data.coco_json.read_coco`. If the annotations are withheld, the dicts
+        have no ``annotations``.
 
     Raises:
-        UserError: if the file, the folder or the images are missing, or the JSON is not COCO.
+        UserError: if the file, the folder or images are missing, or the JSON is not usable.
     """
     json_file, image_root = Path(json_file), Path(image_root)
     if not image_root.is_dir():
         raise UserError(f"dataset {name!r}: its image folder {image_root} does not exist.")
-    content = read_coco(json_file, f"dataset {name!r}: its annotation file", compact=True)
+    content = read_coco(
+        json_file, f"dataset {name!r}: its annotation file", image_root=image_root, compact=True
+    )
     if not content["images"]:
         raise UserError(f"dataset {name!r}: {json_file} lists no images.")
-    categories = sorted(content["categories"], key=lambda c: c["id"])
-    class_of = {c["id"]: i for i, c in enumerate(categories)}
-    metadata = MetadataCatalog.get(name)
-    try:
-        metadata.thing_classes = [c["name"] for c in categories]
-        metadata.thing_dataset_id_to_contiguous_id = class_of
-    except AssertionError as error:  # Detectron2's metadata cannot be changed.
-        raise UserError(
-            f"dataset {name!r}: {json_file} has other categories than expected ({error})."
-        ) from error
-
-    records = {
-        image["id"]: {
+    class_of = _class_indices(name, json_file, content["categories"])
+    records: dict[int, dict[str, Any]] = {}
+    for image in sorted(content["images"], key=lambda image: image["id"]):
+        records[image["id"]] = {
             "file_name": os.path.join(image_root, image["file_name"]),
             "height": image["height"],
             "width": image["width"],
             "image_id": image["id"],
-            "annotations": [],
         }
-        for image in sorted(content["images"], key=lambda image: image["id"])
-    }
-    unusable = 0
+        if "annotations" in content:
+            records[image["id"]]["annotations"] = []
     annotations = content.get("annotations", [])
     annotations.reverse()
     while annotations:
         # Entries are removed from the list, so that unused fields are freed.
         entry = annotations.pop()
-        segmentation = _usable(entry["segmentation"])
-        if segmentation is None:
-            unusable += 1
-            continue
-        annotation = {key: entry[key] for key in KEPT_FIELDS if key in entry}
-        annotation["category_id"] = class_of[entry["category_id"]]
-        annotation["bbox_mode"] = BoxMode.XYWH_ABS
-        if segmentation:
-            annotation["segmentation"] = segmentation
-        records[entry["image_id"]]["annotations"].append(annotation)
-    if unusable:
-        logger.warning(
-            "%s: %d annotations without a polygon of three points are skipped.", name, unusable
-        )
-    first = Path(next(iter(records.values()))["file_name"])
-    if not first.is_file():
-        raise UserError(
-            f"dataset {name!r}: image {first} does not exist; check that the file names in "
-            f"{json_file} are relative to {image_root}."
+        segmentation = entry["segmentation"]
+        if isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
+            segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
+        records[entry["image_id"]]["annotations"].append(
+            {
+                "iscrowd": entry["iscrowd"],
+                "bbox": entry["bbox"] if "bbox" in entry else _box(segmentation),
+                "bbox_mode": BoxMode.XYWH_ABS,
+                "category_id": class_of[entry["category_id"]],
+                "segmentation": segmentation,
+            }
         )
     return list(records.values())
 
 
-def _usable(segmentation: Segmentation) -> Segmentation | None:
-    """Return a segmentation as training expects it, or None if none of its polygons is usable."""
+def _class_indices(name: str, json_file: Path, categories: list[dict[str, Any]]) -> dict[int, int]:
+    """Set the class names and ids in the metadata, and return the class index of each category.
+
+    If the class names are known in advance, categories are matched by name.
+    """
+    metadata = MetadataCatalog.get(name)
+    categories = sorted(categories, key=lambda c: c["id"])
+    names = [c["name"] for c in categories]
+    expected = metadata.get("thing_classes", None)
+    if expected is None:
+        expected = metadata.thing_classes = names
+    if names == expected:
+        class_of = {c["id"]: i for i, c in enumerate(categories)}
+    elif len(set(names)) == len(names) and set(names) <= set(expected):
+        class_of = {c["id"]: expected.index(c["name"]) for c in categories}
+    else:
+        raise UserError(
+            f"dataset {name!r}: {json_file} has other categories than expected: "
+            f"{', '.join(names)} instead of {', '.join(expected)}."
+        )
+    if metadata.get("thing_dataset_id_to_contiguous_id", class_of) != class_of:
+        raise UserError(
+            f"dataset {name!r}: the category ids in {json_file} have changed since it was first "
+            "read; restart the program."
+        )
+    metadata.thing_dataset_id_to_contiguous_id = class_of
+    return class_of
+
+
+def _box(segmentation: Segmentation) -> list[float]:
+    """Return the box (x, y, width, height) around polygons or an RLE."""
     if isinstance(segmentation, dict):
-        if isinstance(segmentation["counts"], list):
-            return mask_util.frPyObjects(segmentation, *segmentation["size"])
-        return segmentation
-    polygons = [p for p in segmentation if len(p) >= 6 and len(p) % 2 == 0]
-    return polygons if polygons or not segmentation else None
+        return mask_util.toBbox(segmentation).tolist()
+    points = np.concatenate([np.reshape(p, (-1, 2)) for p in segmentation])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return [*low.tolist(), *(high - low).tolist()]
 
 
 def register_coco(
@@ -195,6 +206,32 @@ def class_names(dataset: str) -> list[str]:
     if not hasattr(metadata, "thing_classes"):
         DatasetCatalog.get(dataset)
     return list(metadata.thing_classes)
+
+
+def use_classes(dataset: str, names: Sequence[str]) -> None:
+    """Give a registered data set the classes of a model, matching its categories by name.
+
+    Args:
+        dataset: name of the data set. Its categories may have another order, or lack some classes.
+        names: class names of the model.
+
+    Raises:
+        UserError: if the data set has classes that the model does not have.
+    """
+    own = class_names(dataset)
+    if own == list(names):
+        return
+    metadata = MetadataCatalog.get(dataset)
+    if not metadata.get("from_config", False) or not set(own) <= set(names):
+        raise UserError(
+            f"dataset {dataset!r} has different classes than the model: {', '.join(own)} instead "
+            f"of {', '.join(names)}."
+        )
+    where = metadata.json_file, metadata.image_root
+    DatasetCatalog.remove(dataset)
+    MetadataCatalog.remove(dataset)
+    register_coco(dataset, *where, classes=names)
+    MetadataCatalog.get(dataset).set(from_config=True)
 
 
 def check_available(datasets: Sequence[str]) -> None:

@@ -179,7 +179,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBottomUp:
             freeze_batch_norm=cfg.MODEL.TIMM.FREEZE_BATCH_NORM,
             model_arguments=cfg.MODEL.TIMM.ARGUMENTS,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # A TypeError is due to MODEL.TIMM.ARGUMENTS.
         raise ValueError(
             f"MODEL.TIMM.NAME {name} with MODEL.BACKBONE.FREEZE_AT {freeze_at}: {error}"
         ) from error

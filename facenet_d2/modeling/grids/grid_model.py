@@ -14,16 +14,13 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from ..checks import (
-    check_choice,
     check_equal_lengths,
     check_levels,
     check_num_classes,
-    check_probability,
 )
 from ..instance_model import InstanceModel
 from .layout import GridLayout
 from .losses import category_loss
-from .matrix_nms import KERNELS
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import ImageTargets, assign_targets
 
@@ -116,9 +113,6 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """
         node = cfg.MODEL.SOLOV2
         check_num_classes("MODEL.SOLOV2.NUM_CLASSES", node.NUM_CLASSES)
-        check_choice("MODEL.SOLOV2.NMS_KERNEL", node.NMS_KERNEL, KERNELS)
-        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
-            check_probability(f"MODEL.SOLOV2.{name}", node[name])
         layout = GridLayout.from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()

@@ -16,16 +16,9 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
+from ...config_checks import check_nodes
 from ...structures.masks import MASK_STRIDE, stride4_masks
-from ..checks import (
-    check_levels,
-    check_minimum,
-    check_num_classes,
-    check_positive,
-    check_probability,
-    check_share,
-    dense_levels,
-)
+from ..checks import check_levels, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..postprocessing import with_full_masks
 from ..sampling import spread_evenly
@@ -145,31 +138,8 @@ class YOLACT(InstanceModel[YOLACTPredictions]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         yolact = cfg.MODEL.YOLACT
+        check_nodes(cfg, "MODEL.YOLACT")
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
-        check_probability("MODEL.YOLACT.MASK_THRESH_TEST", yolact.MASK_THRESH_TEST)
-        check_positive("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
-        check_minimum(
-            1,
-            "MODEL.YOLACT",
-            yolact,
-            ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "PRE_NMS_TOPK_TEST"],
-        )
-        weights = ["NEGATIVE_RATIO", "BOX_WEIGHT", "MASK_WEIGHT", "SEMANTIC_WEIGHT"]
-        check_minimum(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
-        check_share("MODEL.YOLACT", yolact, ["SCORE_THRESH_TEST", "NMS_THRESH_TEST"])
-        for key, count in (("ANCHOR_RATIOS", None), ("BBOX_REG_WEIGHTS", 4)):
-            numbers = yolact[key]
-            if not numbers or len(numbers) != (count or len(numbers)) or not min(numbers) > 0:
-                raise ValueError(
-                    f"MODEL.YOLACT.{key} is {numbers}; it must be {count or 'one or more'} "
-                    "positive numbers"
-                )
-        low_high = yolact.IOU_THRESHOLDS
-        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
-            raise ValueError(
-                f"MODEL.YOLACT.IOU_THRESHOLDS is {low_high}; it must be two numbers between 0 and "
-                "1. Anchors with an IoU below the first are background, from the second on positive"
-            )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.YOLACT.IN_FEATURES", yolact.IN_FEATURES, shapes)
