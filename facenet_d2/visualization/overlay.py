@@ -165,7 +165,7 @@ class _Canvas:
             centered: whether ``place`` is the middle.
         """
         # JSON can contain single surrogates, which are not characters.
-        text = text.encode(errors="replace").decode()
+        text = " ".join(text.encode(errors="replace").decode().split())
         factor = min(max((height / self.geometric_side - 0.02) / 0.08 + 1, 1.2), 2) * 0.5
         font = _font(self._pixels(factor * self.points * self.scale))
         pad = max(1, int(font.size) // 10)
@@ -192,7 +192,10 @@ class _Canvas:
 
 @functools.lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont(FontProperties(["sans-serif"])), size)
+    # Pillow's other layout engine fails on control characters.
+    return ImageFont.truetype(
+        findfont(FontProperties(["sans-serif"])), size, layout_engine=ImageFont.Layout.BASIC
+    )
 
 
 def _lighter(color: Color) -> tuple[int, int, int]:
