@@ -334,6 +334,7 @@ def make_case(
     described = []
     content = yaml.safe_load(text)
     content["TEST"] = {"DETECTIONS_PER_IMAGE": 20}
+    content["MODEL"]["ROI_BOX_HEAD"]["CONV_DIM"] = 32
     if "point_rend" in base:
         content["MODEL"]["POINT_HEAD"] = {"SUBDIVISION_STEPS": 2, "FC_DIM": 32}
     for _ in range(rng.choice([1, 1, 1, 2, 3])):
