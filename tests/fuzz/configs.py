@@ -50,7 +50,7 @@ NODES = {
     "SOLO": ("MODEL.SOLO.", "MODEL.SOLOV2."),
     "YOLACT": ("MODEL.YOLACT.",),
     "CondInst": ("MODEL.CONDINST.",),
-    "GeneralizedRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
+    "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 
 # Allowed values that take longer than the limit on two cores.
