@@ -29,7 +29,7 @@ def mask_shapes(masks: RLEMasks, tolerance: float = 0.0) -> np.ndarray:
     from ..scenes.polygons import mask_polygons, simplified
 
     shapes = np.full(len(masks), shapely.MultiPolygon(), dtype=object)
-    filled = np.flatnonzero(masks.areas())
+    filled = np.flatnonzero(masks.areas()).tolist()
     crops = [masks.crop(i) for i in filled]
     traced = mask_polygons([crop for crop, _, _ in crops], [(x, y) for _, x, y in crops])
     shapes[filled] = simplified(traced, tolerance)

@@ -67,8 +67,8 @@ class FACENetDetectionModel(DetectionModel):
         self.model = model
         names = model.metadata.thing_classes
         self.category_ids = [model.category_ids.get(i, i + 1) for i in range(len(names))]
-        if self.category_mapping is None:
-            self.category_mapping = {str(i): n for i, n in zip(self.category_ids, names)}
+        own_names = {str(i): name for i, name in zip(self.category_ids, names)}
+        self.category_mapping: dict[str, str] = self.category_mapping or own_names
         missing = [i for i in self.category_ids if str(i) not in self.category_mapping]
         if missing:
             raise UserError(
@@ -117,7 +117,7 @@ class FACENetDetectionModel(DetectionModel):
             ObjectPrediction(
                 segmentation=[outline.ravel().tolist() for outline in outlines(shape)],
                 category_id=category,
-                category_name=(self.category_mapping or {})[str(category)],
+                category_name=self.category_mapping[str(category)],
                 score=score,
                 shift_amount=shift,
                 full_shape=full_shape,

@@ -7,6 +7,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from clients.pictures import iou
 
 pytest.importorskip("sahi")
 from sahi import AutoDetectionModel
@@ -20,10 +21,6 @@ from facenet_d2.engine import run_command
 @pytest.fixture
 def model(predictor):
     return client.FACENetDetectionModel(model=predictor, confidence_threshold=0.0)
-
-
-def iou(a, b):
-    return np.logical_and(a, b).sum() / max(np.logical_or(a, b).sum(), 1)
 
 
 def decoded(prediction, height, width):
