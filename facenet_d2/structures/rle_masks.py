@@ -57,6 +57,14 @@ class RLEMasks:
         """Return the masks themselves, which are always on the CPU."""
         return self
 
+    def cpu(self) -> RLEMasks:
+        """Return the masks themselves, which are always on the CPU."""
+        return self
+
+    def numpy(self) -> np.ndarray:
+        """Return all masks at full size, ``(N, H, W)`` bool."""
+        return self.to_tensor().numpy()
+
     def __len__(self) -> int:
         return len(self.changes)
 
@@ -89,7 +97,7 @@ class RLEMasks:
         return full
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        full = self.to_tensor().numpy()
+        full = self.numpy()
         return full if dtype is None else full.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
