@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
+from typing import Any
 
 # Ctrl-C; kill, systemd and containers; a closed terminal; the warning of a scheduler such as Slurm.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -96,3 +97,55 @@ def stop_requests() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, old in previous.items():
             signal.signal(signum, old)
+
+
+class StopAfter:
+    """Context manager that lets a piece of work be finished after a stop signal.
+
+    The first of :data:`STOP_SIGNALS` takes effect at the next :meth:`check`; a second one at once,
+    as outside the context. Further ones are ignored, while the command cleans up.
+    """
+
+    def __init__(self, work: str) -> None:
+        """
+        Args:
+            work: name of the piece of work, such as "image", for the notice.
+        """
+        self.work = work
+        self._requested = 0
+        self._ignoring = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopAfter:
+        for signum in STOP_SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        """Raise :class:`StopRequested` if there was a signal."""
+        if self._requested and not self._ignoring:
+            self._ignoring = True
+            raise StopRequested(self._requested)
+
+    def ignore(self) -> None:
+        """Ignore signals from now on."""
+        self._ignoring = True
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._ignoring:
+            return
+        is_first, self._requested = not self._requested, signum
+        if is_first:
+            notice = f"{signal.Signals(signum).name}: stopping after this {self.work}"
+            # A handler must not print: it may have interrupted another print.
+            os.write(2, f"\n{notice} (again: stop at once) ...\n".encode())
+            return
+        self._ignoring = True
+        if callable(self._previous[signum]):
+            self._previous[signum](signum, frame)
+        raise StopRequested(signum)

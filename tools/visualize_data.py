@@ -41,6 +41,9 @@ def parse_args() -> argparse.Namespace:
         "--num-images", type=int, default=16, help="number of images (default: %(default)s)"
     )
     parser.add_argument(
+        "--no-labels", action="store_true", help="draw no class names, which hide small objects"
+    )
+    parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides; must come last"
     )
     return parser.parse_args()
@@ -75,6 +78,7 @@ def main() -> None:
             instances.gt_classes.tolist(),
             metadata,
             boxes=instances.gt_boxes.tensor.numpy(),
+            with_labels=not args.no_labels,
         )
         name = f"{number:04d}_{Path(sample['file_name']).stem}.png"
         with replaced(args.output / name) as temporary:

@@ -231,10 +231,10 @@ def draw_comparison(
     """
 
     def overlay(entries: list[dict[str, Any]]) -> np.ndarray:
-        masks = [mask_util.decode(e["segmentation"]).astype(bool) for e in entries]
+        masks = (mask_util.decode(e["segmentation"]) for e in entries)
         ids = metadata.thing_dataset_id_to_contiguous_id
         classes = [ids[e["category_id"]] for e in entries]
-        return draw_masks(image, masks, classes, metadata, with_labels=False).copy()
+        return draw_masks(image, masks, classes, metadata, with_labels=False)
 
     white = (255, 255, 255)
     kept = [o for o in objects if not o.get("iscrowd")]

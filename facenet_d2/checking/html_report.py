@@ -113,7 +113,7 @@ def _draw_images(report: DatasetReport, image_root: Path) -> list[tuple[str, str
         annotations = by_image.get(image["id"], [])
         size = (image["height"], image["width"])
         rles = [segmentation_to_rle(a["segmentation"], *size) for a in annotations]
-        masks = [mask_util.decode(rle).astype(bool) for rle in rles]
+        masks = (mask_util.decode(rle) for rle in rles)
         classes = [class_of[a["category_id"]] for a in annotations]
         pixels = read_image(image_root / image["file_name"], "RGB")
         overlay = Image.fromarray(draw_masks(pixels, masks, classes, metadata))

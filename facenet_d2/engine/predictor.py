@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
@@ -80,7 +81,28 @@ class Predictor:
             image: ``(H, W, 3)`` uint8, BGR.
 
         Returns:
-            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
-            ``pred_boxes``, ``pred_classes`` and ``scores``.
+            Instances on the CPU, by decreasing score, with ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
+            and ``scores``.
         """
         return self._predictor(image)["instances"].to("cpu")
+
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Predict the instances of several images in one pass of the network.
+
+        Args:
+            images: ``(H, W, 3)`` uint8, BGR. Smaller ones are padded to the largest.
+
+        Returns:
+            The instances of each image, as for a single one.
+        """
+        inputs = []
+        for image in images:
+            if self._predictor.input_format == "RGB":
+                image = image[:, :, ::-1]
+            resized = self._predictor.aug.get_transform(image).apply_image(image)
+            tensor = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
+            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+        with torch.no_grad():
+            outputs = self.model(inputs) if inputs else []
+        return [output["instances"].to("cpu") for output in outputs]

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import detectron2._C
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ..compat import compiled_operators_available
 from ..config import add_facenet_config, raise_limits, rename_keys, rename_overrides
 from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
@@ -138,7 +138,9 @@ def load_config(
 ) -> CfgNode:
     """Read, override and check a config, and register the data sets of ``DATASETS.COCO``.
 
-    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``. Detectron2's
+    ``GeneralizedRCNN`` becomes this project's ``MaskRCNN``, which differs in the type of the masks
+    only.
 
     Args:
         config_file: YAML file, loaded without executing code.
@@ -157,6 +159,9 @@ def load_config(
     cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        # Detectron2's class makes masks of full size, which large images have no memory for.
+        cfg.MODEL.META_ARCHITECTURE = "MaskRCNN"
     check_weights_address(cfg, overrides)
     _check(cfg, train=train)
     register_coco_from_config(cfg)
@@ -245,8 +250,7 @@ def _check_deformable(cfg: CfgNode) -> None:
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
     if not any(node.DEFORM_ON_PER_STAGE) or (on_cpu and not node.DEFORM_MODULATED):
         return
-    # The stand-in of facenet_d2.compat is not read from a file.
-    if on_cpu or not hasattr(detectron2._C, "__file__"):
+    if on_cpu or not compiled_operators_available():
         raise UserError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators "
             "(on a CPU, only without MODEL.RESNETS.DEFORM_MODULATED); set it to "

@@ -26,6 +26,7 @@ from .. import compat
 from ..data.rle import segmentation_to_rle
 from ..errors import UserError
 from ..files import disk_errors_of_torch, remove_temporary_files, replaced_files
+from .results import instances_to_results
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,11 @@ class InstanceEvaluator(COCOEvaluator):
         if truth is not None:
             self._coco_api = truth
             self._warn_of_crowded_images()
+
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for given, output in zip(inputs, outputs):
+            results = instances_to_results(output["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": results})
 
     def _warn_of_crowded_images(self) -> None:
         objects = Counter(a["image_id"] for a in self._coco_api.dataset["annotations"])

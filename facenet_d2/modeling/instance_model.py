@@ -139,6 +139,7 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
             output_sizes: (height, width) of each result.
 
         Returns:
-            One :class:`Instances` per image: ``pred_masks`` ``(M, height, width)`` bool,
-            ``pred_boxes``, ``scores`` and ``pred_classes``.
+            One :class:`Instances` per image: ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``scores`` and
+            ``pred_classes``.
         """

@@ -6,6 +6,7 @@ this module raises a :class:`UserError` if one is missing.
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,6 +39,9 @@ __all__ = [
     "reason",
     "reserve_block_cache",
 ]
+
+# Python prints warnings of loggers that nobody handles; GDAL's become the reasons of a UserError.
+logging.getLogger("rasterio").addHandler(logging.NullHandler())
 
 # What rasterio raises for files that GDAL cannot open, read, warp or transform.
 GDAL_ERRORS = (

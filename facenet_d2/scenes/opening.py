@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..errors import UserError
 from .geo import GDAL_ERRORS, gdal_settings, known_crs, rasterio, reason
 from .sources import FOLDER_SUFFIXES, is_gdal_name, public_name
@@ -56,15 +58,13 @@ def _opening_problem(path: str, name: str, is_file: bool, error: BaseException) 
         return f"{name} cannot be opened: {why}."
     suffix = Path(path).suffix.lower().lstrip(".")
     known = rasterio.drivers.raster_driver_extensions()
-    if suffix and suffix not in known and suffix not in ("zarr", "safe"):
-        return (
-            f"{name} is not a raster that the installed GDAL can read (it has no driver for "
-            f".{suffix} files); convert it to GeoTIFF."
-        )
-    return f"{name} is not a raster that GDAL can read: {why}."
+    hint = ""
+    if suffix and suffix not in known:
+        hint = f"; the installed GDAL may lack a driver for .{suffix} files: convert it to GeoTIFF"
+    return f"{name} is not a raster that GDAL can read: {why}{hint}."
 
 
-def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
+def place(dataset: Any, path: str) -> tuple[Any, Any, Any]:
     """Give the pixels of a raster a place on the map.
 
     A raster with only ground control points or rational polynomial coefficients (RPC) is warped: to
@@ -74,7 +74,7 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
 
     Args:
         dataset: an open raster.
-        name: name of the raster for messages.
+        path: its name.
 
     Returns:
         the dataset or a warped version, its affine transform, and its coordinate reference system,
@@ -83,6 +83,7 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
     Raises:
         UserError: if the raster cannot be warped.
     """
+    name = public_name(path)
     if not dataset.transform.is_identity:
         crs = known_crs(dataset.crs)
         if crs is None:
@@ -109,11 +110,15 @@ def place(dataset: Any, name: str) -> tuple[Any, Any, Any]:
         return dataset, dataset.transform, None
     if dataset.nodata is None and alpha_band(dataset) is None:
         options["add_alpha"] = True
+    # By default, GDAL chooses for each window an overview of the file, the scale of the filter, and
+    # an approximation of the coordinates: windows would not agree where they overlap.
+    dataset = open_dataset(path, overview_level="NONE")
+    options.update(tolerance=0, XSCALE=1, YSCALE=1)
+    kinds = rasterio.enums.Resampling
+    kind = kinds.bilinear if palette_of(dataset) is None else kinds.nearest
     try:
         with gdal_settings():
-            warped = rasterio.vrt.WarpedVRT(
-                dataset, crs=crs, resampling=rasterio.enums.Resampling.bilinear, **options
-            )
+            warped = rasterio.vrt.WarpedVRT(dataset, crs=crs, resampling=kind, **options)
     except (*GDAL_ERRORS, ValueError) as error:
         raise UserError(f"{name} cannot be warped by its {method}: {reason(error)}.") from error
     logger.info(f"{name} is warped to {crs.to_string()} by its {method}.")
@@ -131,3 +136,14 @@ def alpha_band(dataset: Any) -> int | None:
     """Return the number of the alpha band, or None."""
     alpha = rasterio.enums.ColorInterp.alpha
     return next((i for i, c in enumerate(dataset.colorinterp, 1) if c == alpha), None)
+
+
+def palette_of(dataset: Any) -> np.ndarray | None:
+    """Return ``(256, 4)`` uint8, the colour and alpha of each value, or None without a palette."""
+    palette = rasterio.enums.ColorInterp.palette
+    if dataset.colorinterp[0] != palette or dataset.dtypes[0] != "uint8":
+        return None
+    colours = np.zeros((256, 4), np.uint8)
+    for value, colour in dataset.colormap(1).items():
+        colours[value] = colour
+    return colours

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from .geo import rasterio
-from .opening import alpha_band
+from .opening import alpha_band, palette_of
 
 
 class PixelReader:
@@ -35,10 +35,12 @@ class PixelReader:
     """
 
     def __init__(self, file: Any, dataset: Any, bands: Sequence[int] | None, name: str) -> None:
-        self.palette = _palette(file)
+        self.palette = palette_of(file)
         self._alpha = alpha_band(dataset)
-        available = file.count if self.palette is None else 3
-        self.bands = _chosen_bands(bands, available, self._alpha, name)
+        if self.palette is None:
+            self.bands = _chosen_bands(bands, file.count, self._alpha, name)
+        else:
+            self.bands = _chosen_bands(bands, 3, None, name)
         self._colours = [band - 1 for band in self.bands]
         # A palette has a single band in the file.
         self._stored_bands = list(self.bands) if self.palette is None else [1]
@@ -159,15 +161,6 @@ def _chosen_bands(
         if not 1 <= band <= available:
             raise UserError(f"{name} has no band {band}; its bands are 1 to {available}.")
     return tuple(int(band) for band in bands)
-
-
-def _palette(file: Any) -> np.ndarray | None:
-    if file.colorinterp[0] != rasterio.enums.ColorInterp.palette or file.dtypes[0] != "uint8":
-        return None
-    palette = np.zeros((256, 4), np.uint8)
-    for value, colour in file.colormap(1).items():
-        palette[value] = colour
-    return palette
 
 
 def _bits(file: Any, index: int) -> int:

@@ -99,7 +99,7 @@ class Raster:
         self._reserved_bytes = 0
         self._file = self._dataset = self._masks = open_dataset(self.path)
         try:
-            self._dataset, transform, self.crs = place(self._file, self.name)
+            self._dataset, transform, self.crs = place(self._file, self.path)
             self._is_warped = self._dataset is not self._file
             self._choose_bands()
             self._choose_grid(transform)

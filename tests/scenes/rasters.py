@@ -200,6 +200,20 @@ def _palette(folder: Path) -> Case:
     return Case(path, values, indices[0] != 7, Affine.identity(), None)
 
 
+def _palette_and_alpha(folder: Path) -> Case:
+    indices = noise(2, "uint8", 0, 200)
+    indices[1] = np.where(wedge(), 255, 0)
+    colours = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
+
+    def setup(file: Any) -> None:
+        file.write_colormap(1, colours)
+        file.colorinterp = (ColorInterp.palette, ColorInterp.alpha)
+
+    path = write_raster(folder / "scene.tif", indices, setup, photometric="PALETTE", alpha="YES")
+    values = np.stack([indices[0], 255 - indices[0], indices[0] // 2])
+    return Case(path, values, wedge())
+
+
 def _one_bit(folder: Path) -> Case:
     # GDAL reports a palette of black and white.
     values = noise(1, "uint8", 0, 2)
@@ -305,6 +319,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "complex float": _complex("complex64"),
     "complex integer": _complex("complex_int16"),
     "palette": _palette,
+    "palette and alpha": _palette_and_alpha,
     "1 bit": _one_bit,
     "VRT": _vrt,
     "mixed types": _mixed_types,

@@ -448,6 +448,48 @@ def test_classes_are_merged_separately_unless_repeats_are_dropped():
     assert report.repeats == 0
 
 
+def test_similar_masks_are_linked_before_masks_within_one_another():
+    grid = TileGrid(30, 100, 60, 20)
+    left = detections_of(grid, 0, 0, (0, 0.9, (41, 5, 53, 25)))
+    # The smaller mask lies within that of the left tile, the larger one almost does.
+    right = detections_of(grid, 0, 1, (0, 0.9, (42, 10, 46, 14)), (0, 0.9, (41, 6, 54, 26)))
+    instances, _ = merge([left, right], grid)
+    assert instances.detections.boxes.tolist() == [[41, 5, 53, 25], [42, 10, 46, 14]]
+
+
+@pytest.mark.parametrize("step", [1, -1])
+def test_a_tie_is_broken_by_the_position_of_the_tile(step):
+    grid = TileGrid(30, 100, 60, 20)
+    assert grid.lefts == [0, 40]
+    box, crop = (47, 10, 53, 20), np.ones((10, 6), bool)
+    crop[0, 0] = False
+    tiles = [
+        TileDetections(0, 0, Detections.from_crops([0], [0.9], [box], [crop])),
+        TileDetections(0, 1, Detections.from_crops([0], [0.9], [box], [crop[:, ::-1]])),
+    ]
+    instances, _ = merge(tiles[::step], grid)
+    assert np.array_equal(instances.detections.mask(0), crop)
+
+
+def test_an_instance_waits_for_one_below_that_may_contain_it():
+    """A detection lies half within an instance, and less within each of the parts of it."""
+    grid = TileGrid(140, 100, 60, 20)
+    assert (grid.tops, grid.lefts) == ([0, 40, 80], [0, 40])
+    scene = np.zeros((3, 140, 100), bool)
+    scene[0, 30:60, 60:] = scene[0, 30:38, 50:60] = scene[0, 5:25, 40:60] = True
+    scene[0, 5:30, 60:] = True
+    scene[1, 40:100, 60:] = scene[1, 40:48, 50:60] = scene[1, 50:60, 40:50] = True
+    scene[2, 80:120, 60:] = True
+    box = [[0, 0, 100, 140]]
+    tiles = [
+        TileDetections(r, 1, Detections.from_crops([0], [0.9], box, [scene[r]])) for r in range(3)
+    ]
+    tiles.append(detections_of(grid, 0, 0, (0, 0.9, (50, 30, 60, 58))))
+    instances, report = merge(tiles, grid)
+    assert instances.parts.tolist() == [3]
+    assert report.leftovers == 1
+
+
 def test_a_leftover_inside_another_instance_is_dropped():
     grid = TileGrid(30, 100, 60, 20)
     # The left tile sees two objects at its right side, the right tile one.

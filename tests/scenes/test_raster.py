@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.enums import ColorInterp, Resampling
 from rasterio.rpc import RPC
 from rasters import (
@@ -263,18 +264,23 @@ def test_overviews_are_used(tmp_path):
             assert np.allclose(corner, NORTH_UP @ (WIDTH, HEIGHT))
 
 
-def test_windows_of_a_resampled_raster_with_overviews_agree(tmp_path):
+@pytest.mark.parametrize("is_warped", [False, True])
+def test_windows_of_a_resampled_raster_with_overviews_agree(is_warped, tmp_path):
     rng = np.random.default_rng(0)
     values = rng.integers(1, 250, (1, 317, 433), dtype=np.uint8)
     values[:, :100, :100] = 0
-    path = write_raster(
-        tmp_path / "scene.tif",
-        values,
-        lambda file: file.build_overviews([2, 4, 8], Resampling.nearest),
-        nodata=0,
-    )
-    # At scales around those of the overviews, any of them may be chosen for a small window.
-    for scale in (0.5, 0.4999, 0.501, 0.26, 0.2501, 0.2499, 0.125, 0.1249, 0.13, 0.55):
+
+    def setup(file):
+        file.build_overviews([2, 4, 8], Resampling.nearest)
+        if is_warped:
+            corners = [(row, column) for row in (0, 317) for column in (0, 433)]
+            points = [GroundControlPoint(r, c, *(ROTATED @ (c, r))) for r, c in corners]
+            file.gcps = (points, UTM)
+
+    place = {"crs": None, "transform": None} if is_warped else {}
+    path = write_raster(tmp_path / "scene.tif", values, setup, nodata=0, **place)
+    # At scales around those of the overviews, GDAL may choose any of them for a small window.
+    for scale in (1, 0.5, 0.4999, 0.501, 0.26, 0.2501, 0.2499, 0.125, 0.1249, 0.13):
         with Raster(path, scale=scale) as raster:
             whole, all_valid = raster.read((0, 0, raster.width, raster.height))
             for _ in range(30):
@@ -284,7 +290,8 @@ def test_windows_of_a_resampled_raster_with_overviews_agree(tmp_path):
                 part, valid = raster.read((left, top, right, bottom))
                 assert np.array_equal(valid, all_valid[top:bottom, left:right])
                 difference = part.astype(int) - whole[:, top:bottom, left:right]
-                assert np.abs(difference).max() <= 1
+                # Beside invalid pixels, a single one of tiny weight may decide.
+                assert (np.abs(difference) > 1).sum() <= 1
 
 
 def test_overviews_match_the_place_of_pixels(tmp_path):
@@ -373,6 +380,22 @@ def test_rotated_ground_control_points(dtype, crs, tmp_path):
         )
 
 
+def test_a_palette_is_not_mixed_when_it_is_warped(tmp_path):
+    colours = {i: (i, 255 - i, i // 2, 255) for i in range(256)}
+
+    def setup(file):
+        file.write_colormap(1, colours)
+        file.gcps = (control_points(ROTATED), UTM)
+
+    values = np.random.default_rng(0).choice([3, 90, 251], (1, HEIGHT, WIDTH)).astype(np.uint8)
+    path = write_raster(tmp_path / "scene.tif", values, setup, crs=None, transform=None)
+    with Raster(path) as raster:
+        read, valid = raster.read((0, 0, raster.width, raster.height))
+    assert {tuple(pixel) for pixel in read[:, valid].T.tolist()} == {
+        colours[i][:3] for i in (3, 90, 251)
+    }
+
+
 def test_ground_control_points_without_a_reference_system(tmp_path, caplog):
     values = noise(1, "uint8")
     write_raster(tmp_path / "a.tif", values, crs=None, transform=None)
@@ -390,8 +413,9 @@ def test_ground_control_points_without_a_reference_system(tmp_path, caplog):
     assert f"{path} has no place on the map; results have pixel coordinates." in caplog.text
 
 
-@pytest.mark.parametrize("latitude", [48.0, -33.0])
-def test_rational_polynomials(latitude, tmp_path):
+# Programs that copy a raster may write the identity where it has no transform.
+@pytest.mark.parametrize(("latitude", "written"), [(48.0, None), (-33.0, Affine.identity())])
+def test_rational_polynomials(latitude, written, tmp_path):
     values = np.full((1, HEIGHT, WIDTH), 10, np.uint8)
     values[:, 30:34, 50:54] = 200
     constant, east, north, up = np.eye(20)[:4].tolist()
@@ -418,7 +442,7 @@ def test_rational_polynomials(latitude, tmp_path):
     def setup(file):
         file.rpcs = rpc
 
-    path = write_raster(tmp_path / "scene.tif", values, setup, crs=None, transform=None)
+    path = write_raster(tmp_path / "scene.tif", values, setup, crs=None, transform=written)
     with Raster(path) as raster:
         assert raster.crs == CRS.from_epsg(32633 if latitude > 0 else 32733)
         read, _ = raster.read((0, 0, raster.width, raster.height))
@@ -594,7 +618,7 @@ def test_an_unreachable_server():
     [
         ("text.tif", b"text", "is not a raster that GDAL can read"),
         ("empty.tif", b"", "is not a raster that GDAL can read"),
-        ("scene.ecw", b"ecw", r"has no driver for \.ecw files"),
+        ("scene.ecw", b"ecw", r"may lack a driver for \.ecw files: convert"),
         ("missing.tif", None, "no such file"),
     ],
 )
@@ -660,6 +684,35 @@ def test_wrong_scales(options, message, tmp_path):
     path = write_raster(tmp_path / "scene.tif", noise(3, "uint8"))
     with pytest.raises(UserError, match=message):
         Raster(path, **options)
+
+
+def test_coefficients_that_do_not_place_a_raster(tmp_path):
+    rpc = RPC(
+        **{f"{key}_off": 0 for key in ("lat", "long", "height", "line", "samp")},
+        **{f"{key}_scale": 1 for key in ("lat", "long", "height", "line", "samp")},
+        line_num_coeff=[0] * 20,
+        line_den_coeff=[0] * 20,
+        samp_num_coeff=[0] * 20,
+        samp_den_coeff=[0] * 20,
+    )
+
+    def setup(file):
+        file.rpcs = rpc
+
+    path = write_raster(tmp_path / "rpc.tif", noise(1, "uint8"), setup, crs=None, transform=None)
+    with pytest.raises(UserError, match=r"rpc\.tif cannot be warped by its RPC: "):
+        Raster(path)
+
+    def same_place(file):
+        points = [GroundControlPoint(p.row, p.col, 500_000, 5_000_000) for p in corners]
+        file.gcps = (points, UTM)
+
+    corners = control_points(NORTH_UP)
+    path = write_raster(
+        tmp_path / "gcp.tif", noise(1, "uint8"), same_place, crs=None, transform=None
+    )
+    with pytest.raises(UserError, match=r"gcp\.tif cannot be warped by its 4 ground control"):
+        Raster(path)
 
 
 def test_complex_values_are_not_resampled(tmp_path):
