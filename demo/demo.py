@@ -24,7 +24,7 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data import read_image
+from facenet_d2.data.readers import RasterReader
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
@@ -85,15 +85,15 @@ class Demo:
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Process a BGR image; return the overlay, in BGR, and a line that reports the result."""
+        """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a report."""
         start = time.perf_counter()
         everything = self.predictor(image)
         seconds = time.perf_counter() - start
         shown = everything[everything.scores >= self.threshold]
         self._keep(shown, name)
-        overlay = draw_instances(
-            np.ascontiguousarray(image[:, :, ::-1]), shown, self.predictor.metadata
-        )
+        reader = self.predictor.reader
+        picture = reader.picture(image) if isinstance(reader, RasterReader) else image[:, :, ::-1]
+        overlay = draw_instances(np.ascontiguousarray(picture), shown, self.predictor.metadata)
         line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
         if len(shown) == 0:
             line += (
@@ -171,8 +171,13 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
         UserError: If it cannot be read or its overlay cannot be written.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
+        if isinstance(demo.predictor.reader, RasterReader):
+            raise UserError(
+                f"video {path} has 8-bit colours, but the model was trained with INPUT.BANDS or "
+                "INPUT.STRETCH; give it images."
+            )
         return run_video(demo, path, out)
-    image = read_image(path)
+    image = demo.predictor.read(path)
     with user_errors(f"image {path} cannot be processed"):
         overlay, line = demo.run_image(image, str(path))
     try:
