@@ -129,7 +129,9 @@ class RasterReader:
         except ImageError:
             raise
         except UserError as error:
-            reason = str(error).removeprefix(str(file)).lstrip(": ").rstrip(".")
+            reason = str(error).rstrip(".")
+            for name, short in ((f"{file}: ", ""), (f"'{file}'", "it"), (str(file), "it")):
+                reason = reason.replace(name, short)
             raise ImageError("image-unreadable", reason, str(file)) from error
         except MemoryError as error:
             reason = "it does not fit into the memory; cut it into patches"

@@ -88,7 +88,7 @@ def test_images_have_the_pixels_of_the_file(name, tmp_path):
     ("settings", "count", "dtype", "words"),
     [
         ({}, 3, "uint16", "not of 8 bits; set INPUT.STRETCH"),
-        ({}, 4, "uint8", "it has 4 bands, but MODEL.PIXEL_MEAN has 3 values"),
+        ({}, 5, "uint8", "it has 5 bands, but MODEL.PIXEL_MEAN has 3 values"),
         ({"bands": (1, 2, 9)}, 3, "uint8", "has no band 9"),
         ({"bands": (1,), "stretch": "none"}, 3, "uint8", "it has 1 bands"),
     ],
@@ -151,7 +151,7 @@ def test_the_mapper_reads_bands(band_config, scenes, tmp_path):
     plain = load_config(
         band_config,
         [*moves, "INPUT.BANDS", "[]", "INPUT.STRETCH", ""]
-        + ["MODEL.PIXEL_MEAN", "[115.0] * 3", "MODEL.PIXEL_STD", "[1.0] * 3"],
+        + ["MODEL.PIXEL_MEAN", "[115.0, 115.0, 115.0]", "MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]"],
         train=True,
     )
     (record, *_) = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)
