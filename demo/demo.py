@@ -23,7 +23,7 @@ from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data import read_image
+from facenet_d2.data.readers import RasterReader
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
@@ -93,7 +93,7 @@ class Demo:
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Process a BGR image; return the overlay, in BGR, and a line that reports the result.
+        """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a line that reports the result.
 
         Raises:
             UserError: If the model cannot process it.
@@ -104,8 +104,10 @@ class Demo:
         seconds = time.perf_counter() - start
         shown = everything[everything.scores >= self.threshold]
         self._keep(shown, name)
+        reader = self.predictor.reader
+        picture = reader.picture(image) if isinstance(reader, RasterReader) else image[:, :, ::-1]
         overlay = draw_instances(
-            image[:, :, ::-1], shown, self.predictor.metadata, with_labels=self.with_labels
+            picture, shown, self.predictor.metadata, with_labels=self.with_labels
         )
         line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
         if len(shown) == 0:
@@ -213,8 +215,13 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
 
 def _run_file(demo: Demo, path: Path, out: Path) -> str:
     if path.suffix.lower() in VIDEO_SUFFIXES:
+        if isinstance(demo.predictor.reader, RasterReader):
+            raise UserError(
+                f"video {path} has 8-bit colours, but the model was trained with INPUT.BANDS or "
+                "INPUT.STRETCH; give it images."
+            )
         return run_video(demo, path, out)
-    image = read_image(path)
+    image = demo.predictor.read(path)
     overlay, line = demo.run_image(image, str(path))
     # OpenCV does not report a full disk when it writes a file.
     encoded, content = cv2.imencode(out.suffix, overlay)

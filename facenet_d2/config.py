@@ -326,6 +326,16 @@ def _add_data(cfg: CN) -> None:
     INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT and
     CondInst. Ground-truth masks are then rasterised once, at stride 4, where losses compare masks.
     """
+    # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
+    # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as
+    # float32, with a value of MODEL.PIXEL_MEAN for each band. [] reads 8-bit images with Pillow; or
+    # all bands, if STRETCH is set.
+    cfg.INPUT.BANDS = []
+    # Stretch of the values to 0 to 255, the same for all images: "range LOW HIGH", for SAR "db
+    # amplitude LOW HIGH" or "db intensity LOW HIGH", each number may be a list with one for each
+    # band, such as 0,0,0; "none" leaves the values as they are. tools/compute_statistics.py
+    # computes it. Images of 8 bits need none.
+    cfg.INPUT.STRETCH = ""
     # Rotate by 0, 90, 180 or 270 degrees.
     cfg.INPUT.RANDOM_QUARTER_TURN = False
     node = cfg.INPUT.RAND_AUGMENT = CN()

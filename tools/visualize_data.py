@@ -17,13 +17,13 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.data import build_train_loader
+from facenet_d2.data.readers import build_reader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced
@@ -66,14 +66,15 @@ def main() -> None:
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     check_writable(args.output)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    reader = build_reader(cfg)
     samples = itertools.chain.from_iterable(build_train_loader(cfg))
     num_instances, num_empty = 0, 0
     for number in tqdm(range(args.num_images), desc="Drawing", unit="image"):
         sample = next(samples)
         instances = sample["instances"]
-        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
+        image = reader.picture(sample["image"].permute(1, 2, 0).numpy())
         overlay = draw_masks(
-            np.ascontiguousarray(image).astype(np.uint8),
+            image,
             repeat_to_full_size(instances),
             instances.gt_classes.tolist(),
             metadata,

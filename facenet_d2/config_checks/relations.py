@@ -27,12 +27,30 @@ def image_channels(cfg: CfgNode) -> str:
             f"MODEL.PIXEL_MEAN has {len(mean)} values and MODEL.PIXEL_STD {len(std)}; they must "
             "have one for each channel"
         )
+    bands = cfg.INPUT.BANDS
+    if bands or cfg.INPUT.STRETCH:
+        if bands and len(bands) != len(mean):
+            return (
+                f"MODEL.PIXEL_MEAN and MODEL.PIXEL_STD have {len(mean)} values, but INPUT.BANDS "
+                f"{len(bands)} bands; they must have one value for each"
+            )
+        return ""
     channels = CHANNELS_OF_FORMAT.get(name, 3)
     # A grey image is repeated for each mean.
     if channels not in (1, len(mean)):
         return (
             f"MODEL.PIXEL_MEAN and MODEL.PIXEL_STD have {len(mean)} values, but images of "
             f"INPUT.FORMAT {name} have {channels} channels; they must have one value for each"
+        )
+    return ""
+
+
+def shown_images(cfg: CfgNode) -> str:
+    """Forbid Detectron2's pictures of training, which are of 8-bit colours."""
+    if cfg.VIS_PERIOD > 0 and (cfg.INPUT.BANDS or cfg.INPUT.STRETCH):
+        return (
+            f"VIS_PERIOD is {cfg.VIS_PERIOD}, but images with INPUT.BANDS or INPUT.STRETCH cannot "
+            "be shown in training; it must be 0 (tools/visualize_data.py draws them)"
         )
     return ""
 
@@ -95,6 +113,7 @@ def resnet_width(cfg: CfgNode) -> str:
 
 RELATIONS: tuple[Callable[[CfgNode], str], ...] = (
     image_channels,
+    shown_images,
     size_range,
     crop_size,
     pooled_features,

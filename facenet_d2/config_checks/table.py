@@ -386,6 +386,8 @@ _NODES: dict[str, dict[str, Rule]] = {
         # 0 keeps the size of the images.
         "MIN_SIZE_TEST": either(SIDE, choice(0)),
         "MAX_SIZE_TEST": LONGEST_SIDE,
+        "BANDS": items(integer(1, 65_535), (0, 64)),
+        "STRETCH": TEXT,
         "RANDOM_FLIP": choice("none", "horizontal", "vertical", "both"),
         "RANDOM_QUARTER_TURN": BOOLEAN,
         "COLOR_AUG_SSD": BOOLEAN,

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ..errors import UserError
 from ..files import disk_errors_of_torch, replaced, write_whole
 from ..unpickling import load_arrays, load_tensors
-from ..weights import PRETRAINED, bottom_up_parameters
+from ..weights import PRETRAINED, bottom_up_parameters, inflate_stem
 from .cli import VALUE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -62,9 +62,11 @@ class ModelCheckpointer(DetectionCheckpointer):
     Attributes:
         complete: whether a checkpoint must contain every parameter of the model; otherwise one
             parameter is enough.
+        image_format: ``INPUT.FORMAT``, the order of the colours that the weights expect.
     """
 
     complete = False
+    image_format = "BGR"
 
     def _load_file(self, filename: str) -> Any:
         """Read a checkpoint or pretrained weights, without executing code in the file."""
@@ -100,6 +102,8 @@ class ModelCheckpointer(DetectionCheckpointer):
         if not isinstance(checkpoint.get("model"), dict):
             raise CheckpointError('it has no model state under "model"')
         _check_finite(checkpoint["model"])
+        if not self.complete:
+            inflate_stem(checkpoint["model"], self.model, self.image_format)
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
         total = len(self.model.state_dict())
@@ -182,6 +186,9 @@ def load_checkpoint(
 ) -> None:
     """Load the last checkpoint of ``OUTPUT_DIR`` if resuming, otherwise ``MODEL.WEIGHTS``.
 
+    If ``complete`` is False, the stem of three-channel weights is inflated to the channels of the
+    model's images, see :func:`~facenet_d2.weights.inflate_stem`.
+
     Args:
         checkpointer: checkpointer of the model.
         cfg: config of the model.
@@ -194,6 +201,7 @@ def load_checkpoint(
     """
     candidates = resumable_checkpoints(checkpointer.save_dir) if resume else []
     checkpointer.complete = complete or bool(candidates)
+    checkpointer.image_format = cfg.INPUT.FORMAT
     for number, file in enumerate(candidates):
         try:
             checkpointer.load(str(file))

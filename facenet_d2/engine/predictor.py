@@ -13,6 +13,8 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
 from ..data.augmentation import build_augmentations
+from ..data.images import read_image
+from ..data.readers import RasterReader, build_reader
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
@@ -26,6 +28,7 @@ class Predictor:
     Attributes:
         cfg: frozen config.
         model: model in evaluation mode.
+        reader: reader of the images that the model was trained with.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
         category_ids: category IDs of the data set by class index; empty if the data set is missing
             and the config, of version 0.1, does not contain them.
@@ -66,6 +69,10 @@ class Predictor:
         without_weights.MODEL.WEIGHTS = ""
         with user_errors(f"the model of {config_file} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
+        self.reader = build_reader(cfg)
+        if isinstance(self.reader, RasterReader):
+            # Bands have no colours whose order could be reversed.
+            self._predictor.input_format = "BGR"
         # As in evaluation.
         (self._predictor.aug,) = build_augmentations(cfg, is_train=False)
         self.model = self._predictor.model
@@ -74,17 +81,28 @@ class Predictor:
         with user_errors("the model cannot be prepared for inference"):
             accelerate(self.model, cfg)
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def read(self, file: str | Path) -> np.ndarray:
+        """Read an image as :meth:`__call__` takes it.
+
+        Raises:
+            ImageError: if the file cannot be used.
+        """
+        return self.reader(file) if isinstance(self.reader, RasterReader) else read_image(file)
+
+    def __call__(self, image: np.ndarray | str | Path) -> Instances:
         """Predict the instances of an image.
 
         Args:
-            image: ``(H, W, 3)`` uint8, BGR.
+            image: a file, or an array: ``(H, W, 3)`` uint8, BGR; or ``(H, W, bands)`` float32 after
+                the stretch, if the config has ``INPUT.BANDS`` or ``INPUT.STRETCH``.
 
         Returns:
             Instances on the CPU, by decreasing score, with ``pred_masks``
             (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
             and ``scores``.
         """
+        if not isinstance(image, np.ndarray):
+            image = self.read(image)
         return self._predictor(image)["instances"].to("cpu")
 
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:

@@ -16,6 +16,7 @@ from ..compat import compiled_operators_available
 from ..config import add_facenet_config, raise_limits, rename_keys, rename_overrides
 from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
+from ..data.readers import build_reader
 from ..errors import UserError
 from ..modeling.backbone import check_sem
 from .amp import amp_dtype
@@ -197,6 +198,7 @@ def _sentence(error: Exception) -> str:
 
 
 def _check(cfg: CfgNode, *, train: bool) -> None:
+    build_reader(cfg)  # Checks INPUT.STRETCH.
     try:
         check_sem(cfg)
     except ValueError as error:

@@ -52,6 +52,8 @@ class Raster:
             not square on the ground, as those in degrees, become square.
         scale: pixels of the working grid per pixel of the file, instead of ``pixel_size``.
         area: area of interest; pixels whose centres are outside of it are invalid.
+        on_map: whether the pixels get their place on the map; if not, they are those of the file,
+            even if it has ground control points or RPC, and ``crs`` is None.
 
     Attributes:
         path: the path as given.
@@ -65,6 +67,7 @@ class Raster:
         dtype: type of the values that :meth:`read` returns: ``uint8`` if the file has 8 bits and no
             scales, otherwise ``float32``.
         bits: bits per value in the file; 8 for a palette.
+        stored_dtype: type of the values in the file.
         pixel_metres: width and height of a pixel on the ground, or None if they are unknown.
         area: the area of interest on the working grid, or None.
 
@@ -81,6 +84,7 @@ class Raster:
         pixel_size: float | None = None,
         scale: float | None = None,
         area: Area | None = None,
+        on_map: bool = True,
     ) -> None:
         self.path = str(path)
         self.name = public_name(self.path)
@@ -89,6 +93,7 @@ class Raster:
             "pixel_size": pixel_size,
             "scale": scale,
             "area": area,
+            "on_map": on_map,
         }
         _check_sizes(pixel_size, scale)
         self._open()
@@ -99,7 +104,9 @@ class Raster:
         self._reserved_bytes = 0
         self._file = self._dataset = self._masks = open_dataset(self.path)
         try:
-            self._dataset, transform, self.crs = place(self._file, self.path)
+            transform, self.crs = self._file.transform, None
+            if self._settings["on_map"]:
+                self._dataset, transform, self.crs = place(self._file, self.path)
             self._is_warped = self._dataset is not self._file
             self._choose_bands()
             self._choose_grid(transform)
@@ -128,7 +135,7 @@ class Raster:
     def _choose_bands(self) -> None:
         self._pixels = PixelReader(self._file, self._dataset, self._settings["bands"], self.name)
         self.bands, self.dtype = self._pixels.bands, self._pixels.dtype
-        self.bits = self._pixels.bits
+        self.bits, self.stored_dtype = self._pixels.bits, self._pixels.stored_dtype
         if self._pixels.is_complex and self._is_warped:
             raise UserError(
                 f"{self.name} has complex values, and ground control points or RPC; warp it to a "

@@ -226,18 +226,34 @@ class StretchRule:
                 f'Stretch "{self}" is for {len(self.low)} bands, but {rasters[0].name} is read '
                 f"with {count}."
             )
-        low, high = _spread(self.low, count), _spread(self.high, count)
         if self.kind == "percentile":
-            samples = [sample_pixels(raster) for raster in rasters]
-            if {len(sample) for sample in samples} != {count}:
-                raise UserError(
-                    "Scenes with different numbers of bands cannot have a common stretch."
-                )
-            bounds = [
-                self._percentiles([sample[band] for sample in samples], low[band], high[band])
-                for band in range(count)
-            ]
-            low, high = tuple(a for a, _ in bounds), tuple(b for _, b in bounds)
+            return self.fit_samples([sample_pixels(raster) for raster in rasters])
+        low, high = _spread(self.low, count), _spread(self.high, count)
+        return Stretch(low, high, self.decibels, str(self))
+
+    def fit_samples(self, samples: Sequence[np.ndarray]) -> Stretch:
+        """Return the stretch of a rule of percentiles for samples of values.
+
+        Args:
+            samples: values of valid pixels, ``(bands, pixels)`` each; at least one pixel in all.
+
+        Raises:
+            UserError: if the numbers of bands differ from one another or from the rule's, or a band
+                has no positive values for decibels.
+        """
+        count = len(samples[0])
+        if {len(sample) for sample in samples} != {count}:
+            raise UserError("Scenes with different numbers of bands cannot have a common stretch.")
+        if len(self.low) not in (1, count):
+            raise UserError(
+                f'Stretch "{self}" is for {len(self.low)} bands, but the images have {count}.'
+            )
+        low, high = _spread(self.low, count), _spread(self.high, count)
+        bounds = [
+            self._percentiles([sample[band] for sample in samples], low[band], high[band])
+            for band in range(count)
+        ]
+        low, high = tuple(a for a, _ in bounds), tuple(b for _, b in bounds)
         return Stretch(low, high, self.decibels, str(self))
 
     def _percentiles(

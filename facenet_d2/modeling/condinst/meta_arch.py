@@ -19,7 +19,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
 from ...config_checks import check_nodes
-from ...structures.masks import stride4_masks
+from ...structures.masks import inside_map, stride4_masks
 from ..checks import check_levels, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..losses import dice_loss
@@ -204,12 +204,18 @@ class CondInst(InstanceModel[CondInstPredictions]):
         )
 
     def losses(
-        self, predictions: CondInstPredictions, gt_instances: Sequence[Instances]
+        self,
+        predictions: CondInstPredictions,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
-        """Compute FCOS's losses and ``loss_mask``, the mean Dice loss of positive positions."""
+        """Compute FCOS's losses and ``loss_mask``, the mean Dice loss of positive positions.
+
+        Background positions in an ignored region have no loss.
+        """
         owners = [self.match(predictions.anchors, gt) for gt in gt_instances]
         return {
-            **self._detection_losses(predictions, owners, gt_instances),
+            **self._detection_losses(predictions, owners, gt_instances, ignore_maps),
             "loss_mask": self._mask_loss(predictions, owners, gt_instances),
         }
 
@@ -218,6 +224,7 @@ class CondInst(InstanceModel[CondInstPredictions]):
         predictions: CondInstPredictions,
         owners: Sequence[torch.Tensor],
         gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None],
     ) -> dict[str, torch.Tensor]:
         logits, distances, centerness = (
             torch.cat([x.float() for x in levels], dim=1)
@@ -230,9 +237,16 @@ class CondInst(InstanceModel[CondInstPredictions]):
         normalizer = mean_over_processes(max(num_positive, 1), self.device)
 
         one_hot = F.one_hot(self._labels(owners, gt_instances), self.num_classes + 1)
+        one_hot = one_hot[..., : self.num_classes].to(logits.dtype)
+        if any(m is not None for m in ignore_maps):
+            x, y = position_centers(anchors).unbind(dim=1)
+            used = positive.clone()
+            for used_in_image, ignore_map in zip(used, ignore_maps, strict=True):
+                used_in_image |= True if ignore_map is None else ~inside_map(ignore_map, x, y)
+            logits, one_hot = logits[used], one_hot[used]
         cls = sigmoid_focal_loss(
             logits,
-            one_hot[..., : self.num_classes].to(logits.dtype),
+            one_hot,
             alpha=self.focal_alpha,
             gamma=self.focal_gamma,
             reduction="sum",

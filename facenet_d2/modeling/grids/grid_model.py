@@ -22,7 +22,7 @@ from ..instance_model import InstanceModel
 from .layout import GridLayout
 from .losses import category_loss
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
-from .targets import ImageTargets, assign_targets
+from .targets import ImageTargets, assign_targets, ignored_cells
 
 
 class GridPredictions(Protocol):
@@ -159,11 +159,22 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """
 
     def losses(
-        self, predictions: GridPredictionsT, gt_instances: Sequence[Instances]
+        self,
+        predictions: GridPredictionsT,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
-        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``."""
+        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``.
+
+        Cells that are not positive and whose centres lie in an ignored region have no loss.
+        """
         size = self.mask_size(predictions)
         targets = [assign_targets(x, self.layout, self.num_classes, size) for x in gt_instances]
+        for target, ignore_map in zip(targets, ignore_maps):
+            if ignore_map is not None:
+                target.ignored = ignored_cells(
+                    ignore_map, target.categories == self.num_classes, self.layout, size
+                )
         categories = torch.stack([t.categories for t in targets])
         num_positive = (categories < self.num_classes).sum()
         get_event_storage().put_scalar("positive_cells", num_positive.item() / len(targets))
