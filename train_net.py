@@ -4,6 +4,7 @@
 train_net.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --num-gpus 1
 train_net.py --config-file ... --resume
 train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_best.pth
+torchrun --nproc-per-node 4 train_net.py --config-file ...
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from facenet_d2 import UserError
-from facenet_d2.engine import Trainer, load_config, run_command
+from facenet_d2.engine import Trainer, load_config, run_command, torchrun
 from facenet_d2.engine.checkpointer import (
     ModelCheckpointer,
     load_checkpoint,
@@ -62,6 +63,13 @@ def parse_args() -> argparse.Namespace:
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is required; the configs of this project are in configs/.")
+    if torchrun.is_worker():
+        if args.num_gpus > 1 or args.num_machines > 1:
+            raise UserError(
+                "--num-gpus and --num-machines start processes, which torchrun has done; leave "
+                "them out."
+            )
+        torchrun.check_local_processes()
     check_num_gpus(args.num_gpus)
     if args.num_machines > 1 and torch.cuda.device_count() == 0:
         raise UserError(f"--num-machines is {args.num_machines}, but no GPU is available.")
@@ -90,7 +98,24 @@ def without_nan(value: Any) -> Any:
 
 
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
-    cfg = setup(args)
+    return work(args, setup(args))
+
+
+def torchrun_main(args: argparse.Namespace) -> None:
+    """Do the work of one of torchrun's processes."""
+    try:
+        cfg = setup(args)
+    except UserError:
+        # The processes of a machine have the same arguments and files; one of them reports.
+        if torchrun.local_rank() > 0:
+            sys.exit(2)
+        raise
+    with torchrun.process_group(cfg.MODEL.DEVICE) as restarted:
+        args.resume = args.resume or restarted
+        work(args, cfg)
+
+
+def work(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
     if args.eval_only:
         results = evaluate(args, cfg)
     else:
@@ -146,6 +171,9 @@ def train(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
 
 def run() -> None:
     args = parse_args()
+    if torchrun.is_worker():
+        torchrun_main(args)
+        return
     several = args.num_gpus > 1 or args.num_machines > 1
     if several:
         # Check the arguments before child processes start, each of which would report an error.

@@ -12,7 +12,8 @@ was trained with, and the instances of the tiles are merged over their seams. Th
 
 The detections of finished tiles are kept next to the output until it is complete, so the same
 command continues after an interruption. With --shard, several machines that share the folder
-process a part of the tiles each; the same command without it merges them.
+process a part of the tiles each; the same command without it merges them. With --ray, the machines
+of a Ray cluster process the tiles.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ import torch
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.engine import run_command
+from facenet_d2.engine import run_command, scene_ray
 from facenet_d2.engine.scene_predictor import ScenePredictor
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.scenes.extras import require_geo
@@ -101,9 +103,16 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--workers",
         type=int,
-        default=1,
         help="number of processes with a model each, one per GPU if there are several "
-        "(default: %(default)s)",
+        "(default: 1; with --ray, one per GPU or group of OMP_NUM_THREADS cores)",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help='process the tiles by a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; '
+        '"local" or nothing starts Ray on this machine',
     )
     parser.add_argument(
         "--shard", metavar="I/N", help="process part I, from 1, of N parts of the tiles, and stop"
@@ -122,8 +131,10 @@ def parse_args() -> argparse.Namespace:
         help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
     )
     args = parser.parse_args()
-    if args.batch_size < 1 or args.workers < 1:
+    if args.batch_size < 1 or (args.workers is not None and args.workers < 1):
         parser.error("--batch-size and --workers must be at least 1")
+    if args.ray is not None and args.shard is not None:
+        parser.error("--ray and --shard are two ways of sharing the tiles; choose one")
     if args.shard is not None:
         args.shard = parse_shard(parser, args.shard)
     return args
@@ -171,13 +182,19 @@ def output_files(rasters: Sequence[str], args: argparse.Namespace) -> list[list[
     return [[folder / f"{stem}.{suffix}" for suffix in args.format] for stem in stems]
 
 
-def build_predictor(args: argparse.Namespace) -> ScenePredictor:
-    return ScenePredictor(
-        args.config_file,
-        overrides=args.opts,
-        tile_size=args.tile_size,
-        overlap=args.overlap,
-        batch_size=args.batch_size,
+@contextmanager
+def kept_tiles() -> Iterator[None]:
+    """Say that nothing is lost if the command is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Finished tiles are kept; the same command continues.", file=sys.stderr)
+        raise
+
+
+def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
+    return scene_ray.ModelOptions(
+        args.config_file, args.opts, args.tile_size, args.overlap, args.batch_size
     )
 
 
@@ -224,7 +241,7 @@ def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None
         gpus = torch.cuda.device_count()
         if gpus > 1:
             torch.cuda.set_device(number % gpus)
-        predictor = build_predictor(args)
+        predictor = model_options(args).build()
         with open_raster(path, args) as raster:
             scene = predictor.scene(raster, args.stretch)
             process_tiles(predictor, scene, store, (number, args.workers), f"part {number + 1}")
@@ -260,12 +277,62 @@ def run_workers(path: str, args: argparse.Namespace, store: Any) -> None:
         )
 
 
+def open_store(
+    predictor: ScenePredictor, scene: Any, output: Path, args: argparse.Namespace
+) -> Any:
+    """Return the store of a scene's tiles, with an existing folder."""
+    from facenet_d2.scenes.tile_store import FolderStore
+
+    parent = check_writable(args.work_dir or output.parent).resolve()
+    name = predictor.describe(scene).name
+    store = FolderStore(parent, name, predictor.fingerprint(scene))
+    store.open()
+    return store
+
+
+def process_by_ray(
+    predictor: ScenePredictor, scenes: Sequence[tuple[str, Path]], args: argparse.Namespace
+) -> None:
+    """Process the tiles of all scenes by a Ray cluster.
+
+    Scenes that cannot be opened are left to :func:`predict_scene`, which reports them.
+
+    Args:
+        predictor: the model.
+        scenes: raster and one output file of each scene.
+        args: arguments of the command.
+    """
+    from facenet_d2.scenes.prediction import tile_batches
+
+    with (
+        scene_ray.cluster(args.ray),
+        tqdm(total=0, unit="tile", desc=f"Ray {args.ray}") as bar,
+    ):
+        pool = scene_ray.Pool(model_options(args), args.workers)
+
+        def tasks() -> Iterator[scene_ray.Task]:
+            for path, output in scenes:
+                try:
+                    with open_raster(path, args) as raster:
+                        scene = predictor.scene(raster, args.stretch)
+                        store = open_store(predictor, scene, output, args)
+                        batches = tile_batches(scene.grid, predictor.batch_size)
+                        missing = [b for b in batches if not all(tile in store for tile in b)]
+                        parts = scene_ray.scene_tasks(scene, store, missing, pool.num_actors)
+                except UserError:
+                    continue
+                bar.total += len(scene.grid)
+                bar.update(len(scene.grid) - sum(map(len, missing)))
+                yield from parts
+
+        pool.run(tasks(), on_tiles=bar.update)
+
+
 def predict_scene(
     predictor: ScenePredictor, path: str, outputs: list[Path], args: argparse.Namespace
 ) -> str:
     """Process one scene and return a line that reports the result."""
     from facenet_d2.scenes.prediction import InstanceStream
-    from facenet_d2.scenes.tile_store import FolderStore
     from facenet_d2.scenes.writers import check_outputs, write_scene
 
     with open_raster(path, args) as raster:
@@ -273,17 +340,12 @@ def predict_scene(
         description = predictor.describe(scene)
         picture = read_picture(path, scene) if any(p.suffix == ".png" for p in outputs) else None
         check_outputs(outputs, description, picture=picture is not None)
-        parent = check_writable(args.work_dir or outputs[0].parent)
-        store = FolderStore(parent, description.name, predictor.fingerprint(scene))
-        store.open()
-        try:
-            if args.workers > 1 and args.shard is None:
+        store = open_store(predictor, scene, outputs[0], args)
+        with kept_tiles():
+            if args.ray is None and args.shard is None and (args.workers or 1) > 1:
                 run_workers(path, args, store)
             else:
                 process_tiles(predictor, scene, store, args.shard or (0, 1), description.name)
-        except KeyboardInterrupt:
-            print("Finished tiles are kept; the same command continues.", file=sys.stderr)
-            raise
         if args.shard is not None:
             return f"{path}: part {args.shard[0] + 1} of {args.shard[1]} is complete"
         stream = InstanceStream(
@@ -305,7 +367,10 @@ def main() -> int:
 
     rasters = find_rasters(args.input)
     outputs = output_files(rasters, args)
-    predictor = build_predictor(args)
+    predictor = model_options(args).build()
+    if args.ray is not None:
+        with kept_tiles():
+            process_by_ray(predictor, [(p, f[0]) for p, f in zip(rasters, outputs)], args)
     failed = 0
     for path, files in zip(rasters, outputs, strict=True):
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, defaults
 from detectron2.engine.hooks import BestCheckpointer, EvalHook, LRScheduler, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
@@ -50,6 +50,21 @@ class _OneSentenceForUserErrors(logging.Filter):
 
 
 logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserErrors())
+
+_create_ddp_model = defaults.create_ddp_model
+
+
+def _create_ddp_model_on_any_device(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    """Wrap a model in DistributedDataParallel if there are several processes.
+
+    Detectron2's function assumes that each process has a GPU.
+    """
+    if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+        options["device_ids"] = None
+    return _create_ddp_model(model, **options)
+
+
+defaults.create_ddp_model = _create_ddp_model_on_any_device
 
 
 class Trainer(DefaultTrainer):

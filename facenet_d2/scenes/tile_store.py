@@ -53,7 +53,8 @@ class FolderStore:
     never mixed.
 
     Attributes:
-        folder: the folder; it is created with the first tile.
+        folder: the folder.
+        fingerprint: JSON values that identify the scene, the model and the settings.
     """
 
     def __init__(self, parent: Path, name: str, fingerprint: Mapping[str, Any]) -> None:
@@ -66,7 +67,8 @@ class FolderStore:
         text = json.dumps(fingerprint, indent=1, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.folder = parent / f".{name}.{digest}.tiles"
-        self._fingerprint = text
+        self.fingerprint = dict(fingerprint)
+        self._text = text
 
     def open(self) -> None:
         """Create the folder, or remove what killed processes have left in it.
@@ -78,8 +80,8 @@ class FolderStore:
         remove_temporary_files(self.folder)
         file = self.folder / FINGERPRINT
         if not file.is_file():
-            write_whole(file, self._fingerprint)
-        elif file.read_text() != self._fingerprint:
+            write_whole(file, self._text)
+        elif file.read_text() != self._text:
             raise UserError(
                 f"{self.folder} contains tiles of other settings, see {file}; delete the folder."
             )
