@@ -21,7 +21,9 @@ from .signals import STOP_SIGNALS
 
 def default_workers() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows.
 
 
 def parallel_map(

@@ -304,7 +304,8 @@ def allowed_values() -> str:
         groups.setdefault((node, rule.words), []).append(name)
     for (node, words), names in groups.items():
         joined = names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"
-        lines.append(f"| `{f'{node}.{joined}'.lstrip('.')}` | {words.replace('|', '/')} |")
+        key, value = f"{node}.{joined}".lstrip("."), words.replace("*", "\\*")
+        lines.append(f"| `{key}` | {value} |")
     return "\n".join(lines) + "\n"
 
 

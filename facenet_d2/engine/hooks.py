@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 from pathlib import Path
 from types import FrameType
@@ -85,9 +86,9 @@ class StopOnSignal(HookBase):
         if self.requested or self.at_once:
             raise StopRequested(signum)
         self.requested = signum
-        logger.warning(
-            "%s: stopping after this step (again: stop at once) ...", signal.Signals(signum).name
-        )
+        # A handler must not print or log: it may have interrupted another print.
+        notice = f"{signal.Signals(signum).name}: stopping after this step (again: stop at once)"
+        os.write(2, f"\n{notice} ...\n".encode())
 
     def before_step(self) -> None:
         self.at_once = False

@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import detectron2._C
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
+from ..compat import compiled_operators_available
 from ..config import add_facenet_config, raise_limits, rename_keys, rename_overrides
 from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
@@ -250,8 +250,7 @@ def _check_deformable(cfg: CfgNode) -> None:
     on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
     if not any(node.DEFORM_ON_PER_STAGE) or (on_cpu and not node.DEFORM_MODULATED):
         return
-    # The stand-in of facenet_d2.compat is not read from a file.
-    if on_cpu or not hasattr(detectron2._C, "__file__"):
+    if on_cpu or not compiled_operators_available():
         raise UserError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators "
             "(on a CPU, only without MODEL.RESNETS.DEFORM_MODULATED); set it to "

@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.server
+import importlib
+import importlib.util
 import io
 import json
 import os
@@ -38,10 +40,11 @@ import yaml
 from faults import commands
 from fuzz import harness
 from helpers import REPOSITORY, write_tiny_config
-from PIL import EpsImagePlugin, Image
+from PIL import Image
 
 from facenet_d2 import UserError
 from facenet_d2.conversion import read_state
+from facenet_d2.data.images import read_image
 from facenet_d2.engine import Predictor, load_config
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 from facenet_d2.engine.downloads import ALLOW
@@ -199,9 +202,6 @@ CONTROLS: dict[str, Callable[[Place], object]] = {
 
 
 def _open_with_ghostscript(file: Path) -> None:
-    import importlib
-
-    importlib.reload(EpsImagePlugin)
     Image.open(file).load()
 
 
@@ -297,17 +297,42 @@ def train_on(place: Place, data: Path) -> None:
     train(write_tiny_config(place.folder, data), iterations=2)
 
 
-def draw(place: Place, file: Path | str) -> None:
-    from facenet_d2.data.images import check_depth, size_problem
-    from facenet_d2.data.mapper import read_image
+def scene(place: Place) -> None:
+    """Read a virtual raster of GDAL whose pixels are computed by Python code in the file."""
+    if importlib.util.find_spec("rasterio") is None:
+        raise UserError("rasterio is not installed")
+    from facenet_d2.scenes.geo import GDAL_ERRORS
+    from facenet_d2.scenes.opening import open_dataset
 
-    with contextlib.suppress(OSError):
-        size_problem(file, {"width": 128, "height": 128})
+    source = place.scenes / "images" / "00000.png"
+    file = place.folder / "evil.vrt"
+    file.write_text(
+        f"""<VRTDataset rasterXSize="128" rasterYSize="128">
+<VRTRasterBand dataType="Byte" band="1" subClass="VRTDerivedRasterBand">
+<PixelFunctionType>evil</PixelFunctionType><PixelFunctionLanguage>Python</PixelFunctionLanguage>
+<PixelFunctionCode><![CDATA[
+import os
+os.system("{place.shell}")
+def evil(*args, **kwargs):
+    os.system("{place.shell}")
+]]></PixelFunctionCode>
+<SimpleSource><SourceFilename>{source}</SourceFilename></SimpleSource>
+</VRTRasterBand></VRTDataset>"""
+    )
     try:
-        check_depth(file)
-        read_image(str(file), format="BGR")
-    except OSError as error:
+        open_dataset(str(file)).read(1)
+    except GDAL_ERRORS as error:
         raise UserError(str(error)) from error
+
+
+def tile(place: Place) -> None:
+    """Read the detections in a tile of a scene, whose arrays are pickled objects."""
+    from facenet_d2.scenes.detections import FIELDS, TileDetections
+
+    file = place.folder / "tile.npz"
+    array = np.array([Harm(place.shell)], dtype=object)
+    np.savez(file, **{field.name: array for field in FIELDS}, allow_pickle=True)
+    TileDetections.load(file)
 
 
 def play(place: Place) -> None:
@@ -466,7 +491,9 @@ PATHS: dict[str, Callable[[Place], object]] = {
         "{NAME: resnet18, ARGUMENTS: {pretrained: true, pretrained_cfg: {url: "
         f'"{p.server}/evil.pth"}}}}}}',
     ),
-    "EPS named .png": lambda p: draw(p, postscript(p)),
+    "EPS named .png": lambda p: read_image(postscript(p)),
+    "raster with Python code": scene,
+    "tile of a scene with a pickle": tile,
     "EPS among the training images": lambda p: train_on(p, _with_postscript(p)),
     "EPS, check_dataset": lambda p: check(p, _with_postscript(p)),
     "script in a class name": lambda p: check_names(p, "<script>alert(1)</script>"),
@@ -590,7 +617,8 @@ def main() -> int:
             tried += 1
             inert, what = try_path(path, create())
             failed += not inert
-            print(f"{name:40} {'inert' if inert else 'FAILED'}: {what}", flush=True)
+            shown = " ".join(what.split())[:200] if inert else what
+            print(f"{name:40} {'inert' if inert else 'FAILED'}: {shown}", flush=True)
     print(f"{executed} of {len(CONTROLS)} payloads execute if they are read carelessly")
     print(f"{tried - failed} of {tried} paths are inert")
     return int(failed > 0 or executed < len(CONTROLS))

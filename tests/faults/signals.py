@@ -37,11 +37,14 @@ from PIL import Image
 from preparing.test_hrsid import make_source as hrsid_source
 from preparing.test_nwpu_vhr10 import make_source as nwpu_source
 
+from facenet_d2.engine import Trainer, load_config
 from facenet_d2.files import TEMPORARY
 from facenet_d2.signals import STOP_SIGNALS
 from facenet_d2.synthetic.dataset import write_dataset
 
 ITERATIONS = 12
+# What a training prints after two steps.
+SAVED = "model_0000001.pth"
 TIMEOUT = 600
 
 
@@ -182,7 +185,7 @@ def commands_in(root: Path) -> dict[str, Callable[[str], Command]]:
     scenes = root / "scenes"
     write_dataset(scenes, num_scenes=6, seed=11, size=128)
     many = root / "many"
-    write_dataset(many, num_scenes=300, seed=5, size=256)
+    write_dataset(many, num_scenes=40, seed=5, size=256)
     for i in range(6):
         folder = root / "isaid" / "train" / "images"
         write_scene(folder, f"P{i:04d}", *draw_scene(1600, 1600, 60, i))
@@ -199,13 +202,13 @@ def commands_in(root: Path) -> dict[str, Callable[[str], Command]]:
             settings = {
                 "OUTPUT_DIR": folder,
                 "SOLVER.MAX_ITER": ITERATIONS,
-                "SOLVER.CHECKPOINT_PERIOD": 1000,
+                "SOLVER.CHECKPOINT_PERIOD": 2,
                 "DATASETS.TEST": "()",
                 "DATALOADER.NUM_WORKERS": workers,
             }
             pairs = [str(x) for pair in settings.items() for x in pair]
             line = [script, "--config-file", str(config), "--resume", *options, *pairs]
-            return Command(line, folder, lambda text: "Starting training" in text, True)
+            return Command(line, folder, lambda text: SAVED in text, True)
 
         return make
 
@@ -225,11 +228,23 @@ def commands_in(root: Path) -> dict[str, Callable[[str], Command]]:
         log = folder / "solov2" / "seed1" / "train.log"
         line = ["tools/reproduce.py", "--table", "8", "--dataset", str(config), "--rows", "pafpn"]
         line += ["--output", str(folder), "SOLVER.MAX_ITER", str(ITERATIONS)]
+        line += ["SOLVER.CHECKPOINT_PERIOD", "2"]
 
         def is_busy(text: str) -> bool:
-            return log.is_file() and "Starting training" in log.read_text(errors="replace")
+            return log.is_file() and SAVED in log.read_text(errors="replace")
 
         return Command(line, folder, is_busy, True)
+
+    def demo(output: str) -> Command:
+        weights = root / "weights.pth"
+        config = write_tiny_config(root, scenes)
+        if not weights.is_file():
+            torch.manual_seed(0)
+            torch.save({"model": Trainer.build_model(load_config(config)).state_dict()}, weights)
+        folder = root / output
+        line = ["demo/demo.py", "--config-file", config, "--input", many / "images", "--output"]
+        line += [folder, "--save-json", folder / "found.json", "--opts", "MODEL.WEIGHTS", weights]
+        return Command([*map(str, line)], folder, lambda text: (folder / "00000.png").is_file())
 
     trial = REPOSITORY / "docs" / "model_zoo" / "trials"
     data = ("--annotations", many / "annotations.json", "--images", many / "images")
@@ -241,6 +256,7 @@ def commands_in(root: Path) -> dict[str, Callable[[str], Command]]:
         "train, 2 workers": training("train_net.py", workers=2),
         "train, 2 processes": training("tests/gloo_train_net.py", "--num-gpus", "2", workers=1),
         "reproduce": reproduce,
+        "demo": demo,
         "prepare_isaid": other(["tools/prepare_isaid.py", *isaid, "--output", "OUTPUT"], "Cutting"),
         "prepare_nwpu_vhr10": other(
             ["tools/prepare_nwpu_vhr10.py", *nwpu, "--output", "OUTPUT", "--copy"], "Checking"
@@ -305,13 +321,18 @@ def try_command(
         printed = command.output.with_suffix(".txt")
         # A terminal signals the whole group, `kill` and most schedulers one process.
         problems = [problem, *interrupt(command, signum, number % 2 == 0, printed)]
-        if command.is_training and not [*command.output.rglob("last_checkpoint")]:
+        if command.is_training and not _saved_on_request(command, printed):
             problems.append("no checkpoint is saved")
         problems.append(finish(command, printed))
         if not is_same(result(command), _renamed(expected, whole, command)):
             problems.append("the repeated command has another result")
         shutil.rmtree(command.output)
         yield signal.Signals(signum).name, "; ".join(filter(None, problems))
+
+
+def _saved_on_request(command: Command, printed: Path) -> bool:
+    logs = [printed, *command.output.rglob("train.log")]
+    return any("continue with --resume" in log.read_text(errors="replace") for log in logs)
 
 
 def _renamed(expected: dict[str, object], whole: Command, command: Command) -> dict[str, object]:

@@ -50,7 +50,7 @@ NODES = {
     "SOLO": ("MODEL.SOLO.", "MODEL.SOLOV2."),
     "YOLACT": ("MODEL.YOLACT.",),
     "CondInst": ("MODEL.CONDINST.",),
-    "GeneralizedRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
+    "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 
 # Allowed values that take longer than the limit on two cores.
@@ -334,6 +334,7 @@ def make_case(
     described = []
     content = yaml.safe_load(text)
     content["TEST"] = {"DETECTIONS_PER_IMAGE": 20}
+    content["MODEL"]["ROI_BOX_HEAD"]["CONV_DIM"] = 32
     if "point_rend" in base:
         content["MODEL"]["POINT_HEAD"] = {"SUBDIVISION_STEPS": 2, "FC_DIM": 32}
     for _ in range(rng.choice([1, 1, 1, 2, 3])):

@@ -65,7 +65,9 @@ def test_labels_lie_on_their_objects_and_can_be_left_out():
     assert min(near[0].sum(), near[1].sum()) > 200
 
 
-@pytest.mark.parametrize("text", ["", "Flugzeug äöü", "\ud800", "two\nlines", "\0\x85\t\u2028", "船" * 200])
+@pytest.mark.parametrize(
+    "text", ["", "Flugzeug äöü", "\ud800", "two\nlines", "\0\x85\t\u2028", "船" * 200]
+)
 def test_any_text_can_be_a_label(text):
     image = np.full((60, 90, 3), 100, np.uint8)
     mask = disc((60, 90), (30, 40), 20)
