@@ -23,7 +23,7 @@ LAYERS = (
     ("data", "modeling", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
-    ("analysis", "checking", "experiments", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = ("condinst", "roi_heads", "solo", "solov2", "yolact")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from ..errors import UserError
 
 
@@ -9,9 +11,10 @@ def missing_package(package: str, error: ImportError) -> UserError:
     """Return the error for a missing package.
 
     Args:
-        package: name of the package for pip.
+        package: name of the package for pip, with a minimum version where there is one.
         error: the failed import.
     """
     return UserError(
-        f"This client needs the package {package} ({error}); install it with: pip install {package}"
+        f"This client needs the package {package} ({error}); install it with: "
+        f"pip install {shlex.quote(package)}"
     )

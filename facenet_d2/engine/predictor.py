@@ -109,7 +109,8 @@ class Predictor:
         """Predict the instances of several images in one pass of the network.
 
         Args:
-            images: ``(H, W, 3)`` uint8, BGR. Smaller ones are padded to the largest.
+            images: ``(H, W, 3)`` uint8, BGR. Smaller ones are padded to the largest, which changes
+                their results slightly.
 
         Returns:
             The instances of each image, as for a single one.

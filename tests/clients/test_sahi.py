@@ -98,14 +98,18 @@ def test_the_model_type_of_sahi(trained, monkeypatch):
 
 def test_the_command(trained, scenes, tmp_path, monkeypatch):
     config, weights = map(str, trained)
+    truth = json.loads((scenes / "annotations.json").read_text())
+    # Other IDs than the positions of the images.
+    truth["images"] = [{**entry, "id": 70 + i} for i, entry in enumerate(truth["images"][:2])]
+    truth["annotations"] = []
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
     argv = ["sahi", "predict", "--model_config_path", config, "--model_path", weights]
-    argv += ["--source", scenes / "images", "--dataset_json_path", scenes / "annotations.json"]
+    argv += ["--source", scenes / "images", "--dataset_json_path", tmp_path / "truth.json"]
     argv += ["--model_device", "cpu", "--model_confidence_threshold", 0.2, "--novisual"]
     argv += ["--no_sliced_prediction", "--project", tmp_path]
     monkeypatch.setattr(sys, "argv", list(map(str, argv)))
     assert run_command(client.main) == 0
     results = json.loads((tmp_path / "exp" / "result.json").read_text())
-    truth = json.loads((scenes / "annotations.json").read_text())
-    assert {r["image_id"] for r in results} == {i["id"] for i in truth["images"]}
+    assert {r["image_id"] for r in results} == {70, 71}
     names = {c["id"]: c["name"] for c in truth["categories"]}
     assert all(names[r["category_id"]] == r["category_name"] for r in results)

@@ -125,6 +125,8 @@ def test_as_a_field_of_instances(instances):
     both = Instances.cat([some, instances])
     assert torch.equal(both.pred_masks.to_tensor(), torch.cat([dense[5:], dense])[-len(both) :])
     assert np.array_equal(np.asarray(instances.pred_masks), dense.numpy())
+    # The usual line of scripts for Detectron2.
+    assert np.array_equal(instances.pred_masks.cpu().numpy(), dense.numpy())
     assert np.asarray(instances.pred_masks, dtype=np.uint8).dtype == np.uint8
 
 
