@@ -93,7 +93,7 @@ class Demo:
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a line that reports the result.
+        """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a report.
 
         Raises:
             UserError: If the model cannot process it.

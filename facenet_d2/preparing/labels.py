@@ -189,7 +189,7 @@ def _near(polygons: np.ndarray, source: Any, raster: Raster) -> tuple[np.ndarray
             ],
             dtype=object,
         )
-    if source is None or source == raster.crs or not len(indices):
+    if source is None or raster.crs is None or source == raster.crs or not len(indices):
         return indices, chosen
     chosen = shapely.segmentize(chosen, _PIECE * float(max(extent)))
     coordinates = converted(shapely.get_coordinates(chosen), source, raster.crs)
