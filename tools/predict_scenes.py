@@ -66,7 +66,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--aoi", help="vector file: only instances within its polygons")
     parser.add_argument(
-        "--bands", nargs="+", type=int, help="numbers of the bands, from 1 (default: all but alpha)"
+        "--bands",
+        nargs="+",
+        type=int,
+        help="numbers of the bands, from 1 (default: INPUT.BANDS, or all but alpha)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -76,7 +79,9 @@ def parse_args() -> argparse.Namespace:
         "--scale", type=float, help="size of the training images relative to the scene"
     )
     parser.add_argument(
-        "--stretch", help='stretch of the values, such as "percentile 1 99" or "range 0 3000"'
+        "--stretch",
+        help='stretch of the values, such as "percentile 1 99" or "range 0 3000" (default: '
+        "INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
     )
     parser.add_argument(
         "--tile-size", type=int, help="side of a tile in pixels (default: INPUT.MIN_SIZE_TEST)"
@@ -198,15 +203,16 @@ def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
     )
 
 
-def open_raster(path: str, args: argparse.Namespace) -> Any:
+def open_raster(path: str, args: argparse.Namespace, predictor: ScenePredictor) -> Any:
     from facenet_d2.scenes.area import Area
     from facenet_d2.scenes.raster import Raster
 
     area = Area.from_file(args.aoi) if args.aoi else None
-    return Raster(path, bands=args.bands, pixel_size=args.pixel_size, scale=args.scale, area=area)
+    bands = args.bands or predictor.bands
+    return Raster(path, bands=bands, pixel_size=args.pixel_size, scale=args.scale, area=area)
 
 
-def read_picture(path: str, scene: Any) -> Any:
+def read_picture(path: str, scene: Any, predictor: ScenePredictor) -> Any:
     """Return the whole scene at a reduced size, ``(h, w, 3)`` uint8, RGB."""
     import numpy as np
 
@@ -217,8 +223,8 @@ def read_picture(path: str, scene: Any) -> Any:
     with Raster(path, bands=raster.bands, scale=scale) as small:
         values, valid = small.read((0, 0, small.width, small.height))
     picture = np.moveaxis(scene.stretch.apply(values, valid), 0, 2)
-    channels = [0, 1, 2] if picture.shape[2] >= 3 else [0, 0, 0]
-    return np.ascontiguousarray(picture[:, :, channels].round().astype(np.uint8))
+    picture = picture[:, :, predictor.rgb_channels(picture.shape[2])]
+    return np.ascontiguousarray(picture.round().astype(np.uint8))
 
 
 def process_tiles(
@@ -242,7 +248,7 @@ def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None
         if gpus > 1:
             torch.cuda.set_device(number % gpus)
         predictor = model_options(args).build()
-        with open_raster(path, args) as raster:
+        with open_raster(path, args, predictor) as raster:
             scene = predictor.scene(raster, args.stretch)
             process_tiles(predictor, scene, store, (number, args.workers), f"part {number + 1}")
 
@@ -313,7 +319,7 @@ def process_by_ray(
         def tasks() -> Iterator[scene_ray.Task]:
             for path, output in scenes:
                 try:
-                    with open_raster(path, args) as raster:
+                    with open_raster(path, args, predictor) as raster:
                         scene = predictor.scene(raster, args.stretch)
                         store = open_store(predictor, scene, output, args)
                         batches = tile_batches(scene.grid, predictor.batch_size)
@@ -335,10 +341,14 @@ def predict_scene(
     from facenet_d2.scenes.prediction import InstanceStream
     from facenet_d2.scenes.writers import check_outputs, write_scene
 
-    with open_raster(path, args) as raster:
+    with open_raster(path, args, predictor) as raster:
         scene = predictor.scene(raster, args.stretch)
         description = predictor.describe(scene)
-        picture = read_picture(path, scene) if any(p.suffix == ".png" for p in outputs) else None
+        picture = (
+            read_picture(path, scene, predictor)
+            if any(p.suffix == ".png" for p in outputs)
+            else None
+        )
         check_outputs(outputs, description, picture=picture is not None)
         store = open_store(predictor, scene, outputs[0], args)
         with kept_tiles():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..data.readers import uses_raster_reader
 from ..errors import UserError
 from ..scenes.extras import require_geo
 from ..structures.masks import MASK_STRIDE
@@ -105,6 +106,7 @@ class ScenePredictor:
         tile_size: side of a tile in pixels.
         overlap: overlap of tiles in pixels.
         batch_size: number of tiles that the model processes at once.
+        bands: numbers of the bands that the model was trained with; None for all but an alpha band.
     """
 
     def __init__(
@@ -137,6 +139,9 @@ class ScenePredictor:
         self.tile_size = tile_size or int(cfg.INPUT.MIN_SIZE_TEST)
         self.overlap = round(DEFAULT_OVERLAP * self.tile_size) if overlap is None else overlap
         self.batch_size = batch_size
+        self.bands = list(cfg.INPUT.BANDS) or None
+        # With INPUT.BANDS or INPUT.STRETCH, bands are listed in the order of INPUT.FORMAT.
+        self._is_bgr = cfg.INPUT.FORMAT == "BGR" and not uses_raster_reader(cfg)
         if self.tile_size > cfg.INPUT.MAX_SIZE_TEST:
             logger.warning(
                 "The tile size, %d pixels, is larger than INPUT.MAX_SIZE_TEST, %d: the model was "
@@ -161,11 +166,13 @@ class ScenePredictor:
         Args:
             source: raster file, URL or other name that GDAL opens, or an array ``(H, W, bands)``,
                 RGB if it has three bands.
-            bands: numbers of the bands, from 1; by default all but an alpha band.
+            bands: numbers of the bands, from 1; by default ``INPUT.BANDS``, or all but an alpha
+                band.
             pixel_size: side of the pixels that the model sees, in metres.
             scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
             area: area of interest.
-            stretch: rule of the stretch, see :class:`~facenet_d2.scenes.stretch.StretchRule`.
+            stretch: rule of the stretch, see :class:`~facenet_d2.scenes.stretch.StretchRule`; by
+                default ``INPUT.STRETCH``.
             min_score: minimum score of the instances.
 
         Returns:
@@ -178,7 +185,7 @@ class ScenePredictor:
         from ..scenes.tile_store import MemoryStore
 
         options: dict[str, Any] = {
-            "bands": bands,
+            "bands": bands or self.bands,
             "pixel_size": pixel_size,
             "scale": scale,
             "area": area,
@@ -208,9 +215,21 @@ class ScenePredictor:
                 f"{raster.name} has {len(raster.bands)} bands, but the model expects {expected}; "
                 "choose them by their numbers, from 1."
             )
-        rule: StretchRule = StretchRule.parse(stretch) if stretch else default_rule(raster)
+        text = stretch or self.predictor.cfg.INPUT.STRETCH
+        rule: StretchRule = StretchRule.parse(text) if text else default_rule(raster)
         grid = TileGrid(raster.height, raster.width, self.tile_size, self.overlap)
         return Scene(raster, rule.fit([raster]), grid)
+
+    def rgb_channels(self, count: int) -> list[int]:
+        """Return the places of red, green and blue among the bands, for pictures.
+
+        Args:
+            count: number of bands; with less than three, the first is shown in grey.
+        """
+        if count < 3:
+            return [0, 0, 0]
+        cfg = self.predictor.cfg
+        return [2, 1, 0] if uses_raster_reader(cfg) and cfg.INPUT.FORMAT == "BGR" else [0, 1, 2]
 
     def merge_settings(self) -> Any:
         """Return the settings of the merge for the masks of the model."""
@@ -274,7 +293,7 @@ class ScenePredictor:
         mean = np.array(cfg.MODEL.PIXEL_MEAN, np.float32)[:, None, None]
         inputs = []
         for values, valid in images:
-            if len(values) == 3 and cfg.INPUT.FORMAT == "BGR":
+            if self._is_bgr and len(values) == 3:
                 values = values[::-1]
             # Without data, the network sees the mean, as in the padding of a batch.
             filled = np.where(valid, values, mean).astype(np.float32)
