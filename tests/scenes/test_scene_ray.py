@@ -49,7 +49,8 @@ def command(folder, output, *args):
 
 @pytest.fixture(scope="module")
 def expected(folder):
-    """The result of one process."""
+    """The result of one process, which only the tests with Ray need."""
+    pytest.importorskip("ray")
     subprocess.run(
         [sys.executable, *command(folder, folder / "plain.json")], cwd=REPOSITORY, check=True
     )
@@ -126,7 +127,6 @@ def test_a_killed_machine_and_ctrl_c_change_nothing(folder, cluster, expected, t
 
 
 def test_ray_on_this_machine(folder, expected, tmp_path):
-    pytest.importorskip("ray")
     output = tmp_path / "out.json"
     words = [sys.executable, *command(folder, output, "--ray", "--workers", "1")]
     subprocess.run(words, cwd=REPOSITORY, check=True)
