@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -71,10 +72,14 @@ class StopOnSignal(HookBase):
             when there is nothing to save.
     """
 
+    # In seconds: a signal to all processes also arrives from the parent, which passes it on.
+    REPETITION = 2.0
+
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.requested = 0
         self.at_once = True
+        self._requested_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -83,9 +88,12 @@ class StopOnSignal(HookBase):
                 self._previous[signum] = signal.signal(signum, self._request)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested or self.at_once:
+        now = time.monotonic()
+        if self.at_once or (self.requested and now - self._requested_at > self.REPETITION):
             raise StopRequested(signum)
-        self.requested = signum
+        if self.requested:
+            return
+        self.requested, self._requested_at = signum, now
         # A handler must not print or log: it may have interrupted another print.
         notice = f"{signal.Signals(signum).name}: stopping after this step (again: stop at once)"
         os.write(2, f"\n{notice} ...\n".encode())

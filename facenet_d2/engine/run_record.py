@@ -76,7 +76,7 @@ def read_sessions(folder: Path) -> list[dict[str, Any]]:
         # Earlier versions wrote "stretches".
         sessions = record["sessions"] if "sessions" in record else record["stretches"]
         for session in sessions:
-            session["first_iteration"] + session["iterations"] + session["seconds"]
+            session["seconds"] += 0
             str(session["device"])
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: {problem or 'it is not the record of a run'}.") from error
@@ -94,13 +94,13 @@ def earlier_sessions(folder: Path, start_iter: int) -> list[dict[str, Any]]:
     """
     try:
         sessions = read_sessions(folder)
-    except UserError as error:
-        logger.warning("Earlier sessions of this run are no longer recorded. %s", error)
+        end = start_iter
+        for session in reversed(sessions):
+            session["iterations"] = max(0, end - session["first_iteration"])
+            end = min(end, session["first_iteration"])
+    except (KeyError, TypeError, UserError) as error:
+        logger.warning("Earlier sessions of this run are no longer recorded (%s).", error)
         return []
-    end = start_iter
-    for session in reversed(sessions):
-        session["iterations"] = max(0, end - session["first_iteration"])
-        end = min(end, session["first_iteration"])
     return sessions
 
 

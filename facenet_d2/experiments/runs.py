@@ -85,13 +85,16 @@ def read_run(folder: str | Path) -> Run:
             raise UserError(f"{folder} is not a training run: it has no {name}.")
     file = folder / "metrics.json"
     events = []
-    # A killed process, or a full disk, leaves a last line without its end.
-    lines = file.read_text(errors="replace").rpartition("\n")[0].splitlines()
+    content = file.read_text(errors="replace")
+    lines = content.splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             event = json.loads(line)
             event["iteration"] += 0
         except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines) and not content.endswith("\n"):
+                # A killed process, or a full disk, leaves a last line without its end.
+                break
             raise UserError(
                 f"{file}, line {number} is damaged ({' '.join(str(error).split())}); remove the "
                 "line."
