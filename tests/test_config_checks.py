@@ -186,6 +186,18 @@ def test_related_keys(cfg, values, message):
         check_values(cfg)
 
 
+def test_width_of_point_rends_coarse_head(cfg):
+    point_rend = pytest.importorskip("detectron2.projects.point_rend")
+    point_rend.add_pointrend_config(cfg)
+    cfg.MODEL.BACKBONE.NAME = "build_fpn_backbone"
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "EmptyBatchPointRendMaskHead"
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 256
+    check_values(cfg)
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 257
+    with pytest.raises(ValueError, match="at most the number of channels of its features, 256"):
+        check_values(cfg)
+
+
 def test_keys_of_other_projects_are_left_alone(cfg):
     cfg.MODEL.OWN = CfgNode({"THRESHOLD": -math.inf, "NAME": None})
     check_values(cfg)

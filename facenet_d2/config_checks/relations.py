@@ -99,6 +99,23 @@ def pooled_features(cfg: CfgNode) -> str:
     return ""
 
 
+def coarse_mask_width(cfg: CfgNode) -> str:
+    """Require a width of PointRend's coarse head that its input has.
+
+    Detectron2's head reduces the number of channels to this width, and cannot increase it.
+    """
+    head = cfg.MODEL.ROI_MASK_HEAD
+    if head.NAME not in ("PointRendMaskHead", "EmptyBatchPointRendMaskHead"):
+        return ""
+    channels = cfg.MODEL.FPN.OUT_CHANNELS * len(head.get("IN_FEATURES", ()))
+    if "FPN" in cfg.MODEL.BACKBONE.NAME.upper() and head.CONV_DIM > channels:
+        return (
+            f"MODEL.ROI_MASK_HEAD.CONV_DIM is {head.CONV_DIM}; for MODEL.ROI_MASK_HEAD.NAME "
+            f"{head.NAME} it must be at most the number of channels of its features, {channels}"
+        )
+    return ""
+
+
 def resnet_width(cfg: CfgNode) -> str:
     """Require a width of ResNet's 3x3 convolutions that fits into memory."""
     node = cfg.MODEL.RESNETS
@@ -117,6 +134,7 @@ RELATIONS: tuple[Callable[[CfgNode], str], ...] = (
     size_range,
     crop_size,
     pooled_features,
+    coarse_mask_width,
     resnet_width,
 )
 """Functions that return what is wrong with a config, or an empty text."""

@@ -53,8 +53,12 @@ NODES = {
     "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 
-# Allowed values that take longer than the limit on two cores.
-SLOW = {"SOLVER.IMS_PER_BATCH": 8, "DATALOADER.NUM_WORKERS": 8}
+# Allowed values that take more time or memory than the limits on two cores.
+SLOW = {
+    **{"SOLVER.IMS_PER_BATCH": 8, "DATALOADER.NUM_WORKERS": 8},
+    # With random weights, every candidate becomes an instance.
+    "TEST.DETECTIONS_PER_IMAGE": 1000,
+}
 
 # Values that no key of the type may have, and values that may be right.
 INTEGERS = (
