@@ -201,7 +201,6 @@ def load_checkpoint(
     """
     candidates = resumable_checkpoints(checkpointer.save_dir) if resume else []
     checkpointer.complete = complete or bool(candidates)
-    checkpointer.image_format = cfg.INPUT.FORMAT
     for number, file in enumerate(candidates):
         try:
             checkpointer.load(str(file))
@@ -221,6 +220,7 @@ def load_checkpoint(
                 f"settings in {file.with_name('config.yaml')}, or another OUTPUT_DIR."
             ) from error
     path = cfg.MODEL.WEIGHTS
+    checkpointer.image_format = cfg.INPUT.FORMAT
     try:
         if path:
             _fetch(checkpointer, path)
