@@ -108,7 +108,7 @@ def coarse_mask_width(cfg: CfgNode) -> str:
     if head.NAME not in ("PointRendMaskHead", "EmptyBatchPointRendMaskHead"):
         return ""
     channels = cfg.MODEL.FPN.OUT_CHANNELS * len(head.get("IN_FEATURES", ()))
-    if "FPN" in cfg.MODEL.BACKBONE.NAME.upper() and head.CONV_DIM > channels:
+    if "FPN" in cfg.MODEL.BACKBONE.NAME.upper() and channels < head.CONV_DIM:
         return (
             f"MODEL.ROI_MASK_HEAD.CONV_DIM is {head.CONV_DIM}; for MODEL.ROI_MASK_HEAD.NAME "
             f"{head.NAME} it must be at most the number of channels of its features, {channels}"
