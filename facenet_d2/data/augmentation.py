@@ -286,7 +286,8 @@ def _operations_of_bands(cfg: CfgNode) -> list[str]:
         )
     if unsuited:
         logger.info(
-            "RandAugment does without %s, which are for 8-bit colours only.", ", ".join(unsuited)
+            "RandAugment does without %s, which need 8-bit colours or a stretch to 0-255.",
+            ", ".join(unsuited),
         )
     return listed or names
 
