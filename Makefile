@@ -3,7 +3,8 @@
 # make lint    check style and types
 # make clean   remove everything that these commands created
 #
-# demo, test and lint create .venv first if it is missing or older than the files it is made from.
+# demo creates .venv first if it is missing or older than the files it is made from; test and lint
+# also install the packages for development into it.
 # PYTHON selects the interpreter, for example: make PYTHON=python3.12 test
 
 PYTHON ?= python3
@@ -21,6 +22,10 @@ DEMO_OUTPUT = output/facenet_lite0_demo
 	@echo "Installing PyTorch (about a minute on a fast connection) ..."
 	$(PIP) install --quiet --constraint constraints.txt torch torchvision
 	.venv/bin/python tools/install_detectron2.py --constraint constraints.txt
+	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable '.[lite0]'
+	touch $@
+
+.venv/dev: .venv/ready
 	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -31,10 +36,11 @@ demo: .venv/ready
 	    --output $(DEMO_OUTPUT)/overlays \
 	    --opts MODEL.WEIGHTS $(DEMO_OUTPUT)/model_final.pth
 
-test: .venv/ready
-	.venv/bin/python -m pytest -q $(PYTEST_ARGS)
+# One thread per process: several processes with several threads each would only wait for each other.
+test: .venv/dev
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
-lint: .venv/ready
+lint: .venv/dev
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

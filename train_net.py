@@ -4,6 +4,7 @@
 train_net.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --num-gpus 1
 train_net.py --config-file ... --resume
 train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/model_best.pth
+torchrun --nproc-per-node 4 train_net.py --config-file ...
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing import ProcessRaisedException
 
 from facenet_d2 import UserError
-from facenet_d2.engine import Trainer, load_config, run_command
+from facenet_d2.engine import Trainer, load_config, run_command, torchrun
 from facenet_d2.engine.checkpointer import (
     ModelCheckpointer,
     load_checkpoint,
@@ -40,7 +41,7 @@ from facenet_d2.engine.lock import locked
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.errors import user_message
-from facenet_d2.files import remove_partial_line, remove_temporary_files
+from facenet_d2.files import kept_on_error, remove_partial_line, remove_temporary_files
 from facenet_d2.modeling import accelerate
 
 
@@ -62,6 +63,13 @@ def parse_args() -> argparse.Namespace:
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
         raise UserError("--config-file is required; the configs of this project are in configs/.")
+    if torchrun.is_worker():
+        if args.num_gpus > 1 or args.num_machines > 1:
+            raise UserError(
+                "--num-gpus and --num-machines start processes, which torchrun has done; leave "
+                "them out."
+            )
+        torchrun.check_local_processes()
     check_num_gpus(args.num_gpus)
     if args.num_machines > 1 and torch.cuda.device_count() == 0:
         raise UserError(f"--num-machines is {args.num_machines}, but no GPU is available.")
@@ -90,7 +98,24 @@ def without_nan(value: Any) -> Any:
 
 
 def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
-    cfg = setup(args)
+    return work(args, setup(args))
+
+
+def torchrun_main(args: argparse.Namespace) -> None:
+    """Do the work of one of torchrun's processes."""
+    try:
+        cfg = setup(args)
+    except UserError:
+        # The processes of a machine have the same arguments and files; one of them reports.
+        if torchrun.local_rank() > 0:
+            sys.exit(2)
+        raise
+    with torchrun.process_group(cfg.MODEL.DEVICE) as restarted:
+        args.resume = args.resume or restarted
+        work(args, cfg)
+
+
+def work(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
     if args.eval_only:
         results = evaluate(args, cfg)
     else:
@@ -103,12 +128,19 @@ def main(args: argparse.Namespace) -> Mapping[str, Any] | None:
     return results
 
 
+def write_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Start the log, write config.yaml and set the seed, as Detectron2 does."""
+    file = Path(cfg.OUTPUT_DIR, "config.yaml")
+    with kept_on_error(file) if comm.is_main_process() else nullcontext():
+        default_setup(cfg, args)
+
+
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
     # Do not overwrite the log and the config of the training in OUTPUT_DIR.
     record = cfg.clone()
     record.defrost()
     record.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "inference")
-    default_setup(record, args)
+    write_settings(args, record)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     model = Trainer.build_model(cfg)
     checkpointer = ModelCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
@@ -122,10 +154,11 @@ def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
 
 
 def train(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
-    default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
     if comm.is_main_process():
         remove_temporary_files(cfg.OUTPUT_DIR)
+    write_settings(args, cfg)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="facenet_d2")
+    if comm.is_main_process():
         if resumes(args, cfg):
             remove_partial_line(Path(cfg.OUTPUT_DIR, "metrics.json"))
         else:
@@ -138,6 +171,9 @@ def train(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
 
 def run() -> None:
     args = parse_args()
+    if torchrun.is_worker():
+        torchrun_main(args)
+        return
     several = args.num_gpus > 1 or args.num_machines > 1
     if several:
         # Check the arguments before child processes start, each of which would report an error.

@@ -19,18 +19,19 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
 import numpy as np
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.data import read_image
+from facenet_d2.data.readers import RasterReader
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
 from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.evaluation.results import instances_to_results
 from facenet_d2.files import replaced, write_whole
+from facenet_d2.signals import StopAfter, StopRequested
 from facenet_d2.visualization.overlay import draw_instances
 
 
@@ -65,6 +66,11 @@ def parse_args() -> argparse.Namespace:
         help="also save the instances as COCO results with file names",
     )
     parser.add_argument(
+        "--no-labels",
+        action="store_true",
+        help="draw no class names and scores, which hide small objects",
+    )
+    parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
         default=[],
@@ -77,7 +83,9 @@ def parse_args() -> argparse.Namespace:
 class Demo:
     """Applies a model to images, and collects the results."""
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, args: argparse.Namespace, stop: StopAfter) -> None:
+        self.stop = stop
+        self.with_labels = not args.no_labels
         self.predictor = Predictor(args.config_file, overrides=args.opts)
         self.threshold = args.confidence_threshold
         self.threshold_key = score_threshold_key(self.predictor.cfg)
@@ -85,14 +93,21 @@ class Demo:
         self.images_seen = 0
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
-        """Process a BGR image; return the overlay, in BGR, and a line that reports the result."""
+        """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a report.
+
+        Raises:
+            UserError: If the model cannot process it.
+        """
         start = time.perf_counter()
-        everything = self.predictor(image)
+        with user_errors(f"image {name} cannot be processed"):
+            everything = self.predictor(image)
         seconds = time.perf_counter() - start
         shown = everything[everything.scores >= self.threshold]
         self._keep(shown, name)
+        reader = self.predictor.reader
+        picture = reader.picture(image) if isinstance(reader, RasterReader) else image[:, :, ::-1]
         overlay = draw_instances(
-            np.ascontiguousarray(image[:, :, ::-1]), shown, self.predictor.metadata
+            picture, shown, self.predictor.metadata, with_labels=self.with_labels
         )
         line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
         if len(shown) == 0:
@@ -106,7 +121,7 @@ class Demo:
 
     def _keep(self, instances: Instances, name: str) -> None:
         self.images_seen += 1
-        for result in instances_to_coco_json(instances, self.images_seen):
+        for result in instances_to_results(instances, self.images_seen):
             # Category IDs are those of the data set if it is known, otherwise class indices + 1.
             category = result["category_id"]
             result["category_id"] = self.predictor.category_ids.get(category, category + 1)
@@ -135,6 +150,16 @@ def read_video(path: Path) -> tuple[Iterator[np.ndarray], float, int]:
     return frames(), fps, int(video.get(cv2.CAP_PROP_FRAME_COUNT))
 
 
+def count_frames(path: Path) -> int:
+    """Return the number of frames of a video that can be decoded."""
+    video = cv2.VideoCapture(str(path))
+    count = 0
+    while video.grab():
+        count += 1
+    video.release()
+    return count
+
+
 def run_video(demo: Demo, path: Path, out: Path) -> str:
     """Process one video and return the line that reports the result.
 
@@ -153,11 +178,19 @@ def run_video(demo: Demo, path: Path, out: Path) -> str:
                     codec = cv2.VideoWriter_fourcc(*"mp4v")
                     writer = cv2.VideoWriter(str(temporary), codec, fps, overlay.shape[1::-1])
                     if not writer.isOpened():
-                        raise UserError(f"this OpenCV cannot write the video {out}.")
+                        raise UserError(f"OpenCV cannot write the video {out}; is the disk full?")
                 writer.write(np.ascontiguousarray(overlay))
+                demo.stop.check()
         finally:
             if writer is not None:
                 writer.release()
+        # OpenCV does not report a full disk.
+        written = count_frames(temporary)
+        if written < done:
+            raise UserError(
+                f"overlay {out} cannot be written: of {done} frames, {written} could be read back "
+                "(is the disk full?)."
+            )
     seconds = time.perf_counter() - start
     return (
         f"{path}: {done} frames, {len(demo.results) - instances_before} instances, {seconds:.2f} s"
@@ -168,19 +201,33 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
     """Process one file and return the line that reports the result.
 
     Raises:
-        UserError: If it cannot be read or its overlay cannot be written.
+        UserError: If it cannot be read, its overlay cannot be written, or memory is exhausted.
     """
-    if path.suffix.lower() in VIDEO_SUFFIXES:
-        return run_video(demo, path, out)
-    image = read_image(path)
-    with user_errors(f"image {path} cannot be processed"):
-        overlay, line = demo.run_image(image, str(path))
     try:
-        with replaced(out) as temporary:
-            if not cv2.imwrite(str(temporary), overlay):
-                raise OSError("OpenCV cannot write it")
+        return _run_file(demo, path, out)
     except OSError as error:
         raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
+    except MemoryError as error:
+        raise UserError(f"{path} needs more memory than there is; use a smaller one.") from error
+    except cv2.error as error:
+        raise UserError(f"{path} cannot be processed: OpenCV reports {error.err!r}.") from error
+
+
+def _run_file(demo: Demo, path: Path, out: Path) -> str:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        if isinstance(demo.predictor.reader, RasterReader):
+            raise UserError(
+                f"video {path} has 8-bit colours, but the model was trained with INPUT.BANDS or "
+                "INPUT.STRETCH; give it images."
+            )
+        return run_video(demo, path, out)
+    image = demo.predictor.read(path)
+    overlay, line = demo.run_image(image, str(path))
+    # OpenCV does not report a full disk when it writes a file.
+    encoded, content = cv2.imencode(out.suffix, overlay)
+    if not encoded:
+        raise OSError("OpenCV cannot encode it")
+    write_whole(out, content.tobytes())
     return line
 
 
@@ -196,23 +243,51 @@ def main() -> int:
             raise UserError(f"--save-json {args.save_json} is an input; choose another file.")
         if Path(args.save_json).is_dir():
             raise UserError(f"--save-json {args.save_json} is a folder; name a file.")
-    demo = Demo(args)
-
-    failed = []
-    bar = tqdm(list(zip(inputs, outputs)), unit="file")
-    for path, out in bar:
-        try:
-            bar.write(run_file(demo, path, out))
-        except UserError as error:
-            failed.append(path)
-            bar.write(f"error: {error} Skipped.", file=sys.stderr)
-    if args.save_json:
-        write_whole(args.save_json, json.dumps(demo.results))
-        print(f"{len(demo.results)} instances saved to {args.save_json}")
-    print(f"{len(inputs) - len(failed)} overlays are in {folder.resolve()}")
+    stop = StopAfter("image or frame")
+    demo = Demo(args, stop)
+    with stop:
+        failed = run_files(demo, list(zip(inputs, outputs)), args.save_json)
     if failed:
-        print(f"error: {len(failed)} of {len(inputs)} inputs failed.", file=sys.stderr)
+        print(f"error: {failed} of {len(inputs)} inputs failed.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_files(demo: Demo, files: list[tuple[Path, Path]], results: str | None) -> int:
+    """Process files, and write the results whatever happens to one of them.
+
+    Args:
+        demo: the model.
+        files: inputs and their outputs.
+        results: JSON file for the results, if any.
+
+    Returns:
+        Number of inputs that failed.
+
+    Raises:
+        StopRequested: After a signal.
+    """
+    done, failed = 0, 0
+    bar = tqdm(files, unit="file")
+    try:
+        for path, out in bar:
+            try:
+                bar.write(run_file(demo, path, out))
+                done += 1
+            except UserError as error:
+                failed += 1
+                bar.write(f"error: {error} Skipped.", file=sys.stderr)
+            demo.stop.check()
+    except StopRequested as request:
+        bar.write(f"{request}: {done + failed} of {len(files)} inputs are done.", file=sys.stderr)
+        raise
+    finally:
+        demo.stop.ignore()
+        bar.close()
+        if results:
+            write_whole(results, json.dumps(demo.results))
+            print(f"{len(demo.results)} instances saved to {results}")
+        print(f"{done} overlays are in {files[0][1].parent.resolve()}")
+    return failed
 
 
 if __name__ == "__main__":

@@ -3,11 +3,37 @@
 Importing this package registers the models and the data sets with Detectron2.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from . import startup  # isort: skip  (before all imports that take long)
 from . import compat  # isort: skip  (before any import of Detectron2)
 from . import data, model_zoo, modeling, weights
 from .config import add_facenet_config
 from .errors import UserError
 
+if TYPE_CHECKING:
+    from .engine import Predictor, ScenePredictor
+
 __version__ = "0.2.0"
 
-__all__ = ["UserError", "add_facenet_config", "compat", "data", "model_zoo", "modeling", "weights"]
+__all__ = [
+    "Predictor",
+    "ScenePredictor",
+    "UserError",
+    "add_facenet_config",
+    "compat",
+    "data",
+    "model_zoo",
+    "modeling",
+    "startup",
+    "weights",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use: the engine takes as long as the rest of the package.
+    if name in ("Predictor", "ScenePredictor"):
+        from . import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

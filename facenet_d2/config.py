@@ -52,6 +52,37 @@ def rename_keys(content: dict[str, Any]) -> None:
         content.setdefault("INPUT", {})["MASK_FORMAT"] = "stride4"
 
 
+# Limits of inference that may not be lower than twice TEST.DETECTIONS_PER_IMAGE, because
+# non-maximum suppression drops some of the candidates that they let pass.
+LIMITS = (
+    "MODEL.SOLOV2.TOPK_CANDIDATES_TEST",
+    "MODEL.SOLOV2.PRE_NMS_TOPK_TEST",
+    "MODEL.YOLACT.PRE_NMS_TOPK_TEST",
+    "MODEL.CONDINST.TOPK_CANDIDATES_TEST",
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+)
+# Detectron2's default number of detections per image, for which the defaults of LIMITS are made.
+USUAL_DETECTIONS = 100
+
+
+def raise_limits(cfg: CN) -> None:
+    """Raise all :data:`LIMITS` to at least twice ``TEST.DETECTIONS_PER_IMAGE`` if it is above 100.
+
+    Otherwise they would silently bound the number of instances that are found.
+
+    Args:
+        cfg: config; changed in place.
+    """
+    detections = cfg.TEST.DETECTIONS_PER_IMAGE
+    if detections <= USUAL_DETECTIONS:
+        return
+    for key in LIMITS:
+        _, node, name = key.split(".")
+        cfg.MODEL[node][name] = max(cfg.MODEL[node][name], 2 * detections)
+
+
 def rename_overrides(overrides: Sequence[str]) -> list[str]:
     """Apply :func:`rename_keys` to the keys of KEY VALUE pairs."""
     return [RENAMED_KEYS.get(o, o) if i % 2 == 0 else o for i, o in enumerate(overrides)]
@@ -295,6 +326,16 @@ def _add_data(cfg: CN) -> None:
     INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT and
     CondInst. Ground-truth masks are then rasterised once, at stride 4, where losses compare masks.
     """
+    # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
+    # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as
+    # float32, with a value of MODEL.PIXEL_MEAN for each band. [] reads 8-bit images with Pillow; or
+    # all bands, if STRETCH is set.
+    cfg.INPUT.BANDS = []
+    # Stretch of the values to 0 to 255, the same for all images: "range LOW HIGH", for SAR "db
+    # amplitude LOW HIGH" or "db intensity LOW HIGH", each number may be a list with one for each
+    # band, such as 0,0,0; "none" leaves the values as they are. tools/compute_statistics.py
+    # computes it. Images of 8 bits need none.
+    cfg.INPUT.STRETCH = ""
     # Rotate by 0, 90, 180 or 270 degrees.
     cfg.INPUT.RANDOM_QUARTER_TURN = False
     node = cfg.INPUT.RAND_AUGMENT = CN()

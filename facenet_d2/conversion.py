@@ -7,17 +7,16 @@ in the position of the stride in the ResNet.
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from .errors import UserError
+from .unpickling import load_tensors
 from .weights import rename_resnet
 
 
@@ -190,47 +189,6 @@ def fit(state: Mapping[str, torch.Tensor], model: torch.nn.Module) -> Conversion
     return Conversion(kept, left_out, [name for name in shapes if name not in kept])
 
 
-class _Placeholder(SimpleNamespace):
-    """Stands for objects that are not tensors, such as MMEngine's log buffers."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        """Ignore the pickled state."""
-
-
-_LOADED = {
-    ("collections", "OrderedDict"),
-    ("torch", "Size"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch.storage", "UntypedStorage"),
-    *(
-        ("torch", f"{kind}Storage")
-        for kind in ("BFloat16", "Bool", "Byte", "Double", "Float", "Half", "Int", "Long", "Short")
-    ),
-}
-
-
-class _TensorUnpickler(pickle.Unpickler):
-    """Loads tensors and containers; does not import or call anything else that the file names."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Names are compared as a whole, since pickle would resolve dotted ones to attributes.
-        if (module, name) in _LOADED:
-            return super().find_class(module, name)
-        return _Placeholder
-
-
-_pickle = SimpleNamespace(
-    Unpickler=_TensorUnpickler,
-    load=lambda file, **kwargs: _TensorUnpickler(file, **kwargs).load(),
-    __name__="pickle",
-)
-
-
 def read_state(file: str | Path) -> dict[str, torch.Tensor]:
     """Read the parameters and buffers of a checkpoint without executing code in it.
 
@@ -242,7 +200,7 @@ def read_state(file: str | Path) -> dict[str, torch.Tensor]:
         UserError: If the file is missing or not such a checkpoint.
     """
     try:
-        content = torch.load(file, map_location="cpu", pickle_module=_pickle, weights_only=False)
+        content = load_tensors(file, lenient=True)
     except Exception as error:  # Damaged files make torch raise errors of many types.
         reason = " ".join(str(error).split())[:200]
         raise UserError(

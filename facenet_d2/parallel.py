@@ -16,11 +16,14 @@ import torch
 from tqdm import tqdm
 
 from .errors import UserError
+from .signals import STOP_SIGNALS
 
 
 def default_workers() -> int:
     """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows.
 
 
 def parallel_map(
@@ -33,7 +36,7 @@ def parallel_map(
 ) -> Iterator[tuple[int, Any]]:
     """Apply a function to every item in worker processes, with a progress bar.
 
-    On an error, on Ctrl-C, or when the caller stops iterating, the workers are terminated at once.
+    On an error, on a signal, or when the caller stops iterating, the workers are killed at once.
     Files that ``function`` writes must therefore be complete or absent at any time.
 
     Args:
@@ -81,13 +84,14 @@ def parallel_map(
                 # An item can take a minute, which is too long to wait after Ctrl-C.
                 for worker in multiprocessing.active_children():
                     if worker not in others:
-                        worker.terminate()
+                        worker.kill()
             executor.shutdown(cancel_futures=True)
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches all processes of the terminal, but the parent alone stops the workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Terminals and schedulers signal all processes, but the parent alone stops the workers.
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The processes keep all cores busy. PyTorch would also wait forever for the threads of the
     # parent's pool, which do not exist after a fork.

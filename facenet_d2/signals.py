@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
+from typing import Any
 
 # Ctrl-C; kill, systemd and containers; a closed terminal; the warning of a scheduler such as Slurm.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
@@ -23,3 +31,121 @@ class StopRequested(KeyboardInterrupt):
 def is_ignored(signum: int) -> bool:
     """Return whether the parent process asked to ignore a signal, as ``nohup`` does for SIGHUP."""
     return signum != signal.SIGINT and signal.getsignal(signum) is signal.SIG_IGN
+
+
+class _Handler:
+    """Handler of stop signals that raises :class:`StopRequested` where it is not lost.
+
+    Python prints, but does not raise, exceptions in finalisers and around a fork. There, the
+    handler is called again a little later.
+    """
+
+    RETRY = 0.05  # in seconds
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.is_forking = False
+        # Python runs the last `before` first, so that this includes all other functions at a fork.
+        os.register_at_fork(
+            before=partial(setattr, self, "is_forking", True),
+            after_in_parent=partial(setattr, self, "is_forking", False),
+            after_in_child=partial(setattr, self, "is_forking", False),
+        )
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if signum != signal.SIGALRM:
+            self.signum = signum
+        if self.is_forking:
+            self.call_later()
+        else:
+            raise StopRequested(self.signum)
+
+    def call_later(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, self.RETRY)
+
+
+_handler: _Handler | None = None
+
+
+@contextmanager
+def stop_requests() -> Iterator[None]:
+    """Raise :class:`StopRequested` on the signals in :data:`STOP_SIGNALS`.
+
+    Without a handler, a process ends at once on all of them but Ctrl-C, and leaves its temporary
+    files. Signals that the parent process asked to ignore stay ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    global _handler
+    handler = _handler = _handler or _Handler()
+    asked = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    previous = {s: signal.signal(s, handler) for s in (*asked, signal.SIGALRM)}
+    hook = sys.unraisablehook
+
+    def retry(lost: sys.UnraisableHookArgs) -> None:
+        if isinstance(lost.exc_value, StopRequested):
+            handler.call_later()
+        else:
+            hook(lost)
+
+    sys.unraisablehook = retry
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for signum, old in previous.items():
+            signal.signal(signum, old)
+
+
+class StopAfter:
+    """Context manager that lets a piece of work be finished after a stop signal.
+
+    The first of :data:`STOP_SIGNALS` takes effect at the next :meth:`check`; a second one at once,
+    as outside the context. Further ones are ignored, while the command cleans up.
+    """
+
+    def __init__(self, work: str) -> None:
+        """
+        Args:
+            work: name of the piece of work, such as "image", for the notice.
+        """
+        self.work = work
+        self._requested = 0
+        self._ignoring = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopAfter:
+        for signum in STOP_SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._previous[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+
+    def check(self) -> None:
+        """Raise :class:`StopRequested` if there was a signal."""
+        if self._requested and not self._ignoring:
+            self._ignoring = True
+            raise StopRequested(self._requested)
+
+    def ignore(self) -> None:
+        """Ignore signals from now on."""
+        self._ignoring = True
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self._ignoring:
+            return
+        is_first, self._requested = not self._requested, signum
+        if is_first:
+            notice = f"{signal.Signals(signum).name}: stopping after this {self.work}"
+            # A handler must not print: it may have interrupted another print.
+            os.write(2, f"\n{notice} (again: stop at once) ...\n".encode())
+            return
+        self._ignoring = True
+        if callable(self._previous[signum]):
+            self._previous[signum](signum, frame)
+        raise StopRequested(signum)

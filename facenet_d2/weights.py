@@ -13,6 +13,7 @@ Parameters get the names that they have in this project; the result is stored in
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from collections.abc import Iterable
@@ -29,8 +30,13 @@ from torchvision.models import get_weight
 from .files import write_whole
 from .modeling.backbone.timm_bottom_up import create_feature_model
 
+logger = logging.getLogger(__name__)
+
 # Prefixes of weights that contain only a bottom-up network.
 PRETRAINED = ("torchvision://", "timm://", "pip://")
+
+COLOURS = 3
+"""Number of input channels of pretrained weights."""
 
 # Patterns of torchvision's names and replacements, applied in order.
 _RENAMING = (
@@ -60,6 +66,55 @@ def bottom_up_parameters(names: Iterable[str]) -> list[str]:
     Offsets of deformable convolutions are initialised to zero and not part of published files.
     """
     return [name for name in names if "bottom_up." in name and "offset" not in name]
+
+
+def inflate_stem(state: dict[str, Any], model: nn.Module, image_format: str) -> None:
+    """Adapt the first convolution of three-channel weights to a model with other channels.
+
+    The filters of the three colours are used in turn, so that channels 1, 4, 7... get that of the
+    first colour. They are multiplied by 3 / channels, so that activations keep their scale: an
+    image whose channels repeat its three colours equally often gives the same features. A single
+    channel gets the sum of the filters, as if a grey image had three equal colours.
+
+    Only the input channels of the first convolution may differ; otherwise nothing happens.
+
+    Args:
+        state: state of the weights; changed in place.
+        model: the model, or its backbone.
+        image_format: order of the colours that the weights expect, "BGR" or "RGB".
+    """
+    stem = _stem_shape(model)
+    if stem is None or stem[1] == COLOURS:
+        return
+    wanted = (stem[0], COLOURS, *stem[2:])
+    found = [name for name, value in state.items() if tuple(getattr(value, "shape", ())) == wanted]
+    # Only a stem has three input channels; names differ from the model's until they are matched.
+    if len(found) != 1:
+        return
+    name, channels = found[0], stem[1]
+    filters = torch.as_tensor(state[name])
+    colours = image_format if image_format in ("BGR", "RGB") else "123"
+    if channels == 1:
+        inflated, used = filters.sum(dim=1, keepdim=True), "the sum of all"
+    else:
+        order = [i % COLOURS for i in range(channels)]
+        inflated = filters[:, order] * (COLOURS / channels)
+        used = " ".join(colours[i] for i in order)
+    state[name] = inflated if isinstance(state[name], torch.Tensor) else inflated.numpy()
+    logger.info(
+        "%s of the weights has 3 input channels, that of the model %d; their filters: %s.",
+        name,
+        channels,
+        used,
+    )
+
+
+def _stem_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Return the shape of the first convolution's weight, ``(out, in, height, width)``."""
+    convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]
+    # Detectron2's FPN defines its own convolutions before those of the bottom-up network.
+    chosen = [m for n, m in convolutions if "bottom_up." in n] or [m for _, m in convolutions]
+    return tuple(chosen[0].weight.shape) if chosen else None
 
 
 def bottom_up_state(model: nn.Module) -> dict[str, Any]:

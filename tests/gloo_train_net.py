@@ -16,9 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
 import torch.distributed as dist
-from detectron2.engine import defaults
 from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 import train_net
 from facenet_d2.engine import run_command
@@ -33,13 +31,8 @@ def worker(
     main(*args)
 
 
-def on_cpu(model: torch.nn.Module, device_ids: list[int], **kwargs: Any) -> torch.nn.Module:
-    return DistributedDataParallel(model, **kwargs)
-
-
 # Every process imports this module.
 torch.cuda.device_count = lambda: 2
-defaults.DistributedDataParallel = on_cpu
 importlib.import_module("detectron2.engine.launch")._distributed_worker = worker
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_dense_scene(model_cfg):
         actual = np.array(sorted(centers.round().int().tolist()))
         # Mask features are sampled at the centres of their pixels of 4x4.
         assert np.abs(actual - np.array(expected)).max() <= 3
-        radii = (best.pred_masks.sum(dim=(1, 2)) / np.pi).sqrt()
+        radii = np.sqrt(best.pred_masks.areas() / np.pi)
         assert ((radii > 0.9 * 30) & (radii < 1.1 * 30)).all()
         assert (best.scores > 0.7).all()
         assert (instances.scores[9:] < 0.5).all()
@@ -127,7 +127,7 @@ def test_table(monkeypatch, capsys, tiny_config):
         (("--warmup", -1), "--warmup must be at least 0"),
         (
             ("MODEL.META_ARCHITECTURE", "GeneralizedRCNN", "MODEL.ROI_HEADS.NUM_CLASSES", 5),
-            "MODEL.META_ARCHITECTURE is GeneralizedRCNN; it must be SOLOv2",
+            "MODEL.META_ARCHITECTURE is MaskRCNN; it must be SOLOv2",
         ),
     ],
 )

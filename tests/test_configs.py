@@ -5,7 +5,6 @@ import re
 import pytest
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling import build_model as build_model_of
 from helpers import REPOSITORY
 from torch import nn
@@ -13,7 +12,7 @@ from torch import nn
 from facenet_d2.engine import read_config
 from facenet_d2.engine.num_classes import num_classes_key, resolve_num_classes
 from facenet_d2.experiments.paper import TABLES
-from facenet_d2.modeling import FACEFPN, SOLO, YOLACT, CondInst, SOLOv2
+from facenet_d2.modeling import FACEFPN, SOLO, YOLACT, CondInst, MaskRCNN, SOLOv2
 from facenet_d2.modeling.backbone import HRFPN, PAFPN, BiFPN
 from facenet_d2.modeling.layers import ModulatedDeformConv2d, SemanticEnhancementModule
 
@@ -86,7 +85,7 @@ def test_config_builds_what_its_name_says(config):
         assert (kind in kinds) == (name.startswith("facenet") or f"_{part}_" in name), part
     for neck, kind in NECKS.items():
         assert (kind in kinds) == (f"_{neck}_" in name)
-    assert type(model) is MODELS.get(name.split("_")[0], GeneralizedRCNN)
+    assert type(model) is MODELS.get(name.split("_")[0], MaskRCNN)
     scratch = "scratch" in name or ("synthetic" in config and "lite0" not in name)
     assert (cfg.MODEL.WEIGHTS == "") == scratch
     if scratch:

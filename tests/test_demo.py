@@ -1,20 +1,27 @@
 """demo.py, run as a command."""
 
 import json
+import os
+import resource
+import signal
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data.catalog import Metadata
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from fuzz.harness import run_case
 from helpers import write_tiny_config
 
 import demo
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.inputs import find_inputs, output_names
+from facenet_d2.signals import STOP_SIGNALS
 from facenet_d2.visualization.overlay import draw_instances
 
 
@@ -98,25 +105,198 @@ def test_images_with_more_than_8_bits_are_refused(tmp_path, trained, monkeypatch
     assert capsys.readouterr().err.count("8 bits per channel") == 4
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("DefaultCPUAllocator: not enough memory"), "cannot be processed: Default"),
+        (MemoryError(), "needs more memory than there is"),
+    ],
+)
 def test_one_image_that_cannot_be_processed_does_not_stop_the_others(
-    tmp_path, trained, scenes, monkeypatch, capsys
+    tmp_path, trained, scenes, monkeypatch, capsys, error, message
 ):
-    cv2.imwrite(str(tmp_path / "thin.png"), np.zeros((1, 3000, 3), np.uint8))
-    inputs = ("--input", tmp_path / "thin.png", scenes / "images" / "00000.png")
-    predict = demo.Predictor.__call__
+    fail_or_signal(monkeypatch, lambda: raise_error(error), at=2)
+    assert run(monkeypatch, trained, *three_images(scenes, tmp_path)) == 1
+    captured = capsys.readouterr()
+    assert "00001.png" in captured.err
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert outcome(tmp_path) == (["00000.png", "00002.png"],) * 2
 
-    def fail_on_thin(predictor, image):
-        if image.shape[0] == 1:
-            raise RuntimeError("out of memory")
-        return predict(predictor, image)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(demo.Predictor, "__call__", fail_on_thin)
-        assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "out") == 1
-    assert "thin.png cannot be processed" in capsys.readouterr().err
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["00000.png"]
-    assert run(monkeypatch, trained, *inputs, "--output", tmp_path / "both") == 0
-    assert cv2.imread(str(tmp_path / "both" / "thin.png")).shape == (1, 3000, 3)
+def test_an_unexpected_error_does_not_lose_the_results(tmp_path, trained, scenes, monkeypatch):
+    fail_or_signal(monkeypatch, lambda: raise_error(AttributeError("a bug")), at=3)
+    with pytest.raises(AttributeError, match="a bug"):
+        run(monkeypatch, trained, *three_images(scenes, tmp_path))
+    assert outcome(tmp_path) == (["00000.png", "00001.png"],) * 2
+
+
+def raise_error(error):
+    raise error
+
+
+def fail_or_signal(monkeypatch, action, at):
+    """Run an action before the prediction of the ``at``-th image."""
+    predict, count = demo.Predictor.__call__, []
+
+    def wrapped(self, image):
+        count.append(1)
+        if len(count) == at:
+            action()
+        return predict(self, image)
+
+    monkeypatch.setattr(demo.Predictor, "__call__", wrapped)
+
+
+def three_images(scenes, folder):
+    files = [scenes / "images" / f"0000{i}.png" for i in range(3)]
+    return ("--input", *files, "--output", folder / "out", "--save-json", folder / "r.json")
+
+
+def outcome(folder):
+    """Return the names of the overlays and of the images with results."""
+    results = json.loads((folder / "r.json").read_text())
+    overlays = sorted(p.name for p in (folder / "out").iterdir())
+    return overlays, sorted({Path(r["file_name"]).name for r in results})
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_a_signal_stops_after_the_image(tmp_path, trained, scenes, monkeypatch, capfd, name):
+    signum = signal.Signals[name]
+    before = [signal.getsignal(s) for s in STOP_SIGNALS]
+    signal.signal(signum, signal.default_int_handler)  # As if it were not ignored.
+    fail_or_signal(monkeypatch, lambda: os.kill(os.getpid(), signum), at=2)
+    try:
+        assert run(monkeypatch, trained, *three_images(scenes, tmp_path)) == 128 + signum
+    finally:
+        signal.signal(signum, before[STOP_SIGNALS.index(signum)])
+    assert [signal.getsignal(s) for s in STOP_SIGNALS] == before
+    error = capfd.readouterr().err
+    assert f"{name}: stopping after this image" in error
+    assert f"stopped by {name}: 2 of 3 inputs are done" in error
+    assert "Traceback" not in error
+    assert outcome(tmp_path) == (["00000.png", "00001.png"],) * 2
+
+
+def test_a_second_signal_stops_at_once(tmp_path, trained, scenes, monkeypatch, capfd):
+    def signal_twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    fail_or_signal(monkeypatch, signal_twice, at=2)
+    assert run(monkeypatch, trained, *three_images(scenes, tmp_path)) == 130
+    assert "1 of 3 inputs are done" in capfd.readouterr().err
+    assert outcome(tmp_path) == (["00000.png"],) * 2
+
+
+def test_a_signal_while_the_model_is_loaded(tmp_path, trained, scenes, monkeypatch, capfd):
+    def load(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not interrupted")
+
+    monkeypatch.setattr(demo, "Predictor", load)
+    assert run(monkeypatch, trained, *three_images(scenes, tmp_path)) == 130
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_thin_images(tmp_path, trained, monkeypatch, capsys):
+    sizes = [(1, 1), (1, 3000), (3000, 1), (33, 2), (7, 1), (1, 7), (9000, 2)]
+    for height, width in sizes:
+        image = np.full((height, width, 3), 90, np.uint8)
+        cv2.imwrite(str(tmp_path / f"{height}x{width}.png"), image)
+    args = ("--input", tmp_path, "--output", tmp_path / "out", "--save-json", tmp_path / "r.json")
+    assert run(monkeypatch, trained, *args) == 0
+    for height, width in sizes:
+        overlay = cv2.imread(str(tmp_path / "out" / f"{height}x{width}.png"))
+        scale = max(1, round(800 / max(height, width)))
+        assert overlay.shape == (height * scale, width * scale, 3)
+    results = json.loads((tmp_path / "r.json").read_text())
+    assert results
+    for r in results:
+        height, width = map(int, Path(r["file_name"]).stem.split("x"))
+        assert r["segmentation"]["size"] == [height, width]
+        assert mask_util.toBbox(r["segmentation"]).tolist() == r["bbox"]
+
+
+def test_labels_can_be_left_out(tmp_path, trained, scenes, monkeypatch):
+    args = ("--input", scenes / "images" / "00000.png", "--output")
+    assert run(monkeypatch, trained, *args, tmp_path / "with") == 0
+    assert run(monkeypatch, trained, *args, tmp_path / "without", "--no-labels") == 0
+    images = [cv2.imread(str(tmp_path / f / "00000.png")) for f in ("with", "without")]
+    # The backgrounds of labels are nearly black.
+    dark = [(image.max(axis=2) < 50).sum() for image in images]
+    assert dark[0] > dark[1] + 1000
+
+
+def test_memory_is_bounded_by_what_is_found(tmp_path, trained, monkeypatch):
+    """40 instances in an image of 4 million pixels: 160 MB as masks of full size."""
+    image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
+    file = tmp_path / "large.png"
+    cv2.imwrite(str(file), cv2.resize(image, (2000, 2000), interpolation=cv2.INTER_CUBIC))
+    args = ("--input", file, "--output", tmp_path / "out", "--save-json", tmp_path / "r.json")
+    opts = ("TEST.DETECTIONS_PER_IMAGE", 40, "MODEL.SOLOV2.NMS_SCORE_THRESH_TEST", 0.0)
+    grown = []
+    load = demo.Demo.__init__
+
+    def load_and_measure(self, *args):
+        load(self, *args)
+        grown.append(peak_memory())
+
+    monkeypatch.setattr(demo.Demo, "__init__", load_and_measure)
+
+    def check():
+        # The threads of the parent process do not exist in a forked one.
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)
+        args_of_demo = (*args, "--confidence-threshold", "0")
+        assert run(monkeypatch, trained, *args_of_demo, opts=opts) == 0
+        results = json.loads((tmp_path / "r.json").read_text())
+        assert len(results) == 40
+        # Large masks, of which the crops would not be much smaller.
+        boxes = np.array([r["bbox"] for r in results])
+        assert boxes[:, 2:].prod(axis=1).mean() > 4e6 / 4
+        assert peak_memory() - grown[0] < 80 * 2**20
+
+    outcome = run_case(check, seconds=120, memory=4 * 2**30)
+    assert outcome.kind == "accepted", outcome.detail
+
+
+def peak_memory():
+    """Return the maximum size of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_a_video_on_a_full_disk_keeps_the_older_overlay(
+    tmp_path, trained, scenes, monkeypatch, capfd
+):
+    file = tmp_path / "flight.avi"
+    write_video(file, scenes)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "flight.mp4").write_bytes(b"an older overlay")
+    # Files of more than this size fail as on a full disk.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        code = run(monkeypatch, trained, "--input", file, "--output", out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 1
+    error = capfd.readouterr().err
+    assert "flight.mp4 cannot be written: of 3 frames, 0 could be read back" in error
+    assert (out / "flight.mp4").read_bytes() == b"an older overlay"
+    assert [p.name for p in out.iterdir()] == ["flight.mp4"]
+
+
+def test_a_signal_in_a_video(tmp_path, trained, scenes, monkeypatch, capfd):
+    write_video(tmp_path / "flight.avi", scenes)
+    args = ("--input", tmp_path / "flight.avi", "--output", tmp_path / "out")
+    fail_or_signal(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGINT), at=2)
+    assert run(monkeypatch, trained, *args, "--save-json", tmp_path / "r.json") == 130
+    assert "0 of 1 inputs are done" in capfd.readouterr().err
+    # The results of the frames so far, but no part of a video.
+    assert outcome(tmp_path) == ([], ["flight.avi#1", "flight.avi#2"])
 
 
 def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):
@@ -129,12 +309,16 @@ def test_nothing_found_says_why(tmp_path, trained, scenes, monkeypatch, capsys):
     assert "no score above MODEL.SOLOV2.SCORE_THRESH_TEST" in capsys.readouterr().out
 
 
-def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
-    file = tmp_path / "flight.avi"
+def write_video(file, scenes):
     writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 5, (128, 128))
     for i in range(3):
         writer.write(cv2.imread(str(scenes / "images" / f"0000{i}.png")))
     writer.release()
+
+
+def test_video(tmp_path, trained, scenes, monkeypatch, capsys):
+    file = tmp_path / "flight.avi"
+    write_video(file, scenes)
     assert run(monkeypatch, trained, "--input", file, "--output", tmp_path / "out") == 0
     assert "3 frames" in capsys.readouterr().out
     video = cv2.VideoCapture(str(tmp_path / "out" / "flight.mp4"))

@@ -9,21 +9,21 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "errors", "files", "signals", "unpickling"),
+    ("compat", "errors", "files", "signals", "startup", "unpickling"),
     (
         "config",
+        "config_checks",
         "model_zoo",
         "parallel",
         "paths",
         "scenes",
         "structures",
         "synthetic",
-        "visualization",
     ),
-    ("data", "modeling"),
+    ("data", "modeling", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
-    ("analysis", "checking", "experiments", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = ("condinst", "roi_heads", "solo", "solov2", "yolact")

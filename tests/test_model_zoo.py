@@ -13,9 +13,9 @@ from facenet_d2 import add_facenet_config
 from facenet_d2.config import rename_keys
 from facenet_d2.engine import read_config
 from facenet_d2.engine.num_classes import resolve_num_classes
+from facenet_d2.engine.run_record import read_sessions
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.plan import write_row_config
-from facenet_d2.experiments.runs import read_sessions
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"

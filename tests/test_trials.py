@@ -6,8 +6,8 @@ import re
 import pytest
 from helpers import REPOSITORY
 
+from facenet_d2.engine.run_record import read_sessions
 from facenet_d2.evaluation import METRICS
-from facenet_d2.experiments.runs import read_sessions
 
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "trials"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/metrics.json"))

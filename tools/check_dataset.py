@@ -5,11 +5,12 @@
   check_dataset.py --dataset nwpu_vhr10_train
   check_dataset.py --annotations train.json --images images/ --fix train_fixed.json
 
-Every image is decoded and every mask is drawn. The grids and the input size are those of
---config-file, by default the published ones at 800 pixels: they decide which objects can be found,
-and limit the quality of masks, which are predicted at a quarter of the input's resolution. Grids
-that lose notably fewer objects are suggested. --fix writes a copy in which every fault is repaired,
-or its entry removed, and a list of the changes next to it; the original is not modified.
+Every image is decoded and every mask is drawn. The grids, the input size and the reader of the
+images (INPUT.BANDS, INPUT.STRETCH) are those of --config-file, by default the published ones at 800
+pixels: they decide which objects can be found, and limit the quality of masks, which are predicted
+at a quarter of the input's resolution. Grids that lose notably fewer objects are suggested. --fix
+writes a copy in which every fault is repaired, or its entry removed, and a list of the changes next
+to it; the original is not modified.
 
 The exit code is 1 if there are faults.
 """
@@ -39,10 +40,11 @@ from facenet_d2.checking import (
     suggest_grids,
     write_html_report,
 )
+from facenet_d2.data.readers import build_reader
 from facenet_d2.engine import read_config, run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.files import write_whole
+from facenet_d2.files import replaced
 from facenet_d2.parallel import default_workers
 from facenet_d2.paths import configs
 
@@ -58,7 +60,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--config-file",
         default=configs() / "Base-SOLOv2.yaml",
-        help="config with the grids and the input size",
+        help="config with the grids, the input size and the reader of the images",
     )
     parser.add_argument(
         "--input-size", type=int, help="longest side of the input (default: the config's)"
@@ -192,9 +194,11 @@ def write_fixed(path: Path, source: Path, report: DatasetReport) -> int:
     left = [f for f in report.faults if not f.fix]
     lines = [f"{f.where}: {f.message}: {f.fix}" for f in changes]
     lines += [f"{f.where}: {f.message}: not changed" for f in left]
-    write_whole(path, json.dumps(report.cleaned))
     header = f"{len(changes)} changes to {source}"
-    write_whole(path.with_suffix(CHANGES_SUFFIX), "\n".join([header, *lines]) + "\n")
+    # Both files or none.
+    with replaced(path) as copy, replaced(path.with_suffix(CHANGES_SUFFIX)) as listed:
+        copy.write_text(json.dumps(report.cleaned), "utf-8")
+        listed.write_text("\n".join([header, *lines]) + "\n", "utf-8")
     return len(changes)
 
 
@@ -221,12 +225,14 @@ def main() -> int:
     check_outputs(args, annotations)
     cfg = read_config(args.config_file)
     settings = GridSettings.from_config(cfg, args.input_size)
+    reader = build_reader(cfg)
     report = check_dataset(
         annotations,
         images,
         workers=args.workers,
         settings=settings,
         crowds_as_objects=args.crowds_as_objects,
+        reader=reader,
     )
     now = study_grids(report.objects, settings)
     suggested, then = suggest_grids(report.objects, settings)
@@ -259,7 +265,8 @@ def main() -> int:
         print_report(report, sentences)
     stream = sys.stderr if args.json else sys.stdout
     if args.html:
-        write_html_report(args.html, f"Data set {annotations}", report, images, settings, sentences)
+        title = f"Data set {annotations}"
+        write_html_report(args.html, title, report, images, settings, sentences, reader=reader)
         print(f"\nPage: {args.html.resolve()}", file=stream)
     if args.fix:
         number = write_fixed(args.fix, annotations, report)

@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Stop with a clear message, before anything is downloaded, if this Python is not supported."""
+"""Stop with a clear message, before anything is downloaded, if this platform is not supported."""
 
 import sys
 
+if sys.platform != "linux":
+    sys.exit(f"error: FACENet is tested on Linux, not on {sys.platform}; WSL and containers work.")
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit(
         f"error: {sys.executable} is Python {sys.version.split()[0]}, but FACENet is tested with "

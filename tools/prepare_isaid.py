@@ -36,6 +36,7 @@ from facenet_d2.data.datasets import hrsid, isaid
 from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import remove_temporary_files
 from facenet_d2.parallel import default_workers, parallel_map
 from facenet_d2.preparing.color_maps import CLASS_SUFFIX, ID_SUFFIX
 from facenet_d2.preparing.patches import (
@@ -206,8 +207,7 @@ def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Count
         if folder.is_symlink() or folder.resolve() == images.resolve():
             raise UserError(f"{folder} was not created by this tool; choose another --output.")
         check_writable(folder)
-    for leftover in jobs[0].record.parent.glob(".*"):
-        leftover.unlink()  # Temporary files of a run that was killed.
+        remove_temporary_files(folder)
     todo = [job for job in jobs if finished_record(job) is None]
     if len(todo) < len(jobs):
         print(f"{split}: {len(jobs) - len(todo)} of {len(jobs)} scenes are already finished.")

@@ -11,11 +11,12 @@ configs/DATASET/solov2_SCHEDULE.yaml or a config of your own. Each row merges it
 configs/models/MODEL.yaml. Runs are written to OUTPUT/MODEL/seedN, with their log in train.log.
 Tables with the same --output share runs.
 
-Ctrl-C saves a checkpoint and stops. The same command resumes an interrupted run and does not repeat
-finished ones. Runs with other settings are never mixed in: the command reports them and stops.
+Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves a checkpoint and stops. The same command resumes an
+interrupted run and does not repeat finished ones. Runs with other settings are never mixed in: the
+command reports them and stops.
 
 OUTPUT/tableN.md, with all settings, and the curves in OUTPUT/tableN.png are written after each run.
-The exit code is 1 if a row failed, 130 after Ctrl-C.
+The exit code is 1 if a row failed, and 128 plus the signal's number after a signal.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import TextIO
 import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2.engine import run_command
 from facenet_d2.engine.devices import check_num_gpus
+from facenet_d2.engine.lock import locked
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.experiments import (
     OPTION_OF_KEY,
@@ -39,7 +41,6 @@ from facenet_d2.experiments import (
     check_models,
     choose_rows,
     find_protocol,
-    lock_output,
     make_plan,
     run_training,
     shell_line,
@@ -49,6 +50,7 @@ from facenet_d2.experiments.choice import DEFAULT_SCHEDULE
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.experiments.runs import Run
 from facenet_d2.experiments.tables import format_duration, with_spread
+from facenet_d2.signals import StopRequested
 
 # Keys of overrides; no row has such a name.
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -181,23 +183,23 @@ def main() -> int:
         print_commands(plan, args.num_gpus)
         return 0
     report = Report(args.table, plan, shell_line([Path(sys.executable).name, *sys.argv]))
-    interrupted = False
-    with lock_output(output) as lock_descriptor:
+    interrupted = 0
+    with locked(output, "--output") as lock_descriptor:
         # Another process may have trained here before this one got the lock.
         plan.check_folders()
         plan.write_configs()
         report.runs = {job: run for job in plan.jobs if (run := job.finished())}
         try:
             train_unfinished(plan, report, args.num_gpus, lock_descriptor)
-        except KeyboardInterrupt:
-            interrupted = True
+        except StopRequested as error:
+            interrupted = error.signum
         report.write()
     print(f"\n{report.markdown()}\n\nIn {', '.join(map(str, report.existing_files()))}")
     if interrupted:
         log("interrupted; run the same command again to resume", file=sys.stderr)
     if args.json:
         print(json.dumps(report.json()))
-    return 130 if interrupted else int(bool(report.failures))
+    return 128 + interrupted if interrupted else int(bool(report.failures))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.plots import Panel, draw_curves
 from facenet_d2.experiments.runs import Run, group_runs, paired_gains, setting_differences
 from facenet_d2.experiments.tables import format_duration, markdown_table, with_spread
-from facenet_d2.files import write_whole
+from facenet_d2.files import replaced, write_whole
 
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 KEYS = [f"{task}/{metric}" for task in ("segm", "bbox") for metric in METRICS]
@@ -168,7 +168,8 @@ def main() -> None:
     else:
         print(content)
     if args.plot:
-        draw_curves(rows, panels(test_sets_of(rows)), args.plot)
+        with replaced(args.plot) as temporary:
+            draw_curves(rows, panels(test_sets_of(rows)), temporary)
         print(f"Curves in {args.plot}", file=sys.stderr)
 
 

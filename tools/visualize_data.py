@@ -17,15 +17,16 @@ from pathlib import Path
 import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from PIL import Image
 from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.data import build_train_loader
+from facenet_d2.data.readers import build_reader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
+from facenet_d2.files import replaced
 from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
 from facenet_d2.visualization.overlay import draw_masks
 
@@ -38,6 +39,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="folder of the drawn images")
     parser.add_argument(
         "--num-images", type=int, default=16, help="number of images (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--no-labels", action="store_true", help="draw no class names, which hide small objects"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides; must come last"
@@ -62,21 +66,24 @@ def main() -> None:
     cfg = load_config(args.config_file, [*args.opts, "DATALOADER.NUM_WORKERS", "0"])
     check_writable(args.output)
     metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    reader = build_reader(cfg)
     samples = itertools.chain.from_iterable(build_train_loader(cfg))
     num_instances, num_empty = 0, 0
     for number in tqdm(range(args.num_images), desc="Drawing", unit="image"):
         sample = next(samples)
         instances = sample["instances"]
-        image = convert_image_to_rgb(sample["image"].permute(1, 2, 0), cfg.INPUT.FORMAT)
+        image = reader.picture(sample["image"].permute(1, 2, 0).numpy())
         overlay = draw_masks(
-            np.ascontiguousarray(image).astype(np.uint8),
+            image,
             repeat_to_full_size(instances),
             instances.gt_classes.tolist(),
             metadata,
             boxes=instances.gt_boxes.tensor.numpy(),
+            with_labels=not args.no_labels,
         )
         name = f"{number:04d}_{Path(sample['file_name']).stem}.png"
-        Image.fromarray(overlay).save(args.output / name)
+        with replaced(args.output / name) as temporary:
+            Image.fromarray(overlay).save(temporary)
         num_instances += len(instances)
         num_empty += len(instances) == 0
     print(

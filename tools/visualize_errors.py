@@ -58,6 +58,7 @@ from facenet_d2.evaluation.mask_errors import (
     find_mask_errors,
 )
 from facenet_d2.experiments.tables import markdown_table
+from facenet_d2.files import replaced
 from facenet_d2.visualization import draw_masks
 
 # RGB colours of the marked kinds.
@@ -230,10 +231,10 @@ def draw_comparison(
     """
 
     def overlay(entries: list[dict[str, Any]]) -> np.ndarray:
-        masks = [mask_util.decode(e["segmentation"]).astype(bool) for e in entries]
+        masks = (mask_util.decode(e["segmentation"]) for e in entries)
         ids = metadata.thing_dataset_id_to_contiguous_id
         classes = [ids[e["category_id"]] for e in entries]
-        return draw_masks(image, masks, classes, metadata, with_labels=False).copy()
+        return draw_masks(image, masks, classes, metadata, with_labels=False)
 
     white = (255, 255, 255)
     kept = [o for o in objects if not o.get("iscrowd")]
@@ -346,7 +347,8 @@ def draw_images(
             models.append((name, [p for p, _ in shown], kept))
         drawing = draw_comparison(image, objects, models, metadata)
         name = f"{number:03d}_{Path(entry['file_name']).stem}.png"
-        Image.fromarray(drawing).save(args.output / name)
+        with replaced(args.output / name) as temporary:
+            Image.fromarray(drawing).save(temporary)
     return len(chosen)
 
 

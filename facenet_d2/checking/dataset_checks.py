@@ -21,6 +21,7 @@ from ..data.coco_entries import (
 from ..data.coco_json import read_coco_lists, read_size
 from ..data.faults import Fault, Report
 from ..data.image_names import ImageFinder
+from ..data.readers import ImageReader, PillowReader
 from ..data.rle import compress_rle
 from ..parallel import parallel_map
 from .fault_kinds import NOTE_KINDS
@@ -59,6 +60,7 @@ def check_dataset(
     workers: int,
     settings: GridSettings | None = None,
     crowds_as_objects: bool = False,
+    reader: ImageReader | None = None,
 ) -> DatasetReport:
     """Check every image and annotation of a COCO data set.
 
@@ -69,6 +71,7 @@ def check_dataset(
         settings: input size at which the best possible masks are computed; None to skip them.
         crowds_as_objects: whether to turn crowds into objects, for tools that mark all RLE as
             crowds.
+        reader: reader of the images; by default Pillow's.
 
     Raises:
         UserError: if the file is not JSON, or does not have the three lists of COCO JSON.
@@ -99,8 +102,9 @@ def check_dataset(
     by_image: dict[int, list[dict[str, Any]]] = {i: [] for i in images}
     for annotation in annotations:
         by_image[annotation["image_id"]].append(annotation)
+    reader = reader or PillowReader()
     jobs = [
-        ImageJob(Path(image_root) / image["file_name"], image, by_image[i], settings)
+        ImageJob(Path(image_root) / image["file_name"], image, by_image[i], settings, reader)
         for i, image in images.items()
     ]
     results: dict[int, ImageResult] = {}

@@ -16,7 +16,7 @@ from detectron2.data.catalog import Metadata
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..data.images import read_image
+from ..data.readers import ImageReader, PillowReader
 from ..data.rle import segmentation_to_rle
 from ..files import write_whole
 from ..visualization.overlay import draw_masks
@@ -97,7 +97,9 @@ def _size_plot(objects: Objects, settings: GridSettings) -> str:
     return _png(figure)
 
 
-def _draw_images(report: DatasetReport, image_root: Path) -> list[tuple[str, str]]:
+def _draw_images(
+    report: DatasetReport, image_root: Path, reader: ImageReader
+) -> list[tuple[str, str]]:
     """Return (caption, data URI) of the fullest images and of an even selection of the others."""
     images = report.cleaned["images"]
     by_image: dict[int, list[dict[str, Any]]] = {}
@@ -113,9 +115,9 @@ def _draw_images(report: DatasetReport, image_root: Path) -> list[tuple[str, str
         annotations = by_image.get(image["id"], [])
         size = (image["height"], image["width"])
         rles = [segmentation_to_rle(a["segmentation"], *size) for a in annotations]
-        masks = [mask_util.decode(rle).astype(bool) for rle in rles]
+        masks = (mask_util.decode(rle) for rle in rles)
         classes = [class_of[a["category_id"]] for a in annotations]
-        pixels = read_image(image_root / image["file_name"], "RGB")
+        pixels = reader.picture(reader(image_root / image["file_name"]))
         overlay = Image.fromarray(draw_masks(pixels, masks, classes, metadata))
         overlay.thumbnail((1000, 1000))
         file = io.BytesIO()
@@ -142,6 +144,8 @@ def write_html_report(
     image_root: Path,
     settings: GridSettings,
     grid_sentences: Sequence[str],
+    *,
+    reader: ImageReader | None = None,
 ) -> None:
     """Write the page, which needs no other file.
 
@@ -152,6 +156,7 @@ def write_html_report(
         image_root: folder of the data set's images.
         settings: the grids and the input size.
         grid_sentences: findings about the grids.
+        reader: reader of the images; by default Pillow's.
     """
     counts = report.fault_counts()
     parts = [f"<h1>{html.escape(title)}</h1>"]
@@ -175,7 +180,7 @@ def write_html_report(
         parts.append(f'<img alt="sizes" src="{_size_plot(report.objects, settings)}">')
         parts += [f"<p>{html.escape(sentence)}</p>" for sentence in grid_sentences]
     parts.append("<h2>Images</h2><p>The fullest images, and a selection of the others.</p>")
-    for caption, uri in _draw_images(report, image_root):
+    for caption, uri in _draw_images(report, image_root, reader or PillowReader()):
         parts.append(
             f'<figure><img alt="" src="{uri}">'
             f"<figcaption>{html.escape(caption)}</figcaption></figure>"

@@ -13,7 +13,8 @@ import pycocotools.mask as mask_util
 
 from ..data.coco_entries import is_number
 from ..data.faults import Fault
-from ..data.images import ImageError, size_problem
+from ..data.images import ImageError
+from ..data.readers import ImageReader, PillowReader
 from ..data.rle import segmentation_to_rle
 from .mask_ceiling import best_iou
 from .objects import GridSettings, Measurement
@@ -35,12 +36,14 @@ class ImageJob:
         image: the image's entry.
         annotations: entries of its annotations.
         settings: input size for :func:`best_iou`; None to skip it.
+        reader: reader of the image.
     """
 
     file: Path
     image: dict[str, Any]
     annotations: list[dict[str, Any]]
     settings: GridSettings | None = None
+    reader: ImageReader = field(default_factory=PillowReader)
 
 
 @dataclass
@@ -97,7 +100,7 @@ def _image_fault(job: ImageJob) -> Fault | None:
     where = f"image {job.image['file_name']}"
     removed = "image removed, with its annotations"
     try:
-        problem = size_problem(job.file, job.image)
+        problem = job.reader.size_problem(job.file, job.image)
     except ImageError as error:
         return Fault(error.kind, where, error.reason, removed)
     return Fault("image-size", where, problem, removed) if problem else None

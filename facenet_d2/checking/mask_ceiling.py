@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pycocotools.mask as mask_util
 import torch.nn.functional as F
 from detectron2.data.transforms import ResizeTransform, TransformList
@@ -41,12 +40,5 @@ def best_iou(
     step = settings.divisibility // MASK_STRIDE
     bottom, right = (-side % step for side in masks.shape[-2:])
     masks = F.pad(masks, (0, right, 0, bottom))
-    enlarged, boxes = enlarge_masks(masks.float(), input_size, size, 0.5)
-    # The IoU depends only on the part of the image in which either mask has pixels.
-    x, y, w, h = mask_util.toBbox(rle)
-    x0, y0, x1, y1 = boxes[0].tolist()
-    rows = slice(int(min(y, y0)), int(np.ceil(max(y + h, y1))))
-    columns = slice(int(min(x, x0)), int(np.ceil(max(x + w, x1))))
-    best = enlarged[0, rows, columns].numpy()
-    own = mask_util.decode(rle)[rows, columns].astype(bool)
-    return float((best & own).sum() / (best | own).sum())
+    best = enlarge_masks(masks.float(), input_size, size, 0.5).rles()
+    return float(mask_util.iou(best[:1], [rle], [0])[0, 0])

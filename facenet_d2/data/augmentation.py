@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cv2
 import detectron2.data.transforms as T
 import numpy as np
 from detectron2.config import CfgNode
@@ -12,13 +14,21 @@ from detectron2.data.detection_utils import build_augmentation
 from PIL import Image, ImageEnhance, ImageOps
 
 from ..errors import UserError
-from .transforms import AffineTransform, QuarterTurnTransform, VerticalFlipTransform
+from .readers import uses_raster_reader
+from .transforms import (
+    AffineTransform,
+    QuarterTurnTransform,
+    ResizeTransform,
+    VerticalFlipTransform,
+)
+
+logger = logging.getLogger(__name__)
 
 MAX_MAGNITUDE = 30
 
 
 class ResizeShortestEdge(T.ResizeShortestEdge):
-    """Detectron2's ``ResizeShortestEdge``, with sides of at least one pixel.
+    """Detectron2's ``ResizeShortestEdge``, antialiased, with sides of at least one pixel.
 
     The shorter side of a long image, such as 9000x2 pixels, would be rounded to 0.
     """
@@ -28,7 +38,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         if not isinstance(transform, T.ResizeTransform):
             return transform  # A size of 0 switches the resizing off.
         sides = max(transform.new_h, 1), max(transform.new_w, 1)
-        return T.ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+        return ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
     @staticmethod
     def get_output_shape(
@@ -77,6 +87,9 @@ class RandAugment(T.Augmentation):
     of torchvision: 30 degrees, a shear of 0.3, a shift by 150/331 of the side, factors of 1 +- 0.9,
     4 bits, and solarisation of all values. Shears leave the image's centre in place, so that equal
     parts are lost on both sides.
+
+    Operations on colours are Pillow's, for 8-bit images. Those in :data:`BAND_OPERATIONS` have a
+    form for float32 images of any bands.
     """
 
     def __init__(
@@ -87,14 +100,16 @@ class RandAugment(T.Augmentation):
         operations: Sequence[str] = (),
         image_format: str = "BGR",
         fill: Sequence[float] = (128.0, 128.0, 128.0),
+        of_bands: bool = False,
     ) -> None:
         """
         Args:
             num_ops: N, the number of operations per image.
             magnitude: M, from 0 to 30.
             operations: names of the operations to draw from; if empty, all of :data:`OPERATIONS`.
-            image_format: "BGR", "RGB" or "L".
+            image_format: "BGR", "RGB" or "L"; not used with ``of_bands``.
             fill: value of each channel in uncovered areas.
+            of_bands: whether images are float32 with values from 0 to 255, of any bands.
 
         Raises:
             ValueError: if an argument is invalid.
@@ -110,12 +125,13 @@ class RandAugment(T.Augmentation):
                 f"unknown operations {', '.join(sorted(unknown))}; choose from "
                 f"{', '.join(OPERATIONS)}"
             )
-        if image_format not in ("BGR", "RGB", "L"):
+        if not of_bands and image_format not in ("BGR", "RGB", "L"):
             raise ValueError(f"image format {image_format!r} is not BGR, RGB or L")
         self.num_ops = num_ops
         self.magnitude = magnitude
         self.operations = tuple(operations) or tuple(OPERATIONS)
         self.image_format = image_format
+        self.of_bands = of_bands
         self.fill = tuple(fill)
 
     def get_transform(self, image: np.ndarray) -> T.TransformList:
@@ -138,6 +154,9 @@ class RandAugment(T.Augmentation):
         kind, build = OPERATIONS[name]
         if kind == "geometric":
             return build(sign * level, height, width, self.fill)
+        if self.of_bands:
+            of_bands = BAND_OPERATIONS[name](sign * level if kind == "signed" else level)
+            return T.ColorTransform(lambda image: of_bands(image).clip(0, 255))
         operation = build(sign * level if kind == "signed" else level)
 
         def apply(image: np.ndarray) -> np.ndarray:
@@ -209,6 +228,70 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Any]]] = {
 """The 14 operations of RandAugment (Cubuk et al., 2020, section 3)."""
 
 
+def _blend(level: float, image: np.ndarray, degenerate: np.ndarray) -> np.ndarray:
+    """Move an image away from a degenerate one, or towards it, as Pillow's enhancers do."""
+    blended: np.ndarray = degenerate + np.float32(1 + 0.9 * level) * (image - degenerate)
+    return blended
+
+
+def _smoothed(image: np.ndarray) -> np.ndarray:
+    """Return an image under Pillow's filter SMOOTH, which leaves the outermost pixels."""
+    kernel = np.ones((3, 3), np.float32)
+    kernel[1, 1] = 5
+    smooth = image.copy()
+    filtered = cv2.filter2D(np.ascontiguousarray(image), -1, kernel / kernel.sum())
+    smooth[1:-1, 1:-1] = filtered.reshape(image.shape)[1:-1, 1:-1]
+    return smooth
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    low, high = image.min(axis=(0, 1)), image.max(axis=(0, 1))
+    scale = np.where(high > low, 255 / np.maximum(high - low, 1e-6), 1).astype(np.float32)
+    return np.where(high > low, (image - low) * scale, image)
+
+
+BAND_OPERATIONS: dict[str, Callable[[float], Callable[[np.ndarray], np.ndarray]]] = {
+    "Identity": lambda level: lambda image: image,
+    "AutoContrast": lambda level: _stretched,
+    "Solarize": lambda level: (
+        lambda image: np.where(image < round(256 * (1 - level)), image, 255 - image)
+    ),
+    # Each band about its own mean: the bands may measure different things.
+    "Contrast": lambda level: lambda image: _blend(level, image, image.mean(axis=(0, 1))),
+    "Brightness": lambda level: lambda image: _blend(level, image, np.zeros_like(image)),
+    "Sharpness": lambda level: lambda image: _blend(level, image, _smoothed(image)),
+}
+"""Operations on float32 images ``(H, W, bands)`` from 0 to 255, by name: factories with a level.
+
+Color mixes red, green and blue; Posterize and Equalize count values of 8 bits.
+"""
+
+
+def _operations_of_bands(cfg: CfgNode) -> list[str]:
+    """Return the operations of ``INPUT.RAND_AUGMENT`` for images of any bands.
+
+    Raises:
+        UserError: if an operation is listed that is for 8-bit colours only.
+    """
+    names = [n for n, (kind, _) in OPERATIONS.items() if kind == "geometric"] + ["Identity"]
+    # Without a stretch, the values of an image do not have a known range.
+    if cfg.INPUT.STRETCH.split() != ["none"]:
+        names += [name for name in BAND_OPERATIONS if name != "Identity"]
+    listed = list(cfg.INPUT.RAND_AUGMENT.OPERATIONS)
+    unsuited = [name for name in listed or OPERATIONS if name in OPERATIONS and name not in names]
+    if listed and unsuited:
+        raise UserError(
+            f"INPUT.RAND_AUGMENT.OPERATIONS has {', '.join(unsuited)}, which INPUT.BANDS and "
+            f"INPUT.STRETCH do not allow; choose from {', '.join(names)}."
+        )
+    if unsuited:
+        logger.info(
+            "RandAugment does without %s, which need 8-bit colours or a stretch to 0-255.",
+            ", ".join(unsuited),
+        )
+    return listed or names
+
+
 def build_augmentations(
     cfg: CfgNode, is_train: bool, *, sideways: bool | None = None
 ) -> list[T.Augmentation]:
@@ -251,14 +334,16 @@ def build_augmentations(
         augmentations.append(RandomQuarterTurn(sideways))
     if cfg.INPUT.RAND_AUGMENT.ENABLED:
         node = cfg.INPUT.RAND_AUGMENT
+        of_bands = uses_raster_reader(cfg)
         try:
             augmentations.append(
                 RandAugment(
                     node.NUM_OPS,
                     node.MAGNITUDE,
-                    operations=node.OPERATIONS,
+                    operations=_operations_of_bands(cfg) if of_bands else node.OPERATIONS,
                     image_format=cfg.INPUT.FORMAT,
                     fill=cfg.MODEL.PIXEL_MEAN,
+                    of_bands=of_bands,
                 )
             )
         except ValueError as error:

@@ -13,7 +13,7 @@ from ..files import read_json
 from .coco_entries import clean_annotations, clean_categories, clean_images, number_annotations
 from .faults import Fault, FaultCounter
 from .image_names import ImageFinder
-from .images import image_size
+from .images import ImageError, image_size
 
 logger = logging.getLogger(__name__)
 
@@ -143,10 +143,24 @@ def read_coco_lists(
 
 
 def read_size(file: Path) -> tuple[int, int] | None:
-    """Return (height, width) of an image, or None if it cannot be read."""
+    """Return (height, width) of an image, or None if it cannot be read.
+
+    Pillow refuses images of more bits or bands, which ``INPUT.BANDS`` and ``INPUT.STRETCH`` allow;
+    their size is read with GDAL if it is installed.
+    """
     try:
         return image_size(file)
+    except ImageError as error:
+        if error.kind not in ("image-depth", "image-bands"):
+            return None
     except Exception:  # Pillow raises errors of many types for broken files.
+        return None
+    try:
+        from ..scenes.raster import Raster
+
+        with Raster(file, on_map=False) as raster:
+            return raster.height, raster.width
+    except UserError:
         return None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import detectron2.data.transforms as T
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data.detection_utils import (
     SizeMismatchError,
@@ -21,7 +21,8 @@ from detectron2.structures import BitMasks, PolygonMasks
 from ..errors import UserError
 from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
-from .images import ImageError, read_image
+from .images import ImageError
+from .readers import ImageReader, PillowReader, build_reader
 
 # Value of INPUT.MASK_FORMAT in addition to Detectron2's "polygon" and "bitmask".
 STRIDE4 = "stride4"
@@ -38,7 +39,21 @@ class SceneMapper(DatasetMapper):
     - Boxes are recomputed, tight around the part of the mask that the augmentations leave in the
       image; instances without such a part are dropped.
     - Images without instances have all ground-truth fields.
+    - Images are read by the reader of the config, see :mod:`~facenet_d2.data.readers`.
+    - Crowds are no instances, but regions in which the losses ignore what is not one: an image with
+      crowds has an ``ignore_map``, ``(ceil(H/4), ceil(W/4))`` bool.
     """
+
+    @configurable
+    def __init__(self, *, reader: ImageReader | None = None, **arguments: Any) -> None:
+        """
+        Args:
+            reader: reader of the images; by default Pillow's, for ``image_format``.
+            arguments: arguments of ``DatasetMapper``.
+        """
+        # Detectron2's constructor is decorated as well, and takes explicit arguments only.
+        super().__init__(**arguments)
+        self.reader = reader or PillowReader(self.image_format)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -49,6 +64,7 @@ class SceneMapper(DatasetMapper):
         crops = [a for a in arguments["augmentations"] if isinstance(a, T.RandomCrop)]
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
+        arguments["reader"] = build_reader(cfg)
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +75,8 @@ class SceneMapper(DatasetMapper):
                 determines whether a random quarter turn swaps height and width.
 
         Returns:
-            The dict's other entries, ``image`` ``(C, H, W)`` and, in training, ``instances``.
+            The dict's other entries, ``image`` ``(C, H, W)`` and, in training, ``instances`` and,
+            if there are crowds, ``ignore_map``.
 
         Raises:
             UserError: If the image is missing, damaged or of another size than annotated, or an
@@ -92,7 +109,7 @@ class SceneMapper(DatasetMapper):
     def _read(self, dataset_dict: dict[str, Any]) -> np.ndarray:
         file = dataset_dict["file_name"]
         try:
-            image = read_image(file, self.image_format)
+            image = self.reader(file)
             check_image_size(dataset_dict, image)
         except ImageError as error:
             raise _unusable(file, error.reason) from error
@@ -104,10 +121,17 @@ class SceneMapper(DatasetMapper):
         self, dataset_dict: dict[str, Any], transforms: Any, image_shape: tuple[int, int]
     ) -> None:
         annotations = [a for a in dataset_dict["annotations"] if not a.get("iscrowd", 0)]
+        crowds = [
+            a for a in dataset_dict["annotations"] if a.get("iscrowd", 0) and a.get("segmentation")
+        ]
         if self.use_instance_mask:
-            _check_segmentations(dataset_dict["file_name"], annotations)
+            _check_segmentations(dataset_dict["file_name"], [*annotations, *crowds])
+            if crowds:
+                dataset_dict["ignore_map"] = rasterize_instances(
+                    crowds, transforms, _annotated_size(dataset_dict), image_shape
+                ).gt_stride4_masks.any(dim=0)
         if self.instance_mask_format == STRIDE4:
-            annotated_size = (dataset_dict["height"], dataset_dict["width"])
+            annotated_size = _annotated_size(dataset_dict)
             del dataset_dict["annotations"]
             dataset_dict["instances"] = rasterize_instances(
                 annotations, transforms, annotated_size, image_shape
@@ -138,6 +162,10 @@ class SceneMapper(DatasetMapper):
                 else PolygonMasks([])
             )
         dataset_dict["instances"] = instances
+
+
+def _annotated_size(dataset_dict: dict[str, Any]) -> tuple[int, int]:
+    return dataset_dict["height"], dataset_dict["width"]
 
 
 def _check_segmentations(file: str, annotations: list[dict[str, Any]]) -> None:

@@ -1,13 +1,49 @@
-"""Affine transforms and quarter turns, which fvcore lacks, and flips of images with one column."""
+"""Affine transforms and quarter turns, which fvcore lacks, for images of any bands and bits.
+
+Resizing and flips are Detectron2's, with corrections.
+"""
 
 from __future__ import annotations
 
 import math
 
 import cv2
+import detectron2.data.transforms as T
 import numpy as np
+import torch
+import torch.nn.functional as F
 from detectron2.data.transforms import Transform, VFlipTransform
 from numpy.typing import ArrayLike
+from PIL import Image
+
+# OpenCV fills uncovered areas in at most this number of channels at once.
+MAX_CHANNELS = 4
+
+
+class ResizeTransform(T.ResizeTransform):
+    """Detectron2's ``ResizeTransform``, antialiased for floating-point images too.
+
+    Detectron2 resizes 8-bit images with Pillow, whose triangle filter widens when an image shrinks,
+    but samples others at four pixels, so that details disappear or alias.
+    """
+
+    def apply_image(self, img: np.ndarray, interp: int | None = None) -> np.ndarray:
+        interp = self.interp if interp is None else interp
+        if img.dtype == np.uint8 or interp != Image.Resampling.BILINEAR:
+            return super().apply_image(img, interp)
+        assert img.shape[:2] == (self.h, self.w)
+        bands = torch.from_numpy(np.ascontiguousarray(img.reshape(self.h, self.w, -1)))
+        resized = F.interpolate(
+            bands.permute(2, 0, 1)[None],
+            (self.new_h, self.new_w),
+            mode="bilinear",
+            antialias=True,
+            align_corners=False,
+        )[0].permute(1, 2, 0)
+        return resized.reshape(self.new_h, self.new_w, *img.shape[2:]).contiguous().numpy()
+
+    def inverse(self) -> ResizeTransform:
+        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
 
 
 class AffineTransform(Transform):
@@ -50,6 +86,12 @@ class AffineTransform(Transform):
 
     def _warp(self, image: np.ndarray, interpolation: int, fill: tuple[float, ...]) -> np.ndarray:
         height, width = image.shape[:2]
+        if image.ndim == 3 and image.shape[2] > MAX_CHANNELS:
+            parts = [
+                self._warp(image[..., i : i + MAX_CHANNELS], interpolation, self._fill_of(i, fill))
+                for i in range(0, image.shape[2], MAX_CHANNELS)
+            ]
+            return np.concatenate(parts, axis=2)
         warped = cv2.warpAffine(
             image,
             self._cv_matrix,
@@ -60,6 +102,11 @@ class AffineTransform(Transform):
         )
         # OpenCV drops a channel dimension of size one.
         return warped.reshape(image.shape)
+
+    @staticmethod
+    def _fill_of(first: int, fill: tuple[float, ...]) -> tuple[float, ...]:
+        """Return the fill of the channels from ``first``."""
+        return fill[first : first + MAX_CHANNELS] if len(fill) > MAX_CHANNELS else fill
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         return self._warp(img, cv2.INTER_LINEAR, self.fill)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from detectron2.config import CfgNode
 from safetensors.torch import load_file
 
 from ..errors import UserError
-from ..files import replaced, write_whole
-from ..unpickling import load_arrays
-from ..weights import PRETRAINED, bottom_up_parameters
+from ..files import disk_errors_of_torch, replaced, write_whole
+from ..unpickling import load_arrays, load_tensors
+from ..weights import PRETRAINED, bottom_up_parameters, inflate_stem
 from .cli import VALUE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -57,15 +56,17 @@ def resumable_checkpoints(folder: str | Path) -> list[Path]:
 class ModelCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes, rejecting checkpoints of other models.
 
-    If a run is killed while it saves, or the disk is full, the previous checkpoint and the tag in
-    ``last_checkpoint`` stay valid.
+    If a run is killed while it saves, the disk is full, or the power fails, the previous checkpoint
+    and the tag in ``last_checkpoint`` stay valid.
 
     Attributes:
         complete: whether a checkpoint must contain every parameter of the model; otherwise one
             parameter is enough.
+        image_format: ``INPUT.FORMAT``, the order of the colours that the weights expect.
     """
 
     complete = False
+    image_format = "BGR"
 
     def _load_file(self, filename: str) -> Any:
         """Read a checkpoint or pretrained weights, without executing code in the file."""
@@ -89,13 +90,7 @@ class ModelCheckpointer(DetectionCheckpointer):
             blobs = content.get("blobs", content)
             state = {k: v for k, v in blobs.items() if not k.endswith("_momentum")}
             return {"model": state, "__author__": "Caffe2", "matching_heuristics": True}
-        if zipfile.is_zipfile(file):
-            # torch does not compare the checksums.
-            with zipfile.ZipFile(file) as archive:
-                damaged = archive.testzip()
-            if damaged is not None:
-                raise ValueError(f"checksum of {damaged} is wrong")
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = load_tensors(file)
         if file.suffix == ".pyth":
             # Weights of pycls.
             state = content["model_state"]
@@ -107,6 +102,8 @@ class ModelCheckpointer(DetectionCheckpointer):
         if not isinstance(checkpoint.get("model"), dict):
             raise CheckpointError('it has no model state under "model"')
         _check_finite(checkpoint["model"])
+        if not self.complete:
+            inflate_stem(checkpoint["model"], self.model, self.image_format)
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
         total = len(self.model.state_dict())
@@ -147,14 +144,12 @@ class ModelCheckpointer(DetectionCheckpointer):
         }
         file = Path(self.save_dir) / f"{name}.pth"
         self.logger.info("Saving checkpoint to %s", file)
-        with replaced(file) as temporary, temporary.open("wb") as stream:
-            try:
-                torch.save(content, stream)
-            except RuntimeError as error:
-                # torch hides a full disk.
-                if isinstance(error.__context__, OSError):
-                    raise error.__context__ from None
-                raise
+        with (
+            replaced(file, durable=True) as temporary,
+            disk_errors_of_torch(),
+            temporary.open("wb") as stream,
+        ):
+            torch.save(content, stream)
         if name != BEST:
             self.tag_last_checkpoint(file.name)
 
@@ -168,7 +163,7 @@ class ModelCheckpointer(DetectionCheckpointer):
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the checkpoint from which a run is resumed."""
-        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename)
+        write_whole(Path(self.save_dir) / "last_checkpoint", last_filename_basename, durable=True)
 
 
 def _some(keys: list[str]) -> str:
@@ -190,6 +185,9 @@ def load_checkpoint(
     complete: bool = False,
 ) -> None:
     """Load the last checkpoint of ``OUTPUT_DIR`` if resuming, otherwise ``MODEL.WEIGHTS``.
+
+    If ``complete`` is False, the stem of three-channel weights is inflated to the channels of the
+    model's images, see :func:`~facenet_d2.weights.inflate_stem`.
 
     Args:
         checkpointer: checkpointer of the model.
@@ -222,6 +220,7 @@ def load_checkpoint(
                 f"settings in {file.with_name('config.yaml')}, or another OUTPUT_DIR."
             ) from error
     path = cfg.MODEL.WEIGHTS
+    checkpointer.image_format = cfg.INPUT.FORMAT
     try:
         if path:
             _fetch(checkpointer, path)

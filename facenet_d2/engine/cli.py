@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from types import FrameType
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..errors import UserError, user_message
-from ..signals import STOP_SIGNALS, StopRequested, is_ignored
+from ..signals import STOP_SIGNALS, StopRequested, is_ignored, stop_requests
 
 TRACEBACK = "FACENET_D2_TRACEBACK"
 """Environment variable: if set, user errors are printed with their traceback."""
@@ -37,7 +39,8 @@ def run_command(command: Callable[[], int | None]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
-        return command() or 0
+        with stop_requests(), _no_tracebacks_of_logs():
+            return command() or 0
     except BrokenPipeError:
         # The reader of a pipe, such as `head`, has closed it; the flush at exit would fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -52,6 +55,26 @@ def run_command(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt as error:
         print("interrupted", file=sys.stderr)
         return 128 + (error.signum if isinstance(error, StopRequested) else signal.SIGINT)
+
+
+@contextmanager
+def _no_tracebacks_of_logs() -> Iterator[None]:
+    """Suppress the tracebacks that a full disk causes in logs.
+
+    Python prints one for each line of a log file that cannot be written, and TensorBoard's thread
+    another, before it passes its error on to the main thread.
+    """
+    logged, hook = logging.raiseExceptions, threading.excepthook
+
+    def report(args: threading.ExceptHookArgs) -> None:
+        if not isinstance(args.exc_value, OSError):
+            hook(args)
+
+    logging.raiseExceptions, threading.excepthook = False, report
+    try:
+        yield
+    finally:
+        logging.raiseExceptions, threading.excepthook = logged, hook
 
 
 @contextmanager

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from detectron2.engine import HookBase
-from detectron2.engine.hooks import BestCheckpointer, EvalHook
+from detectron2.engine.hooks import BestCheckpointer, EvalHook, PeriodicWriter
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
-from ..files import write_whole
+from ..files import read_json, write_whole
 from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 
 logger = logging.getLogger(__name__)
@@ -32,11 +35,22 @@ class ResumableBestCheckpointer(BestCheckpointer):
         self.record = Path(checkpointer.save_dir) / "model_best.json"
 
     def before_train(self) -> None:
-        if self.trainer.start_iter == 0 or not self.record.is_file():
+        weights = self.record.with_suffix(".pth")
+        if self.trainer.start_iter == 0 or not (self.record.is_file() and weights.is_file()):
             return
-        best = json.loads(self.record.read_text())
-        if best["metric"] == self._val_metric and best["iteration"] < self.trainer.start_iter:
-            self.best_metric, self.best_iter = best["value"], best["iteration"]
+        best, problem = read_json(self.record)
+        try:
+            metric, value, iteration = best["metric"], float(best["value"]), int(best["iteration"])
+        except (KeyError, TypeError, ValueError):
+            logger.warning(
+                "%s is damaged%s; the next evaluation counts as the best one.",
+                self.record,
+                f" ({problem})" if problem else "",
+            )
+            return
+        # The last evaluation of a finished run has the number of the next iteration.
+        if metric == self._val_metric and iteration <= self.trainer.start_iter:
+            self.best_metric, self.best_iter = value, iteration
 
     def _update_best(self, val: float, iteration: int) -> bool:
         updated = super()._update_best(val, iteration)
@@ -51,11 +65,21 @@ class StopOnSignal(HookBase):
 
     The signals are those of :data:`~facenet_d2.signals.STOP_SIGNALS`. All processes of a
     training stop after the same step, whichever of them receives the signal.
+
+    Attributes:
+        requested: number of the signal that was received, or 0.
+        at_once: whether to stop at the first signal, as before the first and after the last step,
+            when there is nothing to save.
     """
+
+    # In seconds: a signal to all processes also arrives from the parent, which passes it on.
+    REPETITION = 2.0
 
     def __init__(self, checkpointer: Checkpointer) -> None:
         self.checkpointer = checkpointer
         self.requested = 0
+        self.at_once = True
+        self._requested_at = 0.0
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
@@ -64,12 +88,18 @@ class StopOnSignal(HookBase):
                 self._previous[signum] = signal.signal(signum, self._request)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if self.at_once or (self.requested and now - self._requested_at > self.REPETITION):
             raise StopRequested(signum)
-        self.requested = signum
-        logger.warning(
-            "%s: stopping after this step (again: stop at once) ...", signal.Signals(signum).name
-        )
+        if self.requested:
+            return
+        self.requested, self._requested_at = signum, now
+        # A handler must not print or log: it may have interrupted another print.
+        notice = f"{signal.Signals(signum).name}: stopping after this step (again: stop at once)"
+        os.write(2, f"\n{notice} ...\n".encode())
+
+    def before_step(self) -> None:
+        self.at_once = False
 
     def after_step(self) -> None:
         signum = max(comm.all_gather(self.requested))
@@ -137,6 +167,36 @@ class EvaluateMissed(HookBase):
             if event.get("iteration") in (start - 1, start) and any("segm/AP" in k for k in event):
                 return True
         return False
+
+
+class WriteAfterEvaluation(PeriodicWriter):
+    """Detectron2's ``PeriodicWriter`` that also writes after each evaluation.
+
+    Otherwise, an evaluation would be lost if the run is killed after the next checkpoint, but
+    before the next write.
+    """
+
+    def __init__(self, writers: list[EventWriter], eval_period: int) -> None:
+        """
+        Args:
+            writers: Detectron2's writers.
+            eval_period: number of iterations between evaluations, ``TEST.EVAL_PERIOD``.
+        """
+        super().__init__(writers)
+        self._eval_period = eval_period
+
+    def before_train(self) -> None:
+        # The evaluation of EvaluateMissed. The printer cannot write twice in an iteration.
+        for writer in self._writers:
+            if self.trainer.storage.latest() and not isinstance(writer, CommonMetricPrinter):
+                writer.write()
+
+    def after_step(self) -> None:
+        following = self.trainer.iter + 1
+        is_evaluated = self._eval_period > 0 and following % self._eval_period == 0
+        if is_evaluated or following % self._period == 0 or following == self.trainer.max_iter:
+            for writer in self._writers:
+                writer.write()
 
 
 class WarnOfEmptyMasks(HookBase):

@@ -3,36 +3,70 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
 
+logger = logging.getLogger(__name__)
+
+# In seconds: time for what a killed process has started to end, such as a training that saves a
+# checkpoint or data loader workers.
+ORPHAN_TIMEOUT = 60.0
+POLL_PERIOD = 0.5
+
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
+def locked(folder: str | Path, option: str = "OUTPUT_DIR") -> Iterator[int]:
     """Prevent other processes from training into the same folder.
 
-    The lock ends with this process, however it ends; child processes do not hold it.
+    The lock ends with this process, however it ends, and the processes that inherit it. If only
+    these are left, another process waits for them.
+
+    Args:
+        folder: existing folder to lock.
+        option: key or option that sets the folder, for the error message.
+
+    Yields:
+        Descriptor of the lock file, which a child process can inherit.
 
     Raises:
         UserError: If another process holds the lock.
     """
-    file = Path(folder) / ".lock"
-    with file.open("a+") as handle:
-        try:
-            # A record lock, which data loader workers do not inherit.
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with (Path(folder) / ".lock").open("a+") as handle:
+        deadline = time.monotonic() + ORPHAN_TIMEOUT
+        while not _lock(handle.fileno()):
             handle.seek(0)
-            owner = handle.read().strip() or "?"
-            raise UserError(
-                f"OUTPUT_DIR {folder} is in use by another training (process {owner}); wait until "
-                "it ends, or choose another OUTPUT_DIR."
-            ) from error
+            owner = handle.read().strip()
+            if _is_alive(owner) or time.monotonic() > deadline:
+                raise UserError(
+                    f"{option} {folder} is in use by another training (process {owner or '?'}); "
+                    f"wait until it ends, or choose another {option}."
+                )
+            time.sleep(POLL_PERIOD)
         handle.truncate(0)
         handle.write(f"{os.getpid()}\n")
         handle.flush()
-        yield
+        yield handle.fileno()
+
+
+def _lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.warning("This file system has no locks (%s); start no second training.", error)
+    return True
+
+
+def _is_alive(process: str) -> bool:
+    # os.kill(process, 0) also succeeds for zombies.
+    stat = Path("/proc", process, "stat")
+    if not process.isdigit():
+        return False
+    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"

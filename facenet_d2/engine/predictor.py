@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
 from ..data.augmentation import build_augmentations
+from ..data.images import read_image
+from ..data.readers import RasterReader, build_reader
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
@@ -25,6 +28,7 @@ class Predictor:
     Attributes:
         cfg: frozen config.
         model: model in evaluation mode.
+        reader: reader of the images that the model was trained with.
         metadata: class names in ``thing_classes``, and ``thing_colors`` if the data set has them.
         category_ids: category IDs of the data set by class index; empty if the data set is missing
             and the config, of version 0.1, does not contain them.
@@ -65,6 +69,10 @@ class Predictor:
         without_weights.MODEL.WEIGHTS = ""
         with user_errors(f"the model of {config_file} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
+        self.reader = build_reader(cfg)
+        if isinstance(self.reader, RasterReader):
+            # Bands have no colours whose order could be reversed.
+            self._predictor.input_format = "BGR"
         # As in evaluation.
         (self._predictor.aug,) = build_augmentations(cfg, is_train=False)
         self.model = self._predictor.model
@@ -73,14 +81,47 @@ class Predictor:
         with user_errors("the model cannot be prepared for inference"):
             accelerate(self.model, cfg)
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def read(self, file: str | Path) -> np.ndarray:
+        """Read an image as :meth:`__call__` takes it.
+
+        Raises:
+            ImageError: if the file cannot be used.
+        """
+        return self.reader(file) if isinstance(self.reader, RasterReader) else read_image(file)
+
+    def __call__(self, image: np.ndarray | str | Path) -> Instances:
         """Predict the instances of an image.
 
         Args:
-            image: ``(H, W, 3)`` uint8, BGR.
+            image: a file, or an array: ``(H, W, 3)`` uint8, BGR; or ``(H, W, bands)`` float32 after
+                the stretch, if the config has ``INPUT.BANDS`` or ``INPUT.STRETCH``.
 
         Returns:
-            Instances on the CPU, by decreasing score, with ``pred_masks`` ``(N, H, W)`` bool,
-            ``pred_boxes``, ``pred_classes`` and ``scores``.
+            Instances on the CPU, by decreasing score, with ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
+            and ``scores``.
         """
+        if not isinstance(image, np.ndarray):
+            image = self.read(image)
         return self._predictor(image)["instances"].to("cpu")
+
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Predict the instances of several images in one pass of the network.
+
+        Args:
+            images: ``(H, W, 3)`` uint8, BGR. Smaller ones are padded to the largest, which changes
+                their results slightly.
+
+        Returns:
+            The instances of each image, as for a single one.
+        """
+        inputs = []
+        for image in images:
+            if self._predictor.input_format == "RGB":
+                image = image[:, :, ::-1]
+            resized = self._predictor.aug.get_transform(image).apply_image(image)
+            tensor = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
+            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+        with torch.no_grad():
+            outputs = self.model(inputs) if inputs else []
+        return [output["instances"].to("cpu") for output in outputs]

@@ -14,7 +14,8 @@ import torch
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from ..files import write_whole
+from ..errors import UserError
+from ..files import read_json, write_whole
 from ..paths import REPOSITORY
 from .devices import device_name
 
@@ -58,6 +59,51 @@ def set_aside_metrics(folder: str | Path) -> None:
     )
 
 
+def read_sessions(folder: Path) -> list[dict[str, Any]]:
+    """Read the sessions of a run (its start and each resumption) from ``run.json``.
+
+    Returns:
+        One record per session; an empty list without ``run.json``.
+
+    Raises:
+        UserError: If the file cannot be read, or is not such a record.
+    """
+    file = folder / "run.json"
+    if not file.is_file():
+        return []
+    record, problem = read_json(file)
+    try:
+        # Earlier versions wrote "stretches".
+        sessions = record["sessions"] if "sessions" in record else record["stretches"]
+        for session in sessions:
+            session["seconds"] += 0
+            str(session["device"])
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: {problem or 'it is not the record of a run'}.") from error
+    return sessions
+
+
+def earlier_sessions(folder: Path, start_iter: int) -> list[dict[str, Any]]:
+    """Read the sessions of a run that is resumed, and count the iterations that were kept.
+
+    A killed session may have recorded more or fewer than those before its last checkpoint.
+
+    Args:
+        folder: output folder of the run. A damaged ``run.json`` has no sessions.
+        start_iter: first iteration of the new session.
+    """
+    try:
+        sessions = read_sessions(folder)
+        end = start_iter
+        for session in reversed(sessions):
+            session["iterations"] = max(0, end - session["first_iteration"])
+            end = min(end, session["first_iteration"])
+    except (KeyError, TypeError, UserError) as error:
+        logger.warning("Earlier sessions of this run are no longer recorded (%s).", error)
+        return []
+    return sessions
+
+
 class RecordRun(HookBase):
     """Writes ``run.json``: versions, commit, device and duration of each session of the run.
 
@@ -65,26 +111,24 @@ class RecordRun(HookBase):
     counted, but their time is.
     """
 
-    def __init__(self, folder: str | Path, device: str, *, period: int = 20) -> None:
+    def __init__(
+        self, folder: str | Path, device: str, *, period: int = 20, checkpoint_period: int
+    ) -> None:
         """
         Args:
             folder: output folder of the run.
             device: device of the model.
             period: number of iterations between writes.
+            checkpoint_period: number of iterations between checkpoints, which are also recorded.
         """
         self.file = Path(folder) / "run.json"
         self.device = device
-        self.period = period
+        self.periods = (period, checkpoint_period)
+        self.sessions: list[dict[str, Any]] = []
 
     def before_train(self) -> None:
-        self.sessions = []
-        if self.trainer.start_iter > 0 and self.file.is_file():
-            record = json.loads(self.file.read_text())
-            # Earlier versions wrote "stretches".
-            self.sessions = record["sessions"] if "sessions" in record else record["stretches"]
-            for session in self.sessions:
-                kept = max(0, self.trainer.start_iter - session["first_iteration"])
-                session["iterations"] = min(session["iterations"], kept)
+        if self.trainer.start_iter > 0:
+            self.sessions = earlier_sessions(self.file.parent, self.trainer.start_iter)
         self.sessions.append(
             {
                 "first_iteration": self.trainer.start_iter,
@@ -102,11 +146,13 @@ class RecordRun(HookBase):
 
     def after_step(self) -> None:
         self.sessions[-1]["iterations"] = self.trainer.iter + 1 - self.trainer.start_iter
-        if (self.trainer.iter + 1) % self.period == 0:
+        if any((self.trainer.iter + 1) % period == 0 for period in self.periods):
             self.write()
 
     def after_train(self) -> None:
-        self.write()
+        # Detectron2 calls this even if `before_train` of an earlier hook has failed.
+        if self.sessions:
+            self.write()
 
     def write(self) -> None:
         """Write the record; the duration includes evaluations."""

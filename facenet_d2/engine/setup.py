@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..config import add_facenet_config, rename_keys, rename_overrides
+from ..compat import compiled_operators_available
+from ..config import add_facenet_config, raise_limits, rename_keys, rename_overrides
+from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
+from ..data.readers import build_reader
 from ..errors import UserError
 from ..modeling.backbone import check_sem
 from .amp import amp_dtype
+from .downloads import LocalConfig, check_weights_address
 from .num_classes import num_classes_key, resolve_num_classes
 
 # Raised by yacs for unknown keys and values of a wrong type.
@@ -22,32 +28,48 @@ CONFIG_ERRORS = (
     AssertionError,
     AttributeError,
     KeyError,
-    RecursionError,
     SyntaxError,
     TypeError,
     ValueError,
 )
 
 
+# Limits of a config file: PyYAML reads about 100 kB in a second, and aliases multiply values.
+MAX_BYTES, MAX_VALUES = 500_000, 100_000
+
+
 def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
-    """Read a config file and override keys, without checking data and weights.
+    """Read a config file, override keys and check all values, but not data and weights.
+
+    If ``TEST.DETECTIONS_PER_IMAGE`` is above 100, other limits of inference are raised with it; see
+    :func:`~facenet_d2.config.raise_limits`.
 
     Args:
         config_file: YAML file, loaded without executing code.
         overrides: KEY VALUE pairs, as on the command line.
 
     Raises:
-        UserError: If the file is missing or invalid, or a key is unknown.
+        UserError: If the file is missing or invalid, a key is unknown, or a value is not allowed.
     """
     cfg = get_cfg()
     add_facenet_config(cfg)
     config_file = Path(config_file)
     if not config_file.is_file():
         raise UserError(f"config file {config_file} does not exist or is not a file.")
-    if not config_file.read_bytes().strip():
+    size = config_file.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(
+            f"config file {config_file} has {size} bytes; at most {MAX_BYTES} are read."
+        )
+    text = config_file.read_bytes()
+    if not text.strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
-        content = CfgNode.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        # The first event is the start of the stream, the second that of the document.
+        if not any(isinstance(e, yaml.MappingStartEvent) for e in islice(yaml.parse(text), 3)):
+            raise UserError(f"config file {config_file} does not consist of keys and values.")
+        content = LocalConfig.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        _check_size(config_file, content)
         if "POINT_HEAD" in (content.get("MODEL") or {}):
             add_point_rend_config(cfg)
         if content.get("VERSION", cfg.VERSION) != cfg.VERSION:
@@ -67,6 +89,15 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         raise UserError(
             f"config file {config_file}: its _BASE_ {error.filename} does not exist."
         ) from error
+    except OSError as error:
+        raise UserError(
+            f"config file {config_file}: its _BASE_ cannot be read ({_sentence(error)})."
+        ) from error
+    except RecursionError as error:
+        raise UserError(
+            f"config file {config_file} is nested too deeply, or its _BASE_ files refer to one "
+            "another in a circle."
+        ) from error
     except CONFIG_ERRORS as error:
         raise UserError(f"config file {config_file}: {_sentence(error)}") from error
     misplaced = [o for o in overrides if o.startswith("--")]
@@ -76,10 +107,27 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         cfg.merge_from_list(rename_overrides(overrides))
     except CONFIG_ERRORS as error:
         raise UserError(
-            f"overrides {' '.join(overrides)!r}: {_sentence(error)} (use KEY VALUE pairs, for "
-            "example SOLVER.BASE_LR 0.01)"
+            f"overrides {' '.join(overrides)[:500]!r}: {_sentence(error)} (use KEY VALUE pairs, "
+            "for example SOLVER.BASE_LR 0.01)"
         ) from error
+    try:
+        check_values(cfg)
+    except ValueError as error:
+        raise UserError(f"{error}.") from error
+    raise_limits(cfg)
     return cfg
+
+
+def _check_size(config_file: Path, content: Any) -> None:
+    """Refuse a config that aliases of YAML expand to more values than memory can hold."""
+    count, pending = 0, [content]
+    while pending:
+        value = pending.pop()
+        pending += value.values() if isinstance(value, dict) else ()
+        pending += value if isinstance(value, list) else ()
+        count += 1
+        if count > MAX_VALUES:
+            raise UserError(f"config file {config_file} has more than {MAX_VALUES} values.")
 
 
 def load_config(
@@ -91,7 +139,9 @@ def load_config(
 ) -> CfgNode:
     """Read, override and check a config, and register the data sets of ``DATASETS.COCO``.
 
-    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``.
+    Without a GPU, ``MODEL.DEVICE cuda`` (Detectron2's default) becomes ``cpu``. Detectron2's
+    ``GeneralizedRCNN`` becomes this project's ``MaskRCNN``, which differs in the type of the masks
+    only.
 
     Args:
         config_file: YAML file, loaded without executing code.
@@ -110,6 +160,10 @@ def load_config(
     cfg = read_config(config_file, overrides)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    if cfg.MODEL.META_ARCHITECTURE == "GeneralizedRCNN":
+        # Detectron2's class makes masks of full size, which large images have no memory for.
+        cfg.MODEL.META_ARCHITECTURE = "MaskRCNN"
+    check_weights_address(cfg, overrides)
     _check(cfg, train=train)
     register_coco_from_config(cfg)
     names = cfg.DATASETS.CLASS_NAMES
@@ -140,10 +194,11 @@ def add_point_rend_config(cfg: CfgNode) -> None:
 def _sentence(error: Exception) -> str:
     # str() of a KeyError quotes its message.
     text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(str(text).split()) or type(error).__name__
+    return " ".join(str(text).split())[:500] or type(error).__name__
 
 
 def _check(cfg: CfgNode, *, train: bool) -> None:
+    build_reader(cfg)  # Checks INPUT.STRETCH.
     try:
         check_sem(cfg)
     except ValueError as error:
@@ -161,26 +216,24 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
         raise UserError(
             "MODEL.MASK_ON is False, but this project trains and evaluates masks; set it to True."
         )
+    if cfg.MODEL.KEYPOINT_ON:
+        raise UserError(
+            "MODEL.KEYPOINT_ON is True, but this project trains masks without keypoints; set it to "
+            "False."
+        )
     if cfg.MODEL.LOAD_PROPOSALS:
         raise UserError(
             "MODEL.LOAD_PROPOSALS is True, but proposal files are not supported, since reading "
             "them can execute code; set it to False."
         )
-    if cfg.TEST.DETECTIONS_PER_IMAGE < 1:
-        raise UserError(
-            f"TEST.DETECTIONS_PER_IMAGE is {cfg.TEST.DETECTIONS_PER_IMAGE}; it must be at least 1."
-        )
-    if cfg.SEED >= 2**32:
-        raise UserError(
-            f"SEED is {cfg.SEED}; it must be below 2**32, or negative for a random seed."
-        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:
         raise UserError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r}: {_sentence(error)[:200]}.") from error
+    if cfg.MODEL.DEVICE.startswith("meta"):
+        raise UserError("MODEL.DEVICE is meta, on which nothing is computed; choose another.")
+    _check_deformable(cfg)
     check_weights(cfg.MODEL.WEIGHTS)
-    if not cfg.OUTPUT_DIR:
-        raise UserError("OUTPUT_DIR is empty; set it to a folder.")
     if not train:
         return
     if cfg.SOLVER.AMP.ENABLED:
@@ -193,11 +246,26 @@ def _check(cfg: CfgNode, *, train: bool) -> None:
             raise UserError(f"SOLVER.{key} is {cfg.SOLVER[key]}; it must be at least 1.")
 
 
+def _check_deformable(cfg: CfgNode) -> None:
+    """Refuse deformable convolutions in ResNet that Detectron2 cannot compute here."""
+    node = cfg.MODEL.RESNETS
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if not any(node.DEFORM_ON_PER_STAGE) or (on_cpu and not node.DEFORM_MODULATED):
+        return
+    if on_cpu or not compiled_operators_available():
+        raise UserError(
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators "
+            "(on a CPU, only without MODEL.RESNETS.DEFORM_MODULATED); set it to "
+            "[False, False, False, False]."
+        )
+
+
 def check_weights(weights: str) -> None:
     """Raise a :class:`UserError` if ``MODEL.WEIGHTS`` names a local file that does not exist."""
-    if weights and "://" not in weights and not Path(weights).expanduser().is_file():
+    if weights and "://" not in weights and not os.path.isfile(os.path.expanduser(weights)):
         raise UserError(
-            f"MODEL.WEIGHTS {weights} does not exist; set it to a checkpoint, or to '' for none."
+            f"MODEL.WEIGHTS {weights[:300]} does not exist; set it to a checkpoint, or to '' for "
+            "none."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
-from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
-from detectron2.engine.hooks import EvalHook, LRScheduler, PeriodicWriter
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, defaults
+from detectron2.engine.hooks import BestCheckpointer, EvalHook, LRScheduler, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
@@ -22,14 +23,17 @@ from ..evaluation import InstanceEvaluator
 from ..modeling import set_tf32
 from ..modeling.grids import GridModel
 from ..modeling.layers.cpu_training import use_fast_backward
+from ..signals import StopRequested
 from .amp import BFloat16Trainer, training_dtype
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import user_errors
+from .divergence import divergence_advice, largest_parameter, last_healthy_checkpoint
 from .hooks import (
     EvaluateMissed,
     ResumableBestCheckpointer,
     StopOnSignal,
     WarnOfEmptyMasks,
+    WriteAfterEvaluation,
 )
 from .optimizer import build_optimizer
 from .run_record import RecordRun
@@ -47,11 +51,28 @@ class _OneSentenceForUserErrors(logging.Filter):
 
 logging.getLogger("detectron2.engine.train_loop").addFilter(_OneSentenceForUserErrors())
 
+_create_ddp_model = defaults.create_ddp_model
+
+
+def _create_ddp_model_on_any_device(model: torch.nn.Module, **options: Any) -> torch.nn.Module:
+    """Wrap a model in DistributedDataParallel if there are several processes.
+
+    Detectron2's function assumes that each process has a GPU.
+    """
+    if all(parameter.device.type == "cpu" for parameter in model.parameters()):
+        options["device_ids"] = None
+    return _create_ddp_model(model, **options)
+
+
+defaults.create_ddp_model = _create_ddp_model_on_any_device
+
 
 class Trainer(DefaultTrainer):
     """Trains the model of a config, evaluates COCO metrics, and keeps the best checkpoint."""
 
     _trainer: SimpleTrainer
+    _hooks: list[HookBase]
+    iter: int
 
     def __init__(self, cfg: CfgNode) -> None:
         """
@@ -62,7 +83,7 @@ class Trainer(DefaultTrainer):
             UserError: If model, optimizer, schedule, data or hooks cannot be built.
         """
         with user_errors("training cannot be set up from this config"):
-            dtype = training_dtype(cfg)
+            self.dtype = dtype = training_dtype(cfg)
             stock = cfg.clone()
             stock.defrost()
             # Detectron2's AMPTrainer supports float16 on GPUs only.
@@ -131,14 +152,19 @@ class Trainer(DefaultTrainer):
             if isinstance(_unwrapped(self._trainer.model), GridModel):
                 solver = self.cfg.SOLVER
                 own.append(WarnOfEmptyMasks(self.cfg.MODEL.SOLOV2.DICE_WEIGHT, solver.WARMUP_ITERS))
-            own.append(RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE))
+            period = self.cfg.SOLVER.CHECKPOINT_PERIOD
+            own.append(
+                RecordRun(self.cfg.OUTPUT_DIR, self.cfg.MODEL.DEVICE, checkpoint_period=period)
+            )
         evaluation = next(h for h in hooks if isinstance(h, EvalHook))
         period, folder = self.cfg.TEST.EVAL_PERIOD, self.cfg.OUTPUT_DIR
         own.append(EvaluateMissed(period, folder, evaluation, best))
-        own.append(StopOnSignal(self.checkpointer))
+        self.stop_on_signal = StopOnSignal(self.checkpointer)
+        own.append(self.stop_on_signal)
         # The writers come last, since they write the metrics of all other hooks.
         writers = [h for h in hooks if isinstance(h, PeriodicWriter)]
-        return [h for h in hooks if h not in writers] + own + writers
+        own += [WriteAfterEvaluation(h._writers, self.cfg.TEST.EVAL_PERIOD) for h in writers]
+        return [h for h in hooks if h not in writers] + own
 
     def resume_or_load(self, resume: bool = True) -> None:
         """Load the last checkpoint or ``MODEL.WEIGHTS``.
@@ -174,15 +200,44 @@ class Trainer(DefaultTrainer):
         try:
             result = super().train()
         except FloatingPointError as error:
-            raise UserError(
-                f"{' '.join(str(error).split())} Lower SOLVER.BASE_LR (now "
-                f"{self.cfg.SOLVER.BASE_LR}) or lengthen SOLVER.WARMUP_ITERS (now "
-                f"{self.cfg.SOLVER.WARMUP_ITERS})."
-            ) from error
+            names = [name for name, _ in _unwrapped(self._trainer.model).named_parameters()]
+            healthy = last_healthy_checkpoint(self.cfg.OUTPUT_DIR, names, self.largest_at_start)
+            advice = divergence_advice(self.cfg, self.dtype, healthy)
+            raise UserError(f"{' '.join(str(error).split())} {advice}") from error
+        finally:
+            # The workers, which ignore signals, end now and not when the trainer is deleted: Python
+            # waits for them before.
+            self._trainer._data_loader_iter.close()
         # Missing if an earlier session was killed while it saved the last checkpoint.
-        if not Path(self.cfg.OUTPUT_DIR, "model_final.pth").is_file():
-            self.checkpointer.save("model_final", iteration=self.max_iter - 1)
+        if Path(self.checkpointer.get_checkpoint_file()).name != "model_final.pth":
+            iteration = max(self.start_iter, self.max_iter) - 1
+            self.checkpointer.save("model_final", iteration=iteration)
         return result
+
+    def before_train(self) -> None:
+        self.largest_at_start = largest_parameter(self._trainer.model.parameters())
+        if self.start_iter >= self.max_iter:
+            # There is no step to make. Detectron2 would count one.
+            self.iter = self.start_iter - 1
+        super().before_train()
+
+    def after_train(self) -> None:
+        is_finished = self.iter >= self.max_iter
+        self.stop_on_signal.at_once = True
+        requested = self.stop_on_signal.requested
+        if is_finished and not requested:
+            super().after_train()
+            return
+        self.storage.iter = self.iter
+        for hook in self._hooks:
+            # Detectron2 would evaluate a model whose last step has failed.
+            if not isinstance(hook, (EvalHook, BestCheckpointer)):
+                # Another error, for example of a second write to a full disk, must not hide the
+                # first one.
+                with suppress(Exception):
+                    hook.after_train()
+        if is_finished:
+            raise StopRequested(requested)
 
     def state_dict(self) -> dict[str, Any]:
         # Detectron2 0.6 does not save the state of optimizer (momentum) and gradient scaler; newer

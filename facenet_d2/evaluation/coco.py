@@ -18,13 +18,15 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
+from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from .. import compat
 from ..data.rle import segmentation_to_rle
 from ..errors import UserError
-from ..files import write_whole
+from ..files import disk_errors_of_torch, remove_temporary_files, replaced_files
+from .results import instances_to_results
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class InstanceEvaluator(COCOEvaluator):
 
     The metrics are :data:`METRICS` (paper, section 4.3) and the AP of each class, in percent.
     """
+
+    _output_dir: str | None
 
     def __init__(
         self,
@@ -85,6 +89,11 @@ class InstanceEvaluator(COCOEvaluator):
             self._coco_api = truth
             self._warn_of_crowded_images()
 
+    def process(self, inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> None:
+        for given, output in zip(inputs, outputs):
+            results = instances_to_results(output["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": results})
+
     def _warn_of_crowded_images(self) -> None:
         objects = Counter(a["image_id"] for a in self._coco_api.dataset["annotations"])
         beyond = {i: n for i, n in objects.items() if n > self._max_dets}
@@ -100,6 +109,19 @@ class InstanceEvaluator(COCOEvaluator):
                 max(beyond.values()),
                 100 * found / total,
             )
+
+    def evaluate(self, img_ids: list[int] | None = None) -> dict[str, Any]:
+        """Evaluate the predictions, and write them atomically; see Detectron2's method."""
+        if self._output_dir is None or not comm.is_main_process():
+            return super().evaluate(img_ids)
+        folder = self._output_dir
+        remove_temporary_files(folder)
+        with replaced_files(folder) as temporary, disk_errors_of_torch():
+            self._output_dir = str(temporary)
+            try:
+                return super().evaluate(img_ids)
+            finally:
+                self._output_dir = folder
 
     def _eval_predictions(
         self, predictions: list[dict[str, Any]], img_ids: list[int] | None = None
@@ -124,8 +146,7 @@ class InstanceEvaluator(COCOEvaluator):
             )
         if self._output_dir:
             file = Path(self._output_dir, "coco_instances_results.json")
-            logger.info("Saving results to %s", file)
-            write_whole(file, json.dumps(self._with_dataset_ids(results)))
+            file.write_text(json.dumps(self._with_dataset_ids(results)))
         if not self._do_evaluation:
             logger.info("Annotations are not available for evaluation.")
             return

@@ -1,13 +1,40 @@
-"""Files of predictions in the format of COCO results."""
+"""Predictions in the format of COCO results, and files of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.structures import Instances
+
 from ..data.coco_entries import is_number
 from ..errors import UserError
 from ..files import read_json
+from ..structures.rle_masks import RLEMasks
+
+
+def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
+    """Convert predictions to COCO results, as Detectron2 does, without masks of full size.
+
+    Args:
+        instances: predictions on the CPU. Masks other than
+            :class:`~facenet_d2.structures.rle_masks.RLEMasks` are left to Detectron2.
+        image_id: value of ``image_id``.
+
+    Returns:
+        For each instance ``image_id``, ``category_id`` (the class index), ``bbox``, ``score`` and
+        ``segmentation``.
+    """
+    fields = instances.get_fields()
+    masks = fields.get("pred_masks")
+    if not isinstance(masks, RLEMasks):
+        return instances_to_coco_json(instances, image_id)
+    without_masks = {name: field for name, field in fields.items() if name != "pred_masks"}
+    results = instances_to_coco_json(Instances(instances.image_size, **without_masks), image_id)
+    return [
+        {**result, "segmentation": rle} for result, rle in zip(results, masks.rles(), strict=True)
+    ]
 
 
 def read_results(file: Path) -> list[dict[str, Any]]:

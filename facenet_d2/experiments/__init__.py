@@ -11,7 +11,7 @@ from .plan import (
     write_row_config,
 )
 from .report import Report
-from .training import lock_output, run_training, shell_line, training_command
+from .training import run_training, shell_line, training_command
 
 __all__ = [
     "OPTION_OF_KEY",
@@ -23,7 +23,6 @@ __all__ = [
     "check_models",
     "choose_rows",
     "find_protocol",
-    "lock_output",
     "make_plan",
     "run_training",
     "shell_line",

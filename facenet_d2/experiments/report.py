@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import read_config
+from ..engine.run_record import read_sessions
 from ..evaluation import METRICS
 from ..files import replaced, write_whole
 from ..paths import REPOSITORY, configs
@@ -15,7 +16,7 @@ from .choice import DEFAULT_SCHEDULE, PROTOCOL_PREFIX
 from .paper import Row
 from .plan import Job, TrainingPlan
 from .plots import Panel, draw_curves
-from .runs import Run, mean_and_spread, paired_gains, read_sessions
+from .runs import Run, mean_and_spread, paired_gains
 from .tables import MISSING_VALUE, format_duration, markdown_table, with_spread
 
 PANELS = (

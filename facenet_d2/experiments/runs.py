@@ -15,8 +15,8 @@ import yaml
 from detectron2.config import get_cfg
 
 from ..config import add_facenet_config, rename_keys
+from ..engine.run_record import read_sessions
 from ..errors import UserError
-from ..files import read_json
 
 # Keys that may differ between the runs of a row.
 RUN_KEYS = ("SEED", "OUTPUT_DIR")
@@ -85,14 +85,21 @@ def read_run(folder: str | Path) -> Run:
             raise UserError(f"{folder} is not a training run: it has no {name}.")
     file = folder / "metrics.json"
     events = []
-    for number, line in enumerate(file.read_text(errors="replace").splitlines(), start=1):
+    content = file.read_text(errors="replace")
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
-            events.append(json.loads(line))
-        except ValueError as error:
+            event = json.loads(line)
+            event["iteration"] += 0
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            if number == len(lines) and not content.endswith("\n"):
+                # A killed process, or a full disk, leaves a last line without its end.
+                break
             raise UserError(
-                f"{file}, line {number} is damaged ({' '.join(str(error).split())}): remove the "
-                "line, or remove the run's folder and train it again."
+                f"{file}, line {number} is damaged ({' '.join(str(error).split())}); remove the "
+                "line."
             ) from error
+        events.append(event)
     settings = read_settings(folder)
     for test_set in _test_sets(settings):
         key = f"{test_set}/segm/AP" if test_set else "segm/AP"
@@ -130,24 +137,6 @@ def read_settings(folder: Path) -> dict[str, Any]:
     defaults = get_cfg()
     add_facenet_config(defaults)
     return dict(flatten(defaults)) | dict(flatten(recorded))
-
-
-def read_sessions(folder: Path) -> list[dict[str, Any]]:
-    """Read the sessions of a run (its start and each resumption) from ``run.json``.
-
-    Returns:
-        One record per session; an empty list without ``run.json``.
-
-    Raises:
-        UserError: if ``run.json`` cannot be read.
-    """
-    if not (folder / "run.json").is_file():
-        return []
-    record, problem = read_json(folder / "run.json")
-    if problem:
-        raise UserError(f"{folder / 'run.json'}: {problem}.")
-    # Earlier versions wrote "stretches".
-    return record["sessions"] if "sessions" in record else record["stretches"]
 
 
 def flatten(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
 import shlex
@@ -11,8 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -22,6 +20,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import remove_partial_line
 from ..paths import train_net
+from ..signals import STOP_SIGNALS, StopRequested, is_ignored
 from .plan import Job
 from .runs import read_run
 
@@ -29,55 +28,6 @@ from .runs import read_run
 POLL_PERIOD = 0.5
 # Time for a training to end after a second interrupt.
 SECOND_INTERRUPT_TIMEOUT = 10.0
-# Time for the training of a killed parent to save its checkpoint.
-ORPHAN_TIMEOUT = 60.0
-
-
-@contextmanager
-def lock_output(output: Path) -> Iterator[int]:
-    """Prevent other processes from training into the same folder.
-
-    Trainings inherit the descriptor of the lock file and with it the lock. A tool that is killed
-    and started again therefore waits for the training that is still running.
-
-    Args:
-        output: folder to lock.
-
-    Yields:
-        Descriptor of the lock file.
-
-    Raises:
-        UserError: if another process holds the lock.
-    """
-    file = output / ".lock"
-    with file.open("a+") as handle:
-        deadline = time.monotonic() + ORPHAN_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                handle.seek(0)
-                owner = handle.read().strip()
-                if _is_alive(owner) or time.monotonic() > deadline:
-                    raise UserError(
-                        f"{output} is in use by another reproduce.py (process {owner or '?'}) or "
-                        "its training; wait until it ends, or choose another --output."
-                    ) from error
-            # The owner was killed, so its training is about to stop.
-            time.sleep(POLL_PERIOD)
-        handle.truncate(0)
-        handle.write(f"{os.getpid()}\n")
-        handle.flush()
-        yield handle.fileno()
-
-
-def _is_alive(process: str) -> bool:
-    # os.kill(process, 0) also succeeds for zombies.
-    stat = Path("/proc", process, "stat")
-    if not process.isdigit():
-        return False
-    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
 
 
 def training_command(job: Job, num_gpus: int, overrides: Sequence[str]) -> list[str]:
@@ -117,15 +67,15 @@ def run_training(
         num_gpus: ``--num-gpus`` of train_net.py; 1 for the CPU.
         overrides: KEY VALUE pairs.
         iterations: number of iterations of the complete run, for the progress bar.
-        lock_descriptor: descriptor from :func:`lock_output`.
+        lock_descriptor: descriptor from :func:`~facenet_d2.engine.lock.locked`.
         progress: stream for the progress: a bar on a terminal, otherwise a line per tenth.
 
     Returns:
         Error message, or None on success.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C or SIGTERM, after the training has saved a checkpoint; on a
-            second signal without the checkpoint.
+        StopRequested: on one of the signals in :data:`~facenet_d2.signals.STOP_SIGNALS`, after the
+            training has saved a checkpoint; on a second signal without the checkpoint.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     metrics, log = job.folder / "metrics.json", job.folder / "train.log"
@@ -164,13 +114,12 @@ def _run(
     show_progress: Callable[[], None],
 ) -> int:
     """Run a command in a child process and return its exit code; see :func:`run_training`."""
-    requests = 0
+    requests: list[int] = []
 
-    def count(signum: int, frame: FrameType | None) -> None:
-        nonlocal requests
-        requests += 1
+    def keep(signum: int, frame: FrameType | None) -> None:
+        requests.append(signum)
 
-    previous = {s: signal.signal(s, count) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, keep) for s in STOP_SIGNALS if not is_ignored(s)}
     forwarded, deadline = 0, float("inf")
     process = None
     try:
@@ -185,8 +134,8 @@ def _run(
             preexec_fn=_request_death_signal(death_signal),
         )
         while process.poll() is None:
-            if requests > forwarded:
-                forwarded = requests
+            if len(requests) > forwarded:
+                forwarded = len(requests)
                 os.killpg(process.pid, signal.SIGINT)
                 if forwarded == 1:
                     print(
@@ -211,7 +160,7 @@ def _run(
         for signum, handler in previous.items():
             signal.signal(signum, handler)
     if requests:
-        raise KeyboardInterrupt
+        raise StopRequested(requests[0])
     return process.returncode
 
 

@@ -6,6 +6,7 @@ from .backbone import FACEFPN
 from .condinst import CondInst
 from .instance_model import InstanceModel
 from .precision import set_tf32
+from .roi_heads import MaskRCNN
 from .solo import SOLO
 from .solov2 import SOLOv2
 from .yolact import YOLACT
@@ -16,6 +17,7 @@ __all__ = [
     "YOLACT",
     "CondInst",
     "InstanceModel",
+    "MaskRCNN",
     "SOLOv2",
     "accelerate",
     "anchors",

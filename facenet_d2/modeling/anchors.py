@@ -9,7 +9,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 
-from .checks import check_positive
+from ..config_checks import check_nodes
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -22,8 +22,8 @@ class StrideAnchorGenerator(DefaultAnchorGenerator):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict[str, Any]:
+        check_nodes(cfg, "MODEL.ANCHOR_GENERATOR")
         scale = cfg.MODEL.ANCHOR_GENERATOR.SCALE
-        check_positive("MODEL.ANCHOR_GENERATOR.SCALE", scale)
         return {
             **super().from_config(cfg, input_shape),
             "sizes": [[scale * shape.stride] for shape in input_shape],

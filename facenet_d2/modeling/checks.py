@@ -1,7 +1,8 @@
-"""Checks of arguments and configured values.
+"""Checks of arguments, and of configured values that depend on one another.
 
 Every check raises a ValueError with the name that it is given: a constructor passes the names of
-its arguments, a ``from_config`` the keys of the config.
+its arguments, a ``from_config`` the keys of the config. The allowed values of single keys are in
+``facenet_d2/config_checks/table.py``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import Any
 
 from detectron2.layers import ShapeSpec
 
-# Names that `detectron2.layers.get_norm` accepts; "" for no normalisation.
-NORMS = ("", "BN", "SyncBN", "FrozenBN", "GN", "nnSyncBN", "naiveSyncBN", "LN")
 GROUPS = 32
 
 
@@ -47,22 +46,11 @@ def check_equal_lengths(lists: Mapping[str, Sequence[Any]]) -> None:
 
 
 def check_norm(norm_name: str, norm: str, channels_name: str, channels: int) -> None:
-    """Require a known normalisation and a width that is a multiple of its number of groups."""
-    check_choice(norm_name, norm, NORMS)
-    if channels < 1 or (norm == "GN" and channels % GROUPS):
-        allowed = (
-            f"a multiple of {GROUPS}, the number of groups of {norm_name} GN"
-            if norm == "GN"
-            else "positive"
-        )
-        raise ValueError(f"{channels_name} is {channels}; it must be {allowed}")
-
-
-def check_dilations(name: str, dilations: Sequence[int]) -> None:
-    """Require at least one dilation, each at least 1."""
-    if not dilations or min(dilations) < 1:
+    """Require a width that group normalisation can divide into its groups."""
+    if norm == "GN" and channels % GROUPS:
         raise ValueError(
-            f"{name} is {list(dilations)}; it must be one or more dilations, each at least 1"
+            f"{channels_name} is {channels}; it must be a multiple of {GROUPS}, the number of "
+            f"groups of {norm_name} GN"
         )
 
 
@@ -83,47 +71,6 @@ def check_levels(
             f"{name} is {list(levels)}, with strides {found}; it must name levels of strides "
             f"{list(strides)} among the backbone's {sorted(shapes)}"
         )
-
-
-def check_probability(name: str, value: float) -> None:
-    """Require a number between 0 and 1, both excluded."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name} is {value}; it must lie between 0 and 1")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Require a number above 0."""
-    if value <= 0:
-        raise ValueError(f"{name} is {value}; it must be positive")
-
-
-def check_minimum(
-    minimum: float, node_name: str, node: Mapping[str, float], names: Sequence[str]
-) -> None:
-    """Require numbers of at least ``minimum``.
-
-    Args:
-        minimum: smallest allowed value.
-        node_name: name of the config node.
-        node: the config node.
-        names: names of the node's numbers.
-    """
-    for name in names:
-        if not node[name] >= minimum:
-            raise ValueError(f"{node_name}.{name} is {node[name]}; it must be at least {minimum}")
-
-
-def check_share(node_name: str, node: Mapping[str, float], names: Sequence[str]) -> None:
-    """Require numbers from 0 to 1.
-
-    Args:
-        node_name: name of the config node.
-        node: the config node.
-        names: names of the node's numbers.
-    """
-    for name in names:
-        if not 0 <= node[name] <= 1:
-            raise ValueError(f"{node_name}.{name} is {node[name]}; it must be from 0 to 1")
 
 
 def check_num_classes(key: str, number: int) -> None:

@@ -59,8 +59,9 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
             batched_inputs: one dict per image. ``image`` is ``(3, H, W)`` in the config's channel
                 order and range. Training also needs ``instances`` with ``gt_boxes``, ``gt_classes``
                 and masks: ``gt_masks``, or the ``gt_stride4_masks`` and ``gt_centers`` of
-                :class:`~facenet_d2.data.SceneMapper`. In inference, ``height`` and ``width`` set
-                the size of the result; it defaults to the size of ``image``.
+                :class:`~facenet_d2.data.SceneMapper`. Its ``ignore_map``, the crowds at stride 4,
+                ``(ceil(H/4), ceil(W/4))`` bool, is optional. In inference, ``height`` and
+                ``width`` set the size of the result; it defaults to the size of ``image``.
 
         Returns:
             The losses by name in training. In inference, one dict per image with ``instances``.
@@ -69,7 +70,9 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
         predictions = self.predict(images.tensor)
         if self.training:
             gt_instances = [x["instances"].to(self.device) for x in batched_inputs]
-            return self._with_whole_neck(self.losses(predictions, gt_instances))
+            ignore_maps = [x.get("ignore_map") for x in batched_inputs]
+            ignore_maps = [None if m is None else m.to(self.device) for m in ignore_maps]
+            return self._with_whole_neck(self.losses(predictions, gt_instances, ignore_maps))
         output_sizes = [
             (x.get("height", size[0]), x.get("width", size[1]))
             for x, size in zip(batched_inputs, images.image_sizes)
@@ -112,13 +115,18 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
 
     @abstractmethod
     def losses(
-        self, predictions: PredictionsT, gt_instances: Sequence[Instances]
+        self,
+        predictions: PredictionsT,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch.
 
         Args:
             predictions: result of :meth:`predict` in training mode.
             gt_instances: ground truth of each image, as described for :meth:`forward`.
+            ignore_maps: ``ignore_map`` of each image, or None; empty if no image has one. What is
+                predicted there, and belongs to no instance, is not background.
 
         Returns:
             The weighted losses by name.
@@ -139,6 +147,7 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
             output_sizes: (height, width) of each result.
 
         Returns:
-            One :class:`Instances` per image: ``pred_masks`` ``(M, height, width)`` bool,
-            ``pred_boxes``, ``scores`` and ``pred_classes``.
+            One :class:`Instances` per image: ``pred_masks``
+            (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``scores`` and
+            ``pred_classes``.
         """

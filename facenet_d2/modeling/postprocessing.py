@@ -1,4 +1,4 @@
-"""Conversion of detected boxes with stride-4 masks to results at the image's own size."""
+"""Conversion of detected boxes with small masks to results at the image's own size."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Instances
 
 from ..structures.enlarge import enlarge_masks
+from ..structures.paste import paste_masks
 
 
 def with_full_masks(
@@ -25,15 +26,33 @@ def with_full_masks(
         threshold: mask pixels have a probability above it.
 
     Returns:
-        The detections at ``output_size`` with ``pred_masks`` ``(M, *output_size)`` bool, without
-        those whose box lies outside the image or whose mask is empty.
+        The detections at ``output_size`` with ``pred_masks``, M :class:`RLEMasks`, without those
+        whose box lies outside the image or whose mask is empty.
     """
     input_size = detected.image_size
     detected.probabilities = probabilities
     # Scales and clips the boxes.
     result = detector_postprocess(detected, *output_size)
-    result.pred_masks, tight = enlarge_masks(
-        result.probabilities, input_size, output_size, threshold
-    )
+    masks = enlarge_masks(result.probabilities, input_size, output_size, threshold)
     result.remove("probabilities")
-    return result[tight[:, 2] > 0]
+    result.pred_masks = masks
+    return result[torch.from_numpy(masks.areas() > 0).to(probabilities.device)]
+
+
+def with_pasted_masks(detected: Instances, output_size: tuple[int, int]) -> Instances:
+    """Apply Detectron2's ``detector_postprocess`` without making masks of full size.
+
+    Args:
+        detected: output of Detectron2's RoI heads for an image: ``pred_boxes`` and ``pred_masks``
+            ``(N, 1, M, M)``, probabilities over the boxes.
+        output_size: (height, width) of the result.
+
+    Returns:
+        The detections at ``output_size`` with ``pred_masks`` as :class:`RLEMasks`.
+    """
+    detected.probabilities = detected.pred_masks[:, 0]
+    detected.remove("pred_masks")
+    result = detector_postprocess(detected, *output_size)
+    result.pred_masks = paste_masks(result.probabilities, result.pred_boxes.tensor, output_size)
+    result.remove("probabilities")
+    return result

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ..data.images import open_rgb
 from ..errors import UserError
-from ..files import write_whole
+from ..files import replaced, write_whole
 from .color_maps import InstanceMap, find_regions, read_instance_map
 
 
@@ -86,10 +88,18 @@ def patch_windows(
     ]
 
 
-def patch_name(scene: str, window: tuple[int, int, int, int], whole: bool) -> str:
+def patch_name(
+    scene: str, window: tuple[int, int, int, int], whole: bool, suffix: str = ".png"
+) -> str:
     """Return the publisher's file name: ``SCENE_top_bottom_left_right.png``, or ``SCENE.png``."""
     left, top, right, bottom = window
-    return f"{scene}.png" if whole else f"{scene}_{top}_{bottom}_{left}_{right}.png"
+    return scene + ("" if whole else f"_{top}_{bottom}_{left}_{right}") + suffix
+
+
+def write_png(path: Path, image: Image.Image) -> None:
+    """Write a patch as PNG, atomically."""
+    with replaced(path) as temporary:
+        image.save(temporary, compress_level=1)
 
 
 def cut_scene(job: CutJob) -> None:
@@ -120,7 +130,7 @@ def cut_scene(job: CutJob) -> None:
             continue
         left, top, right, bottom = window
         name = patch_name(job.image.stem, window, whole=len(windows) == 1)
-        scene.crop(window).save(job.folder / name, compress_level=1)
+        write_png(job.folder / name, scene.crop(window))
         patches.append(
             {
                 "name": name,

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,7 @@ def write_split(
     annotations: Iterable[dict[str, Any]] | None,
     classes: Sequence[str],
     description: str,
+    info: Mapping[str, Any] | None = None,
 ) -> Counter[str]:
     """Write one split as COCO JSON, atomically.
 
@@ -157,6 +158,7 @@ def write_split(
             predictions.
         classes: class names in the order of the ids.
         description: name of the data set.
+        info: further entries of "info".
 
     Returns:
         the number of annotations of each class.
@@ -168,7 +170,10 @@ def write_split(
     if not images:
         raise UserError(f"no image is left for {path.name}; a split needs at least one.")
     ids = {image["id"] for image in images}
-    content: dict[str, Any] = {"info": {"description": description}, "images": images}
+    content: dict[str, Any] = {
+        "info": {"description": description, **(info or {})},
+        "images": images,
+    }
     kept = [a for a in annotations or () if a["image_id"] in ids]
     if annotations is not None:
         content["annotations"] = kept

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 
-from ..errors import UserError
-
 
 def require_geo() -> None:
     """Check that the packages of the extra ``[geo]`` are installed.
@@ -13,11 +11,4 @@ def require_geo() -> None:
     Raises:
         UserError: If rasterio or pyogrio is missing.
     """
-    for package in ("rasterio", "pyogrio"):
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise UserError(
-                f"{package} cannot be imported ({error}); scenes and vector files need it: "
-                "pip install 'facenet_d2[geo]', or pip install -e '.[geo]' in the checkout."
-            ) from error
+    importlib.import_module(f"{__package__}.geo")

@@ -19,6 +19,9 @@ from rasterio.errors import CRSError
 from ..errors import UserError
 from .vector_writers import require_pyarrow
 
+# Geometries, attributes, coordinate reference system and ids of the features of a file.
+_Content = tuple[np.ndarray, dict[str, Any], CRS | None, np.ndarray]
+
 
 @dataclass(frozen=True)
 class VectorFile:
@@ -29,6 +32,7 @@ class VectorFile:
         polygons: array of N valid polygons, two-dimensional and not empty.
         attributes: columns ``(N,)`` by name.
         crs: coordinate reference system, or None.
+        ids: ``(N,)`` int: id of each feature in the file, GDAL's FID; in GeoParquet its row.
         repaired: number of polygons that were invalid, with rings that cross for example.
         dropped: number of features without an area.
     """
@@ -37,6 +41,7 @@ class VectorFile:
     polygons: np.ndarray
     attributes: dict[str, np.ndarray]
     crs: CRS | None
+    ids: np.ndarray
     repaired: int = 0
     dropped: int = 0
 
@@ -74,9 +79,9 @@ def read_polygons(path: str | Path, *, layer: str | None = None) -> VectorFile:
     """
     path = str(path)
     if path.endswith(".parquet"):
-        geometries, attributes, crs = _read_parquet(Path(path))
+        geometries, attributes, crs, ids = _read_parquet(Path(path))
     else:
-        geometries, attributes, crs = _read_ogr(path, layer)
+        geometries, attributes, crs, ids = _read_ogr(path, layer)
     types = shapely.get_type_id(geometries)
     polygonal = np.isin(types, (-1, 3, 6))  # Missing, Polygon, MultiPolygon.
     if not polygonal.all():
@@ -94,6 +99,7 @@ def read_polygons(path: str | Path, *, layer: str | None = None) -> VectorFile:
         polygons=geometries[kept],
         attributes={name: values[kept] for name, values in attributes.items()},
         crs=crs,
+        ids=ids[kept],
         repaired=int((invalid & kept).sum()),
         dropped=int((~kept).sum()),
     )
@@ -104,13 +110,15 @@ def _area_of(geometry: shapely.Geometry) -> shapely.Geometry:
     return shapely.union_all(parts)
 
 
-def _read_ogr(path: str, layer: str | None) -> tuple[np.ndarray, dict[str, Any], CRS | None]:
+def _read_ogr(path: str, layer: str | None) -> _Content:
     try:
         layer = _choose_layer(path, layer)
         with warnings.catch_warnings():
             # A file without a CRS is allowed.
             warnings.filterwarnings("ignore", message="'crs' was not provided")
-            meta, _, geometries, columns = pyogrio.raw.read(path, layer=layer, force_2d=True)
+            meta, ids, geometries, columns = pyogrio.raw.read(
+                path, layer=layer, force_2d=True, return_fids=True
+            )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} cannot be read as vectors ({reason}).") from error
@@ -122,6 +130,7 @@ def _read_ogr(path: str, layer: str | None) -> tuple[np.ndarray, dict[str, Any],
         np.asarray(polygons, dtype=object).reshape(-1),
         dict(zip(meta["fields"], columns)),
         _crs(path, meta["crs"]),
+        ids,
     )
 
 
@@ -140,7 +149,7 @@ def _choose_layer(path: str, layer: str | None) -> str:
     raise UserError(f"{path} has no layer with geometries.")
 
 
-def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, Any], CRS | None]:
+def _read_parquet(path: Path) -> _Content:
     require_pyarrow(path)
     parquet = importlib.import_module("pyarrow.parquet")
     arrow = importlib.import_module("pyarrow")
@@ -158,7 +167,8 @@ def _read_parquet(path: Path) -> tuple[np.ndarray, dict[str, Any], CRS | None]:
     attributes = {field: table[field].to_numpy(zero_copy_only=False) for field in flat}
     crs = column.get("crs", "OGC:CRS84")
     crs = _crs(str(path), json.dumps(crs) if isinstance(crs, dict) else crs)
-    return np.asarray(geometries, dtype=object).reshape(-1), attributes, crs
+    geometries = np.asarray(geometries, dtype=object).reshape(-1)
+    return geometries, attributes, crs, np.arange(len(geometries))
 
 
 def _crs(path: str, text: str | None) -> CRS | None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .masks import MASK_STRIDE, tight_boxes
+from .rle_masks import RLEMasks, find_changes, join_changes
 
 # Number of floats in one chunk of enlarged masks, 64 MiB: hundreds of instances on a large image
 # would not fit into memory as floats.
 CHUNK_FLOATS = 16 * 2**20
+
+# The same on a CPU, where a chunk that fits into the cache is faster.
+BAND_FLOATS = 2**20
 
 
 def enlarge_masks(
@@ -17,12 +22,13 @@ def enlarge_masks(
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     threshold: float,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> RLEMasks:
     """Enlarge mask probabilities at stride 4 to binary masks at the image's size.
 
     Probabilities are scaled to the size of the padded input, cropped to the image, and scaled to
-    ``image_size``, bilinearly both times. On a GPU this happens in chunks, to bound the memory; on
-    a CPU mask by mask, inside the box of each only.
+    ``image_size``, bilinearly both times. On a GPU this happens in chunks of whole masks; on a CPU
+    mask by mask, inside the box of each only. Memory does not grow with the number of masks times
+    the pixels of the image.
 
     Args:
         masks: ``(N, H/4, W/4)`` probabilities of the padded input.
@@ -31,65 +37,67 @@ def enlarge_masks(
         threshold: probability above which a pixel is set.
 
     Returns:
-        ``(N, *image_size)`` bool masks and their tight boxes ``(N, 4)``, zeros for empty masks.
+        N masks of ``image_size``.
     """
     enlarge = _enlarge_parts if masks.device.type == "cpu" else _enlarge_whole
-    out = torch.zeros((len(masks), *image_size), dtype=torch.bool, device=masks.device)
-    return out, enlarge(masks, input_size, threshold, out)
+    return RLEMasks(enlarge(masks, input_size, image_size, threshold), image_size)
 
 
 def _enlarge_whole(
-    masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
-) -> torch.Tensor:
-    """Fill ``out`` with whole masks, chunk by chunk, and return their boxes."""
-    image_size = tuple(out.shape[1:])
+    masks: torch.Tensor,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+    threshold: float,
+) -> list[np.ndarray]:
+    """Enlarge whole masks, chunk by chunk; return the :attr:`RLEMasks.changes`."""
     padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
-    step = max(1, CHUNK_FLOATS // pixels)
-    for start in range(0, len(masks), step):
-        chunk = masks[start : start + step, None]
+    changes = []
+    for chunk in masks[:, None].split(max(1, CHUNK_FLOATS // pixels)):
         chunk = F.interpolate(chunk, size=padded, mode="bilinear", align_corners=False)
         chunk = chunk[:, :, : input_size[0], : input_size[1]]
         if chunk.shape[-2:] != image_size:
             chunk = F.interpolate(chunk, size=image_size, mode="bilinear", align_corners=False)
-        out[start : start + step] = chunk[:, 0] > threshold
-    return tight_boxes(out)
+        changes += find_changes((chunk[:, 0] > threshold).transpose(1, 2), 0, 0, image_size[0])
+    return changes
 
 
 def _enlarge_parts(
-    masks: torch.Tensor, input_size: tuple[int, int], threshold: float, out: torch.Tensor
-) -> torch.Tensor:
-    """Draw each mask into ``out``, which is empty, and return the tight boxes.
+    masks: torch.Tensor,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+    threshold: float,
+) -> list[np.ndarray]:
+    """Enlarge each mask around its pixels; return the :attr:`RLEMasks.changes`.
 
     An interpolated value lies between its neighbours. So nothing exceeds the threshold further than
     one pixel from those that do.
     """
-    boxes = torch.zeros((len(masks), 4))
-    lines = [_sampled_lines(size, full) for size, full in zip(input_size, out.shape[1:])]
+    lines = [_sampled_lines(size, full) for size, full in zip(input_size, image_size)]
     extents = tight_boxes(masks > threshold).int().tolist()
-    for i, (x0, y0, x1, y1) in enumerate(extents):
-        if x0 == x1:
-            continue
+    changes = []
+    for mask, (x0, y0, x1, y1) in zip(masks, extents):
         # A margin of two: the second pixel is a neighbour in the interpolation at the first.
         x0, y0 = max(0, x0 - 2), max(0, y0 - 2)
-        part = masks[i : i + 1, None, y0 : y1 + 2, x0 : x1 + 2]
-        part = F.interpolate(part, scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False)
+        part = mask[None, None, y0 : y1 + 2, x0 : x1 + 2]
         # From here on, coordinates are pixels of the network's input.
         x0, y0 = x0 * MASK_STRIDE, y0 * MASK_STRIDE
-        part = part[0, 0, : max(0, input_size[0] - y0), : max(0, input_size[1] - x0)]
-        if part.numel() == 0:
-            continue
-        if lines[1] is not None:
-            part, x0 = _resample(part, x0, lines[1], dim=1)
-        if lines[0] is not None:
-            part, y0 = _resample(part, y0, lines[0], dim=0)
-        binary = part > threshold
-        h, w = binary.shape
-        out[i, y0 : y0 + h, x0 : x0 + w] = binary
-        box = tight_boxes(binary[None])[0]
-        if box[2] > 0:
-            boxes[i] = box + torch.tensor([x0, y0, x0, y0])
-    return boxes
+        bands = []
+        if x1 > 0 and x0 < input_size[1] and y0 < input_size[0]:
+            part = F.interpolate(
+                part, scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False
+            )
+            part = part[0, 0, : input_size[0] - y0, : input_size[1] - x0]
+            if lines[1] is not None:
+                part, x0 = _resample(part, x0, lines[1], dim=1)
+            for band in part.split(max(1, BAND_FLOATS // image_size[0]), dim=1):
+                top = y0
+                if lines[0] is not None:
+                    band, top = _resample(band, y0, lines[0], dim=0)
+                bands += find_changes((band > threshold).T[None], x0, top, image_size[0])
+                x0 += band.shape[1]
+        changes.append(join_changes(bands) if bands else np.zeros(0, np.uint32))
+    return changes
 
 
 # For each new line, the index of the first of its two old neighbours and the second one's weight.

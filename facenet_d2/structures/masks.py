@@ -123,6 +123,23 @@ def stride4_masks(instances: Instances, size: tuple[int, int]) -> torch.Tensor:
     return F.pad(masks, (0, size[1] - w, 0, size[0] - h))
 
 
+def inside_map(ignore_map: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Return whether points lie in a region at stride 4.
+
+    Args:
+        ignore_map: ``(h, w)`` bool.
+        x: x of the points in pixels of the network's input, any shape.
+        y: y of the points, of the same shape.
+
+    Returns:
+        bool of the shape of ``x``; False for points outside of the map.
+    """
+    h, w = ignore_map.shape
+    columns, rows = (x / MASK_STRIDE).floor().long(), (y / MASK_STRIDE).floor().long()
+    within = (columns >= 0) & (columns < w) & (rows >= 0) & (rows < h)
+    return within & ignore_map[rows.clamp(0, h - 1), columns.clamp(0, w - 1)]
+
+
 def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the mean x and y of each mask's pixels, as pixel indices.
 

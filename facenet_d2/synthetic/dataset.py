@@ -72,8 +72,8 @@ def _write_scenes(folder: Path, num_scenes: int, seed: int, size: int) -> None:
     for i in range(num_scenes):
         image, objects = draw_scene((seed, i), size)
         name = f"{i:05d}.png"
-        if not cv2.imwrite(str(folder / "images" / name), image):
-            raise OSError(28, "an image could not be written")
+        # OpenCV does not report a full disk when it writes a file.
+        (folder / "images" / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
         images.append({"id": i + 1, "file_name": name, "height": size, "width": size})
         for category, polygon in objects:
             annotation = _annotation(polygon, size)

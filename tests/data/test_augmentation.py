@@ -371,3 +371,24 @@ def test_wrong_values_are_named(model_cfg, key, value, message):
     model_cfg.merge_from_list([key, value])
     with pytest.raises(UserError, match=message):
         build_augmentations(model_cfg, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ((1, 3000), (1, 1333)),
+        ((9000, 2), (1333, 1)),
+        ((1, 1), (800, 800)),
+        ((600, 900), (800, 1200)),
+    ],
+)
+@pytest.mark.parametrize("is_train", [False, True])
+def test_thin_images_keep_a_pixel(model_cfg, size, expected, is_train):
+    model_cfg.INPUT.MIN_SIZE_TRAIN = (800,)
+    model_cfg.INPUT.MIN_SIZE_TEST = 800
+    model_cfg.INPUT.MAX_SIZE_TRAIN = model_cfg.INPUT.MAX_SIZE_TEST = 1333
+    resize = build_augmentations(model_cfg, is_train)[0]
+    inputs = T.AugInput(np.full((*size, 3), 90, np.uint8))
+    resize(inputs)
+    assert inputs.image.shape[:2] == expected
+    assert (inputs.image == 90).all()

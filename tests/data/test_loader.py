@@ -74,7 +74,9 @@ def test_the_callers_generators_are_left_alone():
 
 
 def test_wrong_batch_size_and_no_data(tiny_config):
-    cfg = load_config(tiny_config, ["SOLVER.IMS_PER_BATCH", "0"])
+    cfg = load_config(tiny_config).clone()
+    cfg.defrost()
+    cfg.SOLVER.IMS_PER_BATCH = 0
     with pytest.raises(UserError, match=r"SOLVER\.IMS_PER_BATCH is 0"):
         build_train_loader(cfg)
     cfg = load_config(tiny_config, ["DATASETS.TRAIN", "()"])

@@ -36,7 +36,11 @@ def checkpointer(tmp_path):
 
 
 def config(tmp_path, weights=""):
-    return SimpleNamespace(OUTPUT_DIR=str(tmp_path), MODEL=SimpleNamespace(WEIGHTS=weights))
+    return SimpleNamespace(
+        OUTPUT_DIR=str(tmp_path),
+        MODEL=SimpleNamespace(WEIGHTS=weights),
+        INPUT=SimpleNamespace(FORMAT="BGR"),
+    )
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, checkpointer, monkeypatch):

@@ -132,4 +132,13 @@ def test_predictor(tmp_path, scenes):
     expected = DefaultPredictor(given)(image)["instances"]
     assert len(instances) == len(expected) > 0
     assert instances.scores.equal(expected.scores)
-    assert instances.pred_masks.equal(expected.pred_masks)
+    assert instances.pred_masks.rles() == expected.pred_masks.rles()
+    (alone,) = predictor.predict_batch([image])
+    assert alone.scores.equal(instances.scores)
+    assert alone.pred_masks.rles() == instances.pred_masks.rles()
+    assert predictor.predict_batch([]) == []
+    images = [image, image[::-1], image[:, ::-1]]
+    for single, found in zip(map(predictor, images), predictor.predict_batch(images)):
+        torch.testing.assert_close(found.scores, single.scores, atol=1e-4, rtol=0)
+    sizes = [found.image_size for found in predictor.predict_batch([image, image[:, :70]])]
+    assert sizes == [(128, 128), (128, 70)]

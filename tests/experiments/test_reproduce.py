@@ -295,7 +295,7 @@ def test_only_one_process_trains_into_a_folder(monkeypatch, capsys, protocol, tm
         sleeper.kill()
         sleeper.wait()
     assert code == 2
-    assert f"in use by another reproduce.py (process {sleeper.pid})" in printed.err
+    assert f"in use by another training (process {sleeper.pid})" in printed.err
     assert not (output / "solov2").exists()
 
 

@@ -194,7 +194,11 @@ def test_an_unfinished_run_is_refused(monkeypatch, capsys, tmp_path):
     ("file", "content", "message"),
     [
         ("metrics.json", None, "it has no metrics.json"),
-        ("metrics.json", "{", "metrics.json, line 1"),
+        ("metrics.json", "{\n", "metrics.json, line 1"),
+        ("metrics.json", "[1]\n", "metrics.json, line 1"),
+        # The last line of a killed process is not complete.
+        ("metrics.json", '{"iteration": 1}\n{"iter', "after iteration 0 of"),
+        ("run.json", "[]", "it is not the record of a run"),
         ("config.yaml", "a: [", "cannot be read"),
         ("run.json", "{", "run.json"),
     ],

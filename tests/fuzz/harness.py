@@ -61,13 +61,14 @@ def run_case(check: Callable[[], object], *, seconds: float, memory: int) -> Out
     child = os.fork()
     if child == 0:
         os.close(receiver)
+        os.setpgid(0, 0)
         _run_child(check, sender, memory)
     os.close(sender)
     ready, _, _ = select.select([receiver], [], [], seconds)
-    if not ready:
-        os.kill(child, signal.SIGKILL)
-    with os.fdopen(receiver, "rb") as stream:
-        content = stream.read()
+    # Not until the end of the file: processes that the child has started may keep the pipe open.
+    content = os.read(receiver, 2**16) if ready else b""
+    os.close(receiver)
+    os.killpg(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     elapsed = time.monotonic() - start
     if not ready:

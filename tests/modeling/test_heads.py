@@ -124,7 +124,7 @@ def test_deformable_switch_changes_its_branches_and_nothing_else(model_cfg, bran
         ("NORM", "GNN", "MODEL.SOLOV2.NORM is 'GNN'.*'GN'"),
         ("CONV_CHANNELS", 48, "MODEL.SOLOV2.CONV_CHANNELS is 48.*multiple of 32"),
         ("SCALE_RANGES", [[1, 2, 3]] * 5, "MODEL.SOLOV2.SCALE_RANGES.*pairs"),
-        ("PRIOR_PROB", 0.0, "MODEL.SOLOV2.PRIOR_PROB is 0.0.*between 0 and 1"),
+        ("PRIOR_PROB", 0.0, "MODEL.SOLOV2.PRIOR_PROB is 0.0.*from 0.000001 to 0.999999"),
         ("NUM_GRIDS", [40, 36], "MODEL.SOLOV2.NUM_GRIDS"),
         ("NUM_CLASSES", 0, "MODEL.SOLOV2.NUM_CLASSES is 0"),
     ],

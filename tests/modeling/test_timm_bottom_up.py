@@ -143,9 +143,10 @@ def test_unsuitable_models_are_named(name, message, model_cfg):
         build_timm_backbone(model_cfg, ShapeSpec(channels=3))
 
 
-def test_unknown_bottom_up_is_named(model_cfg):
-    model_cfg.MODEL.BOTTOM_UP.NAME = "build_vgg_backbone"
-    with pytest.raises(ValueError, match=r"MODEL\.BOTTOM_UP\.NAME is 'build_vgg_backbone'"):
+@pytest.mark.parametrize("name", ["build_vgg_backbone", "build_fpn_backbone"])
+def test_unsuitable_bottom_up_is_named(name, model_cfg):
+    model_cfg.MODEL.BOTTOM_UP.NAME = name
+    with pytest.raises(ValueError, match=rf"MODEL\.BOTTOM_UP\.NAME is '{name}'"):
         build_backbone(model_cfg)
 
 

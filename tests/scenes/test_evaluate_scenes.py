@@ -456,6 +456,8 @@ def test_results_of_the_features_of_a_large_scene_are_matched_fast(run, tmp_path
 
 @pytest.mark.parametrize("package", ["rasterio", "pyogrio"])
 def test_missing_packages_are_named_in_a_sentence(run, monkeypatch, package):
+    # Another test may have imported it, with the packages.
+    monkeypatch.delitem(sys.modules, "facenet_d2.scenes.geo", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     code, error = run("--truth", "a.gpkg", "--results", "b.gpkg")
     assert code == 2

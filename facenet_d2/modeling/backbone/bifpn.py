@@ -12,7 +12,7 @@ from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling import Backbone
 from torch import nn
 
-from ..checks import check_minimum
+from ...config_checks import check_nodes
 from .pyramid import STRIDES, Pyramid, conv_with_norm, neck_arguments, register_neck
 
 
@@ -136,6 +136,6 @@ class BiFPN(Pyramid):
 @register_neck("bifpn")
 def bifpn(cfg: CfgNode, bottom_up: Backbone) -> BiFPN:
     """Build a BiFPN of ``MODEL.BIFPN.REPEATS`` layers."""
+    check_nodes(cfg, "MODEL.BIFPN")
     arguments = neck_arguments(cfg, bottom_up, norm_node="BIFPN", strides=STRIDES)
-    check_minimum(1, "MODEL.BIFPN", cfg.MODEL.BIFPN, ["REPEATS"])
     return BiFPN(**arguments, repeats=cfg.MODEL.BIFPN.REPEATS)

@@ -10,7 +10,8 @@ from detectron2.config import CfgNode
 from detectron2.modeling import Backbone
 from torch import nn
 
-from ..checks import check_dilations, check_norm
+from ...config_checks import check_nodes
+from ..checks import check_norm
 from ..layers import (
     ASPP,
     ChannelAttentionGuidance,
@@ -182,8 +183,8 @@ def max_pool_to(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
     """Build SEM for the finest bottom-up level from ``MODEL.SEM``."""
+    check_nodes(cfg, "MODEL.SEM")
     check_norm("MODEL.SEM.NORM", cfg.MODEL.SEM.NORM, "MODEL.SEM.CHANNELS", cfg.MODEL.SEM.CHANNELS)
-    check_dilations("MODEL.SEM.DILATIONS", cfg.MODEL.SEM.DILATIONS)
     return SemanticEnhancementModule(
         in_channels,
         cfg.MODEL.FPN.OUT_CHANNELS,
@@ -198,10 +199,10 @@ def build_sem(cfg: CfgNode, in_channels: int) -> SemanticEnhancementModule:
 @register_neck("face_fpn")
 def face_fpn(cfg: CfgNode, bottom_up: Backbone) -> FACEFPN:
     """Build FACE-FPN, with SEM if ``MODEL.SEM.ENABLED``."""
+    check_nodes(cfg, "MODEL.FACE_FPN")
     face = cfg.MODEL.FACE_FPN
     aspp = ("MODEL.FACE_FPN.ASPP_NORM", "MODEL.FACE_FPN.ASPP_CHANNELS")
     check_norm(aspp[0], face.ASPP_NORM, aspp[1], face.ASPP_CHANNELS)
-    check_dilations("MODEL.FACE_FPN.ASPP_DILATIONS", face.ASPP_DILATIONS)
     arguments = neck_arguments(cfg, bottom_up, strides=STRIDES, has_sem=True)
     sem = None
     if cfg.MODEL.SEM.ENABLED:

@@ -12,10 +12,14 @@ from detectron2.layers import Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_resnet_backbone
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
+from ...config_checks import check_nodes
 from ..checks import check_levels, check_norm
 
 # Strides of the bottom-up features of all necks but the FPNs.
 STRIDES = (4, 8, 16, 32)
+
+# Names of the builders that register_neck has registered.
+_neck_builders: set[str] = set()
 
 
 class Pyramid(Backbone):
@@ -85,13 +89,18 @@ def build_bottom_up(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Build the bottom-up network ``MODEL.BOTTOM_UP.NAME``.
 
     Raises:
-        ValueError: if no builder of that name is registered.
+        ValueError: if no builder of that name is registered, or it builds a neck.
     """
     name = cfg.MODEL.BOTTOM_UP.NAME
     if name not in BACKBONE_REGISTRY:
         raise ValueError(
             f"MODEL.BOTTOM_UP.NAME is {name!r}, but no such backbone builder is registered; "
             "build_resnet_backbone and build_timm_backbone are"
+        )
+    if name in _neck_builders:
+        raise ValueError(
+            f"MODEL.BOTTOM_UP.NAME is {name!r}, which builds a neck; it must build a network "
+            "without one, such as build_resnet_backbone or build_timm_backbone"
         )
     return BACKBONE_REGISTRY.get(name)(cfg, input_shape)
 
@@ -119,6 +128,7 @@ def neck_arguments(
     fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
     if cfg.MODEL.SEM.ENABLED and not has_sem:
         raise ValueError(_no_sem(cfg.MODEL.BACKBONE.NAME))
+    check_nodes(cfg, "MODEL.FPN")
     check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
     if strides is not None:
         shapes = bottom_up.output_shape()
@@ -182,6 +192,7 @@ def register_neck(name: str, *, resnet: bool = True) -> Callable[[NeckBuilderT],
             # The registry takes the name from the function.
             builder.__name__ = builder.__qualname__ = builder_name
             builder.__module__ = build_neck.__module__
+            _neck_builders.add(builder_name)
             BACKBONE_REGISTRY.register(builder)
         return build_neck
 

@@ -19,6 +19,15 @@ from ..checks import check_range
 # Detectron2's feature names by stride.
 FEATURES = {4: "res2", 8: "res3", 16: "res4", 32: "res5"}
 
+# Arguments of timm.create_model that read or download weights; old versions execute code in them.
+LOADING_ARGUMENTS = {
+    "cache_dir",
+    "checkpoint_path",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+}
+
 
 def create_feature_model(name: str, **arguments: Any) -> nn.Module:
     """Create a timm model that returns its features at strides 4, 8, 16 and 32, finest first.
@@ -82,10 +91,16 @@ class TimmBottomUp(Backbone):
 
         Raises:
             ValueError: for a name that is not in timm, a model without features at these strides,
-                or a ``freeze_at`` outside 0 to 5 or that the model does not support.
+                a ``freeze_at`` outside 0 to 5 or that the model does not support, or one of
+                :data:`LOADING_ARGUMENTS`.
         """
         super().__init__()
         check_range("freeze_at", freeze_at, 0, 5)
+        loading = LOADING_ARGUMENTS & {*(model_arguments or {})}
+        if loading:
+            raise ValueError(
+                f"{', '.join(sorted(loading))} would read other weights than those of MODEL.WEIGHTS"
+            )
         self.model = create_feature_model(name, in_chans=in_channels, **(model_arguments or {}))
         self._out_features = list(FEATURES.values())
         self._out_feature_strides = {feature: stride for stride, feature in FEATURES.items()}
@@ -164,7 +179,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBottomUp:
             freeze_batch_norm=cfg.MODEL.TIMM.FREEZE_BATCH_NORM,
             model_arguments=cfg.MODEL.TIMM.ARGUMENTS,
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # A TypeError is due to MODEL.TIMM.ARGUMENTS.
         raise ValueError(
             f"MODEL.TIMM.NAME {name} with MODEL.BACKBONE.FREEZE_AT {freeze_at}: {error}"
         ) from error

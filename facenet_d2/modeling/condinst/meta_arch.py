@@ -18,16 +18,9 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
-from ...structures.masks import stride4_masks
-from ..checks import (
-    check_levels,
-    check_minimum,
-    check_norm,
-    check_num_classes,
-    check_probability,
-    check_share,
-    dense_levels,
-)
+from ...config_checks import check_nodes
+from ...structures.masks import inside_map, stride4_masks
+from ..checks import check_levels, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..losses import dice_loss
 from ..postprocessing import with_full_masks
@@ -127,15 +120,8 @@ class CondInst(InstanceModel[CondInstPredictions]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node = cfg.MODEL.CONDINST
+        check_nodes(cfg, "MODEL.CONDINST")
         check_num_classes("MODEL.CONDINST.NUM_CLASSES", node.NUM_CLASSES)
-        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
-            check_probability(f"MODEL.CONDINST.{name}", node[name])
-        counts = ["NUM_CONVS", "MASK_CHANNELS", "DYNAMIC_CONVS", "DYNAMIC_CHANNELS", "MAX_MASKS"]
-        check_minimum(1, "MODEL.CONDINST", node, [*counts, "TOPK_CANDIDATES_TEST"])
-        check_minimum(0, "MODEL.CONDINST", node, ["NUM_MASK_CONVS", "FOCAL_LOSS_GAMMA"])
-        check_minimum(0.5, "MODEL.CONDINST", node, ["CENTER_SAMPLING_RADIUS"])
-        shares = ["FOCAL_LOSS_ALPHA", "SCORE_THRESH_TEST", "NMS_THRESH_TEST"]
-        check_share("MODEL.CONDINST", node, shares)
         for norm, channels in (("NORM", "CONV_CHANNELS"), ("MASK_NORM", "MASK_CONV_CHANNELS")):
             check_norm(
                 f"MODEL.CONDINST.{norm}", node[norm], f"MODEL.CONDINST.{channels}", node[channels]
@@ -143,8 +129,6 @@ class CondInst(InstanceModel[CondInstPredictions]):
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.CONDINST.IN_FEATURES", node.IN_FEATURES, shapes)
-        if not node.MASK_IN_FEATURES:
-            raise ValueError("MODEL.CONDINST.MASK_IN_FEATURES is empty; it must name a level")
         mask_strides = [MASK_FEATURE_STRIDE * 2**i for i in range(len(node.MASK_IN_FEATURES))]
         check_levels("MODEL.CONDINST.MASK_IN_FEATURES", node.MASK_IN_FEATURES, shapes, mask_strides)
         mask_head = DynamicMaskHead(
@@ -220,12 +204,18 @@ class CondInst(InstanceModel[CondInstPredictions]):
         )
 
     def losses(
-        self, predictions: CondInstPredictions, gt_instances: Sequence[Instances]
+        self,
+        predictions: CondInstPredictions,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
-        """Compute FCOS's losses and ``loss_mask``, the mean Dice loss of positive positions."""
+        """Compute FCOS's losses and ``loss_mask``, the mean Dice loss of positive positions.
+
+        Background positions in an ignored region have no loss.
+        """
         owners = [self.match(predictions.anchors, gt) for gt in gt_instances]
         return {
-            **self._detection_losses(predictions, owners, gt_instances),
+            **self._detection_losses(predictions, owners, gt_instances, ignore_maps),
             "loss_mask": self._mask_loss(predictions, owners, gt_instances),
         }
 
@@ -234,6 +224,7 @@ class CondInst(InstanceModel[CondInstPredictions]):
         predictions: CondInstPredictions,
         owners: Sequence[torch.Tensor],
         gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None],
     ) -> dict[str, torch.Tensor]:
         logits, distances, centerness = (
             torch.cat([x.float() for x in levels], dim=1)
@@ -246,9 +237,16 @@ class CondInst(InstanceModel[CondInstPredictions]):
         normalizer = mean_over_processes(max(num_positive, 1), self.device)
 
         one_hot = F.one_hot(self._labels(owners, gt_instances), self.num_classes + 1)
+        one_hot = one_hot[..., : self.num_classes].to(logits.dtype)
+        if any(m is not None for m in ignore_maps):
+            x, y = position_centers(anchors).unbind(dim=1)
+            used = positive.clone()
+            for used_in_image, ignore_map in zip(used, ignore_maps, strict=True):
+                used_in_image |= True if ignore_map is None else ~inside_map(ignore_map, x, y)
+            logits, one_hot = logits[used], one_hot[used]
         cls = sigmoid_focal_loss(
             logits,
-            one_hot[..., : self.num_classes].to(logits.dtype),
+            one_hot,
             alpha=self.focal_alpha,
             gamma=self.focal_gamma,
             reduction="sum",

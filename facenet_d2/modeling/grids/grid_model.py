@@ -14,18 +14,15 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from ..checks import (
-    check_choice,
     check_equal_lengths,
     check_levels,
     check_num_classes,
-    check_probability,
 )
 from ..instance_model import InstanceModel
 from .layout import GridLayout
 from .losses import category_loss
-from .matrix_nms import KERNELS
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
-from .targets import ImageTargets, assign_targets
+from .targets import ImageTargets, assign_targets, ignored_cells
 
 
 class GridPredictions(Protocol):
@@ -116,9 +113,6 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """
         node = cfg.MODEL.SOLOV2
         check_num_classes("MODEL.SOLOV2.NUM_CLASSES", node.NUM_CLASSES)
-        check_choice("MODEL.SOLOV2.NMS_KERNEL", node.NMS_KERNEL, KERNELS)
-        for name in ("PRIOR_PROB", "MASK_THRESH_TEST"):
-            check_probability(f"MODEL.SOLOV2.{name}", node[name])
         layout = GridLayout.from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
@@ -165,11 +159,22 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """
 
     def losses(
-        self, predictions: GridPredictionsT, gt_instances: Sequence[Instances]
+        self,
+        predictions: GridPredictionsT,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
-        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``."""
+        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``.
+
+        Cells that are not positive and whose centres lie in an ignored region have no loss.
+        """
         size = self.mask_size(predictions)
         targets = [assign_targets(x, self.layout, self.num_classes, size) for x in gt_instances]
+        for target, ignore_map in zip(targets, ignore_maps):
+            if ignore_map is not None:
+                target.ignored = ignored_cells(
+                    ignore_map, target.categories == self.num_classes, self.layout, size
+                )
         categories = torch.stack([t.categories for t in targets])
         num_positive = (categories < self.num_classes).sum()
         get_event_storage().put_scalar("positive_cells", num_positive.item() / len(targets))

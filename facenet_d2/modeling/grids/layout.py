@@ -34,14 +34,9 @@ class GridLayout:
         """Read the layout from ``MODEL.SOLOV2``, which SOLO shares.
 
         Raises:
-            ValueError: for lists of different lengths or a scale range that is not a pair.
+            ValueError: for lists of different lengths.
         """
         node = cfg.MODEL.SOLOV2
-        if any(len(r) != 2 for r in node.SCALE_RANGES):
-            raise ValueError(
-                f"MODEL.SOLOV2.SCALE_RANGES is {node.SCALE_RANGES}; it must be pairs of a minimum "
-                "and a maximum size"
-            )
         names = ("NUM_GRIDS", "SCALE_RANGES")
         check_equal_lengths({f"MODEL.SOLOV2.{name}": node[name] for name in names})
         return cls(

@@ -17,6 +17,8 @@ def category_loss(
 ) -> torch.Tensor:
     """Sum the focal loss of all cells and divide it by the number of positive cells + 1.
 
+    Ignored cells are left out.
+
     Args:
         logits: class logits, ``(N, cells, C)``.
         targets: targets of the N images.
@@ -30,6 +32,14 @@ def category_loss(
     categories = torch.stack([t.categories for t in targets])
     one_hot = F.one_hot(categories, num_classes + 1)[..., :num_classes]
     num_positive = (categories < num_classes).sum()
+    if any(t.ignored is not None for t in targets):
+        used = torch.stack(
+            [
+                torch.ones_like(t.categories, dtype=torch.bool) if t.ignored is None else ~t.ignored
+                for t in targets
+            ]
+        )
+        logits, one_hot = logits[used], one_hot[used]
     loss = sigmoid_focal_loss(
         logits.float(), one_hot.to(torch.float32), alpha=alpha, gamma=gamma, reduction="sum"
     )

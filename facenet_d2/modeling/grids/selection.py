@@ -12,6 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 from ...structures.enlarge import enlarge_masks
+from ...structures.rle_masks import RLEMasks
 from .matrix_nms import matrix_nms
 
 # Maximum size of a chunk of masks.
@@ -79,26 +80,6 @@ def suppress_neighbours(scores: torch.Tensor, num_grids: Sequence[int]) -> torch
     return torch.cat(levels, dim=1)
 
 
-def empty_instances(image_size: tuple[int, int], device: torch.device) -> Instances:
-    """Return an :class:`Instances` without predictions, with all fields."""
-    masks = torch.zeros((0, *image_size), dtype=torch.bool, device=device)
-    classes = torch.zeros(0, dtype=torch.int64, device=device)
-    return _instances(
-        masks, torch.zeros(0, device=device), classes, torch.zeros((0, 4), device=device)
-    )
-
-
-def _instances(
-    masks: torch.Tensor, scores: torch.Tensor, classes: torch.Tensor, boxes: torch.Tensor
-) -> Instances:
-    result = Instances(tuple(masks.shape[-2:]))
-    result.pred_masks = masks
-    result.scores = scores
-    result.pred_classes = classes
-    result.pred_boxes = Boxes(boxes)
-    return result
-
-
 def area_and_maskness(
     logits: torch.Tensor, binary: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -148,13 +129,13 @@ def detect_instances(
         output_size: (height, width) of the result.
 
     Returns:
-        ``pred_masks`` ``(M, *output_size)`` bool, ``scores``, ``pred_classes`` and the tight
-        ``pred_boxes`` of the masks, sorted by descending score. M may be zero.
+        M instances with ``pred_masks`` (:class:`RLEMasks`), ``scores``, ``pred_classes`` and the
+        tight ``pred_boxes`` of the masks, sorted by descending score. M may be zero.
     """
     cells, classes = (scores > settings.score_threshold).nonzero(as_tuple=True)
-    if len(cells) == 0:
-        return empty_instances(output_size, scores.device)
     cell_scores = scores[cells, classes]
+    if len(cells) == 0:
+        return _instances(RLEMasks([], output_size), cell_scores, classes)
     if len(cells) > settings.max_candidates:
         best = cell_scores.argsort(descending=True, stable=True)[: settings.max_candidates]
         best = best.sort().values
@@ -183,14 +164,23 @@ def detect_instances(
 
     order = cell_scores.argsort(descending=True, stable=True)[: settings.max_instances]
     order = order[cell_scores[order] >= settings.update_threshold]
-    masks, boxes = enlarge_masks(
+    masks = enlarge_masks(
         logits[mask_of[order]].sigmoid_().unflatten(1, mask_size),
         input_size,
         output_size,
         threshold,
     )
     # A mask can vanish when it is scaled to a smaller image or when the padding is cut off.
-    visible = boxes[:, 2] > 0
+    visible = torch.from_numpy(masks.areas() > 0)
     if not visible.all():
-        masks, boxes, order = masks[visible], boxes[visible], order[visible]
-    return _instances(masks, cell_scores[order], classes[order], boxes)
+        masks, order = masks[visible], order[visible.to(order.device)]
+    return _instances(masks, cell_scores[order], classes[order])
+
+
+def _instances(masks: RLEMasks, scores: torch.Tensor, classes: torch.Tensor) -> Instances:
+    result = Instances(masks.image_size)
+    result.pred_masks = masks
+    result.scores = scores
+    result.pred_classes = classes
+    result.pred_boxes = Boxes(masks.boxes().to(scores.device))
+    return result

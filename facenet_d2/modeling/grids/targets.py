@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Instances
 
-from ...structures.masks import MASK_STRIDE, downsample_masks, full_size_masks, mass_centers
+from ...structures.masks import (
+    MASK_STRIDE,
+    downsample_masks,
+    full_size_masks,
+    inside_map,
+    mass_centers,
+)
 from .layout import GridLayout
 
 
@@ -23,12 +29,14 @@ class ImageTargets:
         cells: cell of each pair, ``(P,)`` int64.
         instances: instance of each pair, an index into ``masks``, ``(P,)`` int64.
         masks: masks of the instances, ``(N, H/4, W/4)`` bool.
+        ignored: cells without a category loss, ``(cells,)`` bool; None if there are none.
     """
 
     categories: torch.Tensor
     cells: torch.Tensor
     instances: torch.Tensor
     masks: torch.Tensor
+    ignored: torch.Tensor | None = None
 
 
 def assign_cells(
@@ -141,3 +149,28 @@ def assign_targets(
         instances=owners,
         masks=masks,
     )
+
+
+def ignored_cells(
+    ignore_map: torch.Tensor,
+    is_background: torch.Tensor,
+    layout: GridLayout,
+    mask_size: tuple[int, int],
+) -> torch.Tensor:
+    """Find the background cells whose centres lie in an ignored region.
+
+    Args:
+        ignore_map: the region at stride 4, ``(h, w)`` bool, without the padding of the batch.
+        is_background: whether each cell is not positive, ``(cells,)`` bool.
+        layout: grids.
+        mask_size: (H/4, W/4) of the padded batch, which the grids divide.
+
+    Returns:
+        ``(cells,)`` bool.
+    """
+    levels = []
+    for number in layout.num_grids:
+        places = (torch.arange(number, device=ignore_map.device) + 0.5) * MASK_STRIDE / number
+        y, x = torch.meshgrid(places * mask_size[0], places * mask_size[1], indexing="ij")
+        levels.append(inside_map(ignore_map, x, y).flatten())
+    return is_background & torch.cat(levels)

@@ -1,5 +1,6 @@
-"""RoI heads of Mask R-CNN's variants."""
+"""Mask R-CNN and the RoI heads of its variants."""
 
 from .mask_scoring import MaskIoUHead, MaskScoringHead, mask_ious
+from .meta_arch import MaskRCNN
 
-__all__ = ["MaskIoUHead", "MaskScoringHead", "mask_ious"]
+__all__ = ["MaskIoUHead", "MaskRCNN", "MaskScoringHead", "mask_ious"]

@@ -21,8 +21,8 @@ from detectron2.modeling.roi_heads.mask_head import (
 from detectron2.structures import Instances, PolygonMasks
 from torch import nn
 
+from ...config_checks import check_nodes
 from ...structures.masks import MASKS_AT_ONCE
-from ..checks import check_minimum
 
 
 class MaskIoUHead(nn.Module):
@@ -162,9 +162,7 @@ class MaskScoringHead(BaseMaskRCNNHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         node = cfg.MODEL.ROI_MASK_IOU_HEAD
-        check_minimum(1, "MODEL.ROI_MASK_IOU_HEAD", node, ["CONV_DIM", "NUM_CONV", "FC_DIM"])
-        check_minimum(0, "MODEL.ROI_MASK_IOU_HEAD", node, ["LOSS_WEIGHT"])
-        check_minimum(1, "MODEL.ROI_MASK_HEAD", cfg.MODEL.ROI_MASK_HEAD, ["POOLER_RESOLUTION"])
+        check_nodes(cfg, "MODEL.ROI_MASK_IOU_HEAD", "MODEL.ROI_MASK_HEAD")
         return {
             **super().from_config(cfg, input_shape),
             "mask_head": MaskRCNNConvUpsampleHead(cfg, input_shape),

@@ -9,8 +9,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 
+from ...config_checks import check_nodes
 from ...structures.masks import reduce_masks
-from ..checks import check_minimum, check_norm, check_probability
+from ..checks import check_norm
 from ..grids.grid_model import GridModel
 from ..grids.layout import GridLayout
 from ..grids.selection import InferenceSettings
@@ -97,9 +98,8 @@ class SOLO(GridModel[SOLOPredictions]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         node, shared = cfg.MODEL.SOLO, cfg.MODEL.SOLOV2
+        check_nodes(cfg, "MODEL.SOLO", "MODEL.SOLOV2")
         check_norm("MODEL.SOLOV2.NORM", shared.NORM, "MODEL.SOLO.CONV_CHANNELS", node.CONV_CHANNELS)
-        check_minimum(1, "MODEL.SOLO", node, ["NUM_CONVS"])
-        check_probability("MODEL.SOLO.MASK_PRIOR_PROB", node.MASK_PRIOR_PROB)
         arguments = super().from_config(cfg)
         in_channels = arguments["backbone"].output_shape()[shared.IN_FEATURES[0]].channels
         towers = {

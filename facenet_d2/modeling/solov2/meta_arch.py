@@ -9,7 +9,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 
-from ..checks import check_choices, check_levels, check_norm, check_range
+from ...config_checks import check_nodes
+from ..checks import check_levels, check_norm, check_range
 from ..grids.grid_model import GridModel
 from ..grids.layout import GridLayout
 from ..grids.losses import mask_loss
@@ -17,7 +18,7 @@ from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
-from .heads import BRANCHES, SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
 
 
 class SOLOv2Predictions(NamedTuple):
@@ -100,10 +101,10 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        check_nodes(cfg, "MODEL.SOLOV2")
         node = cfg.MODEL.SOLOV2
         for name in ("CONV_CHANNELS", "MASK_CHANNELS", "KERNEL_CHANNELS"):
             check_norm("MODEL.SOLOV2.NORM", node.NORM, f"MODEL.SOLOV2.{name}", node[name])
-        check_choices("MODEL.SOLOV2.DEFORM_BRANCHES", node.DEFORM_BRANCHES, BRANCHES)
         check_range("MODEL.SOLOV2.DEFORM_CONVS", node.DEFORM_CONVS, 0, node.NUM_CONVS)
         arguments = super().from_config(cfg)
         shapes = arguments["backbone"].output_shape()

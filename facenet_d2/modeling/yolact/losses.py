@@ -82,13 +82,19 @@ def lincomb_loss(
     return (loss * inside).flatten(1).sum(dim=1) / sides.prod(dim=1)[owners]
 
 
-def semantic_loss(logits: torch.Tensor, masks: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+def semantic_loss(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    classes: torch.Tensor,
+    ignore_map: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Compute the binary cross-entropy of each class at each pixel.
 
     Args:
         logits: class logits, ``(C, h, w)``.
         masks: masks of the objects, ``(N, 2h, 2w)`` bool.
         classes: class of each object, ``(N,)`` int64.
+        ignore_map: region of which pixels that belong to no object have no loss, ``(2h, 2w)`` bool.
 
     Returns:
         The loss, a scalar: summed over classes, averaged over pixels.
@@ -98,5 +104,9 @@ def semantic_loss(logits: torch.Tensor, masks: torch.Tensor, classes: torch.Tens
     small = F.max_pool2d(masks[:, None].float(), 2).flatten(1)
     of_class = F.one_hot(classes, len(logits)).T.float()
     target = (of_class @ small > 0).float().view_as(logits)
-    loss = F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+    weight = None
+    if ignore_map is not None:
+        ignored = F.max_pool2d(ignore_map[None, None].float(), 2)[0] > 0
+        weight = (~ignored | (target > 0).any(dim=0)).float().expand_as(target)
+    loss = F.binary_cross_entropy_with_logits(logits, target, weight, reduction="sum")
     return loss / (logits.shape[1] * logits.shape[2])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import Conv2d
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
@@ -16,16 +17,9 @@ from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
-from ...structures.masks import MASK_STRIDE, stride4_masks
-from ..checks import (
-    check_levels,
-    check_minimum,
-    check_num_classes,
-    check_positive,
-    check_probability,
-    check_share,
-    dense_levels,
-)
+from ...config_checks import check_nodes
+from ...structures.masks import MASK_STRIDE, inside_map, stride4_masks
+from ..checks import check_levels, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..postprocessing import with_full_masks
 from ..sampling import spread_evenly
@@ -145,31 +139,8 @@ class YOLACT(InstanceModel[YOLACTPredictions]):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         yolact = cfg.MODEL.YOLACT
+        check_nodes(cfg, "MODEL.YOLACT")
         check_num_classes("MODEL.YOLACT.NUM_CLASSES", yolact.NUM_CLASSES)
-        check_probability("MODEL.YOLACT.MASK_THRESH_TEST", yolact.MASK_THRESH_TEST)
-        check_positive("MODEL.YOLACT.ANCHOR_SCALE", yolact.ANCHOR_SCALE)
-        check_minimum(
-            1,
-            "MODEL.YOLACT",
-            yolact,
-            ["NUM_PROTOTYPES", "CONV_CHANNELS", "MAX_MASKS", "PRE_NMS_TOPK_TEST"],
-        )
-        weights = ["NEGATIVE_RATIO", "BOX_WEIGHT", "MASK_WEIGHT", "SEMANTIC_WEIGHT"]
-        check_minimum(0, "MODEL.YOLACT", yolact, ["NUM_CONVS", "NUM_PROTOTYPE_CONVS", *weights])
-        check_share("MODEL.YOLACT", yolact, ["SCORE_THRESH_TEST", "NMS_THRESH_TEST"])
-        for key, count in (("ANCHOR_RATIOS", None), ("BBOX_REG_WEIGHTS", 4)):
-            numbers = yolact[key]
-            if not numbers or len(numbers) != (count or len(numbers)) or not min(numbers) > 0:
-                raise ValueError(
-                    f"MODEL.YOLACT.{key} is {numbers}; it must be {count or 'one or more'} "
-                    "positive numbers"
-                )
-        low_high = yolact.IOU_THRESHOLDS
-        if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= 1:
-            raise ValueError(
-                f"MODEL.YOLACT.IOU_THRESHOLDS is {low_high}; it must be two numbers between 0 and "
-                "1. Anchors with an IoU below the first are background, from the second on positive"
-            )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         levels = dense_levels("MODEL.YOLACT.IN_FEATURES", yolact.IN_FEATURES, shapes)
@@ -260,12 +231,16 @@ class YOLACT(InstanceModel[YOLACTPredictions]):
         return torch.where(kinds == -1, -1, labels), owners
 
     def losses(
-        self, predictions: YOLACTPredictions, gt_instances: Sequence[Instances]
+        self,
+        predictions: YOLACTPredictions,
+        gt_instances: Sequence[Instances],
+        ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
         """Compute the losses of a batch.
 
         ``loss_cls``, ``loss_box`` and ``loss_mask`` are averaged over the positive anchors of the
-        batch, ``loss_semantic`` over the images.
+        batch, ``loss_semantic`` over the images. Background anchors whose centres lie in an ignored
+        region, and pixels of the region that belong to no object, have no loss.
         """
         logits, deltas, coefficients, anchors, prototypes, semantic_logits = predictions
         assert semantic_logits is not None  # They are computed in training mode.
@@ -276,9 +251,18 @@ class YOLACT(InstanceModel[YOLACTPredictions]):
         cls, box, mask, seg, positives = zero, zero, zero, zero, 0
         for i, instances in enumerate(gt_instances):
             labels, owners = self.match_anchors(anchors, instances)
+            ignore_map = ignore_maps[i] if ignore_maps else None
+            if ignore_map is not None:
+                x, y = Boxes(anchors).get_centers().unbind(dim=1)
+                background = labels == self.num_classes
+                labels = labels.masked_fill(background & inside_map(ignore_map, x, y), -1)
+                h, w = ignore_map.shape
+                ignore_map = F.pad(ignore_map, (0, size[1] - w, 0, size[0] - h))
             masks = stride4_masks(instances, size)
             cls = cls + hard_negative_loss(logits[i].float(), labels, self.negative_ratio)
-            seg = seg + semantic_loss(semantic_logits[i].float(), masks, instances.gt_classes)
+            seg = seg + semantic_loss(
+                semantic_logits[i].float(), masks, instances.gt_classes, ignore_map
+            )
             found = ((labels >= 0) & (labels < self.num_classes)).nonzero()[:, 0]
             if len(found) == 0:
                 continue

@@ -1,0 +1,64 @@
+"""Which files that a config names are downloaded.
+
+A config may come from somebody else. Weights under the names of a fixed publisher are downloaded:
+Detectron2's model zoo, torchvision and timm. Any other address, and that of a ``_BASE_``, is used
+only on request: if it was given on the command line, or if ``FACENET_D2_ALLOW_DOWNLOADS`` is set.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from ..errors import UserError
+from ..model_zoo import PREFIX
+from ..weights import PRETRAINED
+
+ALLOW = "FACENET_D2_ALLOW_DOWNLOADS"
+"""Environment variable: if set to 1, any address in a config may be downloaded."""
+
+PUBLISHERS = ("detectron2://", "catalog://", PREFIX, *PRETRAINED)
+
+
+def _is_allowed() -> bool:
+    return os.environ.get(ALLOW, "") not in ("", "0")
+
+
+def check_weights_address(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    """Refuse an address in ``MODEL.WEIGHTS`` that the user did not ask for.
+
+    Args:
+        cfg: config with the overrides.
+        overrides: KEY VALUE pairs, as on the command line.
+
+    Raises:
+        UserError: If the address is refused.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    if "://" not in weights:
+        return
+    if ".." in weights.split("/"):
+        # The download would be stored outside of the cache.
+        raise UserError(f"MODEL.WEIGHTS {weights} contains '..'; write the address without it.")
+    is_requested = "MODEL.WEIGHTS" in overrides[::2] or _is_allowed()
+    if not is_requested and not weights.startswith(PUBLISHERS):
+        raise UserError(
+            f"MODEL.WEIGHTS {weights} in the config is not downloaded unless you ask for it: add "
+            f"MODEL.WEIGHTS {weights} to the command line, or set {ALLOW}=1."
+        )
+
+
+class LocalConfig(CfgNode):
+    """Detectron2's ``CfgNode``, whose files are local."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> Any:
+        if "://" in filename and not _is_allowed():
+            raise UserError(
+                f"_BASE_ {filename} is not downloaded unless {ALLOW}=1 is set; save a copy, and "
+                "name it in _BASE_."
+            )
+        return super()._open_cfg(filename)

@@ -1,0 +1,177 @@
+"""Suppression of instances by others, while a scene's instances are still arriving."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from shapely import STRtree, box
+
+from .groups import Box, Instance, count_shared
+
+
+class Rule(Protocol):
+    """When an instance is dropped in favour of another one."""
+
+    def can_lose(self, instance: Instance) -> bool:
+        """Return whether an instance can be dropped at all."""
+
+    def rank(self, instance: Instance) -> tuple[float, ...]:
+        """Return the instance's rank: it is compared with instances of larger ranks only."""
+
+    def loses(self, instance: Instance, other: Instance) -> bool:
+        """Return whether an instance is dropped if the other one, of a larger rank, is kept."""
+
+
+class DropLeftovers(Rule):
+    """Drop a cut mask if more than half of it lies within another instance of its class.
+
+    Such a mask remains where two tiles disagree, for example if one sees two objects and the other
+    one. A tile that reports both instances tells them apart, so that its part of the other instance
+    does not count.
+    """
+
+    def can_lose(self, instance: Instance) -> bool:
+        return not instance.whole
+
+    def rank(self, instance: Instance) -> tuple[float, ...]:
+        return (instance.whole, instance.area, -instance.serial)
+
+    def loses(self, instance: Instance, other: Instance) -> bool:
+        if other.class_id != instance.class_id:
+            return False
+        parts = [
+            part for part in other.parts if (part.tile.row, part.tile.column) not in instance.tiles
+        ]
+        return 2 * count_shared(instance, parts) > instance.area
+
+
+class DropRepeats(Rule):
+    """Drop the instance with the lower score of two of different classes with similar masks.
+
+    Args:
+        iou: IoU above which masks are similar.
+    """
+
+    def __init__(self, iou: float) -> None:
+        self.iou = iou
+
+    def can_lose(self, instance: Instance) -> bool:
+        return True
+
+    def rank(self, instance: Instance) -> tuple[float, ...]:
+        return (instance.score, instance.area, -instance.serial)
+
+    def loses(self, instance: Instance, other: Instance) -> bool:
+        smaller, larger = sorted((instance.area, other.area))
+        if other.class_id == instance.class_id or smaller <= self.iou * larger:
+            return False
+        shared = count_shared(instance, [other])
+        return shared > self.iou * (smaller + larger - shared)
+
+
+def as_boxes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:
+    """Return boxes (left, top, right, bottom) as Shapely polygons."""
+    return box(*np.asarray(boxes, np.float64).reshape(-1, 4).T)
+
+
+@dataclass(eq=False, slots=True)
+class _Candidate:
+    """An instance, and whether it belongs to the result, which is None while that is open.
+
+    ``rivals`` are those that it loses against if one of them is kept.
+    """
+
+    instance: Instance
+    kept: bool | None
+    rivals: list[_Candidate] = field(default_factory=list)
+
+
+class Suppression:
+    """A rule applied to instances in the order of their arrival.
+
+    The result is that of all instances at once: taken by decreasing rank, each is dropped if it
+    loses against one that is kept. An instance is decided as soon as no instance to come can
+    overlap it. Only instances that are undecided, or that can still be compared with one to come,
+    are held.
+
+    Args:
+        rule: the rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.dropped = 0
+        self._held: list[_Candidate] = []
+
+    @property
+    def undecided(self) -> list[Box]:
+        """Boxes of the undecided instances."""
+        return [held.instance.box for held in self._held if held.kept is None]
+
+    def add(self, new: Sequence[Instance], open_boxes: Sequence[Box]) -> list[Instance]:
+        """Add instances and return those, of these and earlier ones, that are now kept.
+
+        Args:
+            new: instances.
+            open_boxes: boxes of which later instances are made: where such an instance overlaps one
+                that was added, it lies within these boxes.
+        """
+        rule = self.rule
+        returned = {held for held in self._held if held.kept}
+        added = [_Candidate(x, None if rule.can_lose(x) else True) for x in new]
+        candidates = [*self._held, *added]
+        for loser, winner in _overlapping(candidates, len(self._held)):
+            x, y = loser.instance, winner.instance
+            if rule.rank(y) > rule.rank(x) and rule.loses(x, y):
+                loser.rivals.append(winner)
+
+        is_open = _intersect([c.instance.box for c in candidates], open_boxes)
+        undecided = [
+            (candidate, waits)
+            for candidate, waits in zip(candidates, is_open)
+            if candidate.kept is None
+        ]
+        # Rivals come first, so that one pass decides all that can be decided.
+        undecided.sort(key=lambda pair: rule.rank(pair[0].instance), reverse=True)
+        for candidate, waits in undecided:
+            if any(rival.kept for rival in candidate.rivals):
+                candidate.kept = False
+                self.dropped += 1
+            elif not waits and all(rival.kept is False for rival in candidate.rivals):
+                candidate.kept = True
+        kept = [c.instance for c in candidates if c.kept and c not in returned]
+        self._held = [
+            candidate
+            for candidate, waits in zip(candidates, is_open)
+            if candidate.kept is None or (candidate.kept and waits)
+        ]
+        return kept
+
+
+def _overlapping(
+    candidates: Sequence[_Candidate], known: int
+) -> Iterator[tuple[_Candidate, _Candidate]]:
+    """Yield the pairs (undecided candidate, other one) of intersecting boxes.
+
+    Pairs of the first ``known`` candidates, which were compared when they were added, are left out.
+    """
+    losers = [i for i, candidate in enumerate(candidates) if candidate.kept is None]
+    if not losers:
+        return
+    boxes = as_boxes([candidate.instance.box for candidate in candidates])
+    first, second = STRtree(boxes).query(boxes[losers])
+    first = np.array(losers)[first]
+    compare = (first != second) & ((first >= known) | (second >= known))
+    for i, j in zip(first[compare].tolist(), second[compare].tolist()):
+        yield candidates[i], candidates[j]
+
+
+def _intersect(boxes: Sequence[Box], others: Sequence[Box]) -> np.ndarray:
+    """Return for each box whether it intersects or touches one of the others, bool."""
+    result = np.zeros(len(boxes), bool)
+    if boxes and others:
+        result[STRtree(as_boxes(others)).query(as_boxes(boxes))[0]] = True
+    return result

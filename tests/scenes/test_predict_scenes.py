@@ -1,0 +1,222 @@
+"""tools/predict_scenes.py and ScenePredictor, with a small model whose weights are random."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import predict_scenes as tool
+import pytest
+import rasterio
+import torch
+from affine import Affine
+from helpers import REPOSITORY, write_tiny_config
+from PIL import Image
+
+from facenet_d2 import UserError
+from facenet_d2.engine import run_command
+from facenet_d2.engine.scene_predictor import ScenePredictor
+from facenet_d2.engine.setup import load_config
+from facenet_d2.engine.trainer import Trainer
+
+THRESHOLD = ("--confidence-threshold", "0")
+TILES = ("--tile-size", "96", "--overlap", "32", "--batch-size", "2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, scenes):
+    """A config and a checkpoint of a model that predicts something everywhere."""
+    folder = tmp_path_factory.mktemp("model")
+    config = write_tiny_config(folder, scenes)
+    cfg = load_config(config, ["TEST.DETECTIONS_PER_IMAGE", "20"])
+    torch.manual_seed(0)
+    model = Trainer.build_model(cfg)
+    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
+    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    (folder / "own.yaml").write_text(cfg.dump())
+    return folder
+
+
+@pytest.fixture
+def scene(tmp_path, scenes):
+    """Two scenes side by side, as a GeoTIFF."""
+    images = [np.asarray(Image.open(scenes / "images" / f"0000{i}.png")) for i in range(2)]
+    return write_scene(tmp_path / "scene.tif", np.concatenate(images, axis=1))
+
+
+def write_scene(file, pixels):
+    with rasterio.open(
+        file,
+        "w",
+        driver="GTiff",
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        count=pixels.shape[2],
+        dtype=pixels.dtype,
+        crs="EPSG:32633",
+        transform=Affine(0.5, 0, 500000, 0, -0.5, 4649776),
+    ) as dataset:
+        dataset.write(np.moveaxis(pixels, 2, 0))
+    return file
+
+
+def predict(monkeypatch, model, *args):
+    command = ["predict_scenes.py", "--config-file", model / "own.yaml", *args]
+    command += ["--opts", "MODEL.WEIGHTS", model / "model.pth"]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    return run_command(tool.main)
+
+
+def test_files_and_python_agree(monkeypatch, capsys, model, scene, tmp_path):
+    outputs = [tmp_path / f"out.{suffix}" for suffix in ("gpkg", "json", "png")]
+    assert (
+        predict(monkeypatch, model, "--input", scene, "--output", *outputs, *THRESHOLD, *TILES) == 0
+    )
+    line = capsys.readouterr().out.splitlines()[-1]
+    results = json.loads(outputs[1].read_text())
+    assert line.startswith(f"{scene}: {len(results)} instances")
+    with sqlite3.connect(outputs[0]) as connection:
+        (number,) = connection.execute("SELECT COUNT(*) FROM instances").fetchone()
+    assert number == len(results) > 5
+    assert not list(tmp_path.glob(".*tiles"))
+
+    predictor = ScenePredictor(
+        model / "own.yaml", model / "model.pth", tile_size=96, overlap=32, batch_size=2
+    )
+    from_file = predictor(scene)
+    assert len(from_file) == len(results)
+    assert [i.score for i in from_file.instances] == [r["score"] for r in results]
+    assert len(from_file.geometries) == len(results)
+    x0, y0, x1, y1 = from_file.geometries[0].bounds
+    assert 500000 <= x0 < x1 <= 500128
+    assert 4649712 <= y0 < y1 <= 4649776
+    pixels = np.moveaxis(rasterio.open(scene).read(), 0, 2)
+    from_array = predictor(pixels)
+    for a, b in zip(from_file.instances, from_array.instances, strict=True):
+        assert (a.x0, a.y0, a.score) == (b.x0, b.y0, b.score)
+        np.testing.assert_array_equal(a.mask, b.mask)
+
+
+def test_one_tile_is_the_prediction_of_the_image(model, scenes):
+    """For a scene that is not larger than a tile, the model's own result for the image."""
+    image = np.asarray(Image.open(scenes / "images" / "00000.png"))[:96, :96]
+    predictor = ScenePredictor(model / "own.yaml", model / "model.pth", tile_size=96)
+    expected = predictor.predictor(np.ascontiguousarray(image[:, :, ::-1]))
+    actual = predictor(np.ascontiguousarray(image))
+    assert len(actual) == len(expected) == 20
+    order = np.argsort([-i.score for i in actual.instances], kind="stable")
+    for place, mask in zip(order, expected.pred_masks, strict=True):
+        instance = actual.instances[place]
+        h, w = instance.mask.shape
+        full = np.zeros((96, 96), bool)
+        full[instance.y0 : instance.y0 + h, instance.x0 : instance.x0 + w] = instance.mask
+        np.testing.assert_array_equal(full, mask.numpy())
+    # The limit of detections is reached, which is counted.
+    assert actual.report.capped == [(0, 0)]
+
+
+def test_interrupted_sharded_and_parallel_runs_are_identical(model, scene, tmp_path, monkeypatch):
+    def outputs(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        return [folder / "out.gpkg", folder / "out.json"]
+
+    def content(files):
+        return [file.read_bytes() for file in files]
+
+    where = ("--input", scene, *THRESHOLD, *TILES, "--output")
+    plain = outputs("plain")
+    assert predict(monkeypatch, model, *where, *plain) == 0
+    sharded = outputs("sharded")
+    for shard in ("1/2", "2/2"):
+        assert predict(monkeypatch, model, *where, *sharded, "--shard", shard) == 0
+        assert not sharded[0].exists()
+    (tiles,) = (tmp_path / "sharded").glob(".*tiles")
+    before = {file.name: file.stat().st_mtime_ns for file in tiles.iterdir()}
+    assert predict(monkeypatch, model, *where, *sharded, "--keep-tiles") == 0
+    assert {file.name: file.stat().st_mtime_ns for file in tiles.iterdir()} == before
+    assert content(sharded) == content(plain)
+    parallel = outputs("parallel")
+    assert predict(monkeypatch, model, *where, *parallel, "--workers", "2") == 0
+    assert content(parallel) == content(plain)
+
+
+def test_interrupt(model, tmp_path):
+    """Ctrl-C keeps the finished tiles, and the same command continues."""
+    rng = np.random.default_rng(0)
+    scene = write_scene(tmp_path / "scene.tif", rng.integers(0, 255, (700, 900, 3), np.uint8))
+    command = [
+        *(sys.executable, REPOSITORY / "tools" / "predict_scenes.py"),
+        *("--config-file", model / "own.yaml", "--input", scene, *THRESHOLD, *TILES),
+        *("--output", tmp_path / "out.gpkg", "--opts", "MODEL.WEIGHTS", model / "model.pth"),
+    ]
+    command = list(map(str, command))
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob(".*tiles/[0-9]*.npz"))) < 4:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the same command continues" in printed
+    assert "Traceback" not in printed
+    assert not (tmp_path / "out.gpkg").exists()
+    done = len(list(tmp_path.glob(".*tiles/[0-9]*.npz")))
+    assert done >= 4
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    first = result.stderr.replace("\r", "\n").strip().splitlines()[0]
+    assert f"| {done}/" in first
+    assert (tmp_path / "out.gpkg").is_file()
+
+
+def test_several_scenes(monkeypatch, capsys, model, scene, tmp_path):
+    pixels = np.moveaxis(rasterio.open(scene).read(), 0, 2)
+    (tmp_path / "many").mkdir()
+    write_scene(tmp_path / "many" / "a.tif", pixels[:100])
+    (tmp_path / "many" / "b.tif").write_bytes(b"II*\0 not a raster")
+    write_scene(tmp_path / "many" / "c.tif", pixels[:, :, :2])
+    where = ("--input", tmp_path / "many", *TILES)
+    assert (
+        predict(monkeypatch, model, *where, "--output", tmp_path / "out", "--format", "json") == 1
+    )
+    printed = capsys.readouterr()
+    assert json.loads((tmp_path / "out" / "a.json").read_text()) is not None
+    assert "2 of 3 scenes failed" in printed.err
+    assert "has 2 bands, but the model expects 3" in printed.err
+    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".json") == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--output", "{tmp}/a.shp"), None),
+        (("--output", "{tmp}/a.gpkg", "{tmp}/b.xyz"), "name one folder, or files"),
+        (("--output", "{tmp}/a.gpkg", "--bands", "1", "2", "9"), "9"),
+        (("--output", "{tmp}/a.gpkg", "--stretch", "bright"), "is not a stretch"),
+        (("--output", "{tmp}/a.gpkg", "--overlap", "96"), "overlap"),
+        (("--output", "{tmp}/a.gpkg", "--aoi", "{tmp}/no.gpkg"), "no.gpkg"),
+    ],
+)
+def test_errors_in_one_sentence(monkeypatch, capsys, model, scene, tmp_path, args, message):
+    own = [a.format(tmp=tmp_path) for a in args]
+    code = predict(monkeypatch, model, "--input", scene, *TILES, *own)
+    if message is None:  # Not a known suffix: a folder of this name.
+        assert (code, (tmp_path / "a.shp" / "scene.gpkg").is_file()) == (0, True)
+        return
+    assert code == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def test_bands_are_checked(model):
+    predictor = ScenePredictor(model / "own.yaml", model / "model.pth")
+    with pytest.raises(UserError, match="has 5 bands, but the model expects 3"):
+        predictor(np.zeros((50, 50, 5), np.uint8))
+    with pytest.raises(UserError, match=r"\(H, W, bands\), not one of shape \(50, 50\)"):
+        predictor(np.zeros((50, 50), np.uint8))

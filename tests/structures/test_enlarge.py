@@ -1,0 +1,66 @@
+"""Masks enlarged part by part are equal to the interpolation of whole maps, to the bit."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from facenet_d2.structures import enlarge
+
+
+def scale_axis(maps, size, dim):
+    """Scale maps bilinearly along an axis, each new line from two old ones."""
+    old = maps.shape[dim]
+    if old == size:
+        return maps
+    places = ((torch.arange(size) + 0.5) * (old / size) - 0.5).clamp(min=0)
+    first = places.floor().long().clamp(max=old - 1)
+    weight = places - first
+    weight = weight[:, None] if dim == 1 else weight
+    low = maps.index_select(dim, first)
+    high = maps.index_select(dim, (first + 1).clamp(max=old - 1))
+    return low * (1 - weight) + high * weight
+
+
+def enlarge_whole_maps(masks, input_size, image_size, threshold):
+    size = (4 * masks.shape[1], 4 * masks.shape[2])
+    maps = F.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    maps = maps[:, : input_size[0], : input_size[1]]
+    maps = scale_axis(scale_axis(maps, image_size[1], 2), image_size[0], 1)
+    return maps > threshold
+
+
+def random_case(seed):
+    """Blobs, noise and rectangles up to the borders; any size of padding, input and image."""
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    height, width = (int(x) for x in rng.choice([1, 2, 9, 25, 40], 2))
+    coarse = int(rng.choice([1, 2, 6]))
+    masks = torch.rand(6, 1, -(-height // coarse), -(-width // coarse)) ** rng.choice([0.5, 3])
+    masks = F.interpolate(masks, size=(height, width), mode=str(rng.choice(["nearest", "bicubic"])))
+    masks = masks[:, 0].clamp(0, 1)
+    masks[0] = 0
+    for mask in masks[1:4]:
+        y0, y1 = np.sort(rng.integers(0, height + 1, 2))
+        x0, x1 = np.sort(rng.integers(0, width + 1, 2))
+        mask.zero_()
+        mask[y0:y1, x0:x1] = 1
+    masks[1, :, -1] = masks[2, 0] = 0.9
+    input_size = (int(rng.integers(1, 4 * height + 1)), int(rng.integers(1, 4 * width + 1)))
+    sizes = [(1, 1), (1, 700), (2, 33), (33, 2), (7, 1), (90, 61), (250, 300), input_size]
+    return masks, input_size, sizes[seed % len(sizes)], float(rng.choice([0.3, 0.5]))
+
+
+@pytest.mark.parametrize("seed", range(64))
+def test_equal_to_whole_maps(seed, monkeypatch):
+    masks, input_size, image_size, threshold = random_case(seed)
+    # Several bands of columns.
+    monkeypatch.setattr(enlarge, "BAND_FLOATS", 2000)
+    enlarged = enlarge.enlarge_masks(masks, input_size, image_size, threshold)
+    expected = enlarge_whole_maps(masks, input_size, image_size, threshold)
+    assert torch.equal(enlarged.to_tensor(), expected)
+
+
+def test_the_cases_are_not_empty():
+    filled = [int(enlarge_whole_maps(*random_case(s)).flatten(1).any(1).sum()) for s in range(64)]
+    assert sum(filled) > 2 * 64

@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+"""Predict the instances of whole scenes, and write them as polygons with their place on the map.
+
+  predict_scenes.py --config-file output/harbour/config.yaml --input scene.tif \\
+      --output scene.gpkg scene.png --opts MODEL.WEIGHTS output/harbour/model_best.pth
+  predict_scenes.py --config-file ... --input scenes/ 'https://example.org/a.tif' \\
+      --output results/ --format gpkg geojson --pixel-size 0.3 --aoi harbour.geojson
+
+A scene is any raster that GDAL opens. It is cut into overlapping tiles of the size that the model
+was trained with, and the instances of the tiles are merged over their seams. The formats are
+{formats}.
+
+The detections of finished tiles are kept next to the output until it is complete, so the same
+command continues after an interruption. With --shard, several machines that share the folder
+process a part of the tiles each; the same command without it merges them. With --ray, the machines
+of a Ray cluster process the tiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import facenet_d2.compat  # noqa: F401  isort: skip
+import torch
+from tqdm import tqdm
+
+from facenet_d2 import UserError
+from facenet_d2.engine import run_command, scene_ray
+from facenet_d2.engine.scene_predictor import ScenePredictor
+from facenet_d2.engine.setup import check_writable
+from facenet_d2.scenes.extras import require_geo
+
+FORMATS = ("gpkg", "geojson", "fgb", "parquet", "json", "tif", "png")
+# Side of the overview picture in pixels.
+PICTURE_SIDE = 1600
+
+
+def parse_args() -> argparse.Namespace:
+    description = (__doc__ or "").format(formats=", ".join(FORMATS))
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config-file", required=True, help="config of the model")
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="rasters, folders, glob patterns or URLs"
+    )
+    parser.add_argument(
+        "--output",
+        nargs="+",
+        type=Path,
+        required=True,
+        help="files for a single scene; their suffixes select the formats. A folder for several",
+    )
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        default=["gpkg"],
+        choices=FORMATS,
+        help="formats of the files in a folder (default: gpkg)",
+    )
+    parser.add_argument("--aoi", help="vector file: only instances within its polygons")
+    parser.add_argument(
+        "--bands",
+        nargs="+",
+        type=int,
+        help="numbers of the bands, from 1 (default: INPUT.BANDS, or all but alpha)",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--pixel-size", type=float, help="pixel size of the training images, in metres"
+    )
+    size.add_argument(
+        "--scale", type=float, help="size of the training images relative to the scene"
+    )
+    parser.add_argument(
+        "--stretch",
+        help='stretch of the values, such as "percentile 1 99" or "range 0 3000" (default: '
+        "INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
+    )
+    parser.add_argument(
+        "--tile-size", type=int, help="side of a tile in pixels (default: INPUT.MIN_SIZE_TEST)"
+    )
+    parser.add_argument(
+        "--overlap", type=int, help="overlap of tiles in pixels (default: a quarter of a tile)"
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="tiles at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        default=0.3,
+        help="minimum score of instances (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--simplify",
+        type=float,
+        default=0.0,
+        metavar="PIXELS",
+        help="tolerance of a simplification of the polygons (default: 0, pixel edges)",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="number of processes with a model each, one per GPU if there are several "
+        "(default: 1; with --ray, one per GPU or group of OMP_NUM_THREADS cores)",
+    )
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help='process the tiles by a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; '
+        '"local" or nothing starts Ray on this machine',
+    )
+    parser.add_argument(
+        "--shard", metavar="I/N", help="process part I, from 1, of N parts of the tiles, and stop"
+    )
+    parser.add_argument(
+        "--work-dir", type=Path, help="folder of unfinished tiles (default: that of the output)"
+    )
+    parser.add_argument(
+        "--keep-tiles", action="store_true", help="keep the detections of the tiles at the end"
+    )
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="KEY VALUE",
+        help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
+    )
+    args = parser.parse_args()
+    if args.batch_size < 1 or (args.workers is not None and args.workers < 1):
+        parser.error("--batch-size and --workers must be at least 1")
+    if args.ray is not None and args.shard is not None:
+        parser.error("--ray and --shard are two ways of sharing the tiles; choose one")
+    if args.shard is not None:
+        args.shard = parse_shard(parser, args.shard)
+    return args
+
+
+def parse_shard(parser: argparse.ArgumentParser, text: str) -> tuple[int, int]:
+    """Return the number of a part, from 0, and the number of parts."""
+    part, slash, parts = text.partition("/")
+    if not (slash and part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        parser.error(f"--shard {text}: give a part and the number of parts, such as 3/16")
+    return int(part) - 1, int(parts)
+
+
+def output_files(rasters: Sequence[str], args: argparse.Namespace) -> list[list[Path]]:
+    """Return the output files of each raster.
+
+    Raises:
+        UserError: if files are named for several scenes, or two scenes have the same name.
+    """
+    from facenet_d2.scenes.sources import public_name
+
+    if all(path.suffix.lstrip(".") in FORMATS and not path.is_dir() for path in args.output):
+        if len(rasters) > 1:
+            raise UserError(
+                f"--output names files, but there are {len(rasters)} scenes; name a folder, and "
+                "the formats with --format."
+            )
+        for path in args.output:
+            check_writable(path.parent)
+        return [args.output]
+    if len(args.output) > 1:
+        known = ", ".join(f".{f}" for f in FORMATS)
+        raise UserError(
+            f"--output {' '.join(map(str, args.output))}: name one folder, or files with the "
+            f"suffixes {known}."
+        )
+    folder = check_writable(args.output[0])
+    stems = [Path(public_name(raster)).stem for raster in rasters]
+    twice = {stem for stem in stems if stems.count(stem) > 1}
+    if twice:
+        raise UserError(
+            f"--input: several scenes are called {min(twice)}, so their results would overwrite "
+            "each other; process them one by one."
+        )
+    return [[folder / f"{stem}.{suffix}" for suffix in args.format] for stem in stems]
+
+
+@contextmanager
+def kept_tiles() -> Iterator[None]:
+    """Say that nothing is lost if the command is stopped."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("Finished tiles are kept; the same command continues.", file=sys.stderr)
+        raise
+
+
+def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
+    return scene_ray.ModelOptions(
+        args.config_file, args.opts, args.tile_size, args.overlap, args.batch_size
+    )
+
+
+def open_raster(path: str, args: argparse.Namespace, predictor: ScenePredictor) -> Any:
+    from facenet_d2.scenes.area import Area
+    from facenet_d2.scenes.raster import Raster
+
+    area = Area.from_file(args.aoi) if args.aoi else None
+    bands = args.bands or predictor.bands
+    return Raster(path, bands=bands, pixel_size=args.pixel_size, scale=args.scale, area=area)
+
+
+def read_picture(path: str, scene: Any, predictor: ScenePredictor) -> Any:
+    """Return the whole scene at a reduced size, ``(h, w, 3)`` uint8, RGB."""
+    import numpy as np
+
+    from facenet_d2.scenes.raster import Raster
+
+    raster = scene.raster
+    scale = min(1.0, PICTURE_SIDE / max(raster.height, raster.width))
+    with Raster(path, bands=raster.bands, scale=scale) as small:
+        values, valid = small.read((0, 0, small.width, small.height))
+    picture = np.moveaxis(scene.stretch.apply(values, valid), 0, 2)
+    picture = picture[:, :, predictor.rgb_channels(picture.shape[2])]
+    return np.ascontiguousarray(picture.round().astype(np.uint8))
+
+
+def process_tiles(
+    predictor: ScenePredictor, scene: Any, store: Any, shard: tuple[int, int], label: str
+) -> None:
+    """Detect the instances of a part of the tiles that are not in the store yet."""
+    from facenet_d2.scenes.prediction import detect_tiles, tile_batches
+
+    batches = tile_batches(scene.grid, predictor.batch_size, *shard)
+    total = sum(map(len, batches))
+    done = sum(len(batch) for batch in batches if all(tile in store for tile in batch))
+    with tqdm(total=total, initial=done, unit="tile", desc=label) as bar:
+        detect_tiles(scene, batches, predictor.detect, store, on_batch=bar.update)
+
+
+def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None:
+    """Process a part of the tiles in a process of its own."""
+
+    def work() -> None:
+        gpus = torch.cuda.device_count()
+        if gpus > 1:
+            torch.cuda.set_device(number % gpus)
+        predictor = model_options(args).build()
+        with open_raster(path, args, predictor) as raster:
+            scene = predictor.scene(raster, args.stretch)
+            process_tiles(predictor, scene, store, (number, args.workers), f"part {number + 1}")
+
+    sys.exit(run_command(work))
+
+
+def run_workers(path: str, args: argparse.Namespace, store: Any) -> None:
+    """Process all tiles by several processes.
+
+    Raises:
+        UserError: if one of them fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=worker, args=(path, args, store, number))
+        for number in range(args.workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        raise
+    failed = [process.exitcode for process in processes if process.exitcode]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {args.workers} processes failed; their messages are above. Finished "
+            "tiles are kept, and the same command continues."
+        )
+
+
+def open_store(
+    predictor: ScenePredictor, scene: Any, output: Path, args: argparse.Namespace
+) -> Any:
+    """Return the store of a scene's tiles, with an existing folder."""
+    from facenet_d2.scenes.tile_store import FolderStore
+
+    parent = check_writable(args.work_dir or output.parent).resolve()
+    name = predictor.describe(scene).name
+    store = FolderStore(parent, name, predictor.fingerprint(scene))
+    store.open()
+    return store
+
+
+def process_by_ray(
+    predictor: ScenePredictor, scenes: Sequence[tuple[str, Path]], args: argparse.Namespace
+) -> None:
+    """Process the tiles of all scenes by a Ray cluster.
+
+    Scenes that cannot be opened are left to :func:`predict_scene`, which reports them.
+
+    Args:
+        predictor: the model.
+        scenes: raster and one output file of each scene.
+        args: arguments of the command.
+    """
+    from facenet_d2.scenes.prediction import tile_batches
+
+    with (
+        scene_ray.cluster(args.ray),
+        tqdm(total=0, unit="tile", desc=f"Ray {args.ray}") as bar,
+    ):
+        pool = scene_ray.Pool(model_options(args), args.workers)
+
+        def tasks() -> Iterator[scene_ray.Task]:
+            for path, output in scenes:
+                try:
+                    with open_raster(path, args, predictor) as raster:
+                        scene = predictor.scene(raster, args.stretch)
+                        store = open_store(predictor, scene, output, args)
+                        batches = tile_batches(scene.grid, predictor.batch_size)
+                        missing = [b for b in batches if not all(tile in store for tile in b)]
+                        parts = scene_ray.scene_tasks(scene, store, missing, pool.num_actors)
+                except UserError:
+                    continue
+                bar.total += len(scene.grid)
+                bar.update(len(scene.grid) - sum(map(len, missing)))
+                yield from parts
+
+        pool.run(tasks(), on_tiles=bar.update)
+
+
+def predict_scene(
+    predictor: ScenePredictor, path: str, outputs: list[Path], args: argparse.Namespace
+) -> str:
+    """Process one scene and return a line that reports the result."""
+    from facenet_d2.scenes.prediction import InstanceStream
+    from facenet_d2.scenes.writers import check_outputs, write_scene
+
+    with open_raster(path, args, predictor) as raster:
+        scene = predictor.scene(raster, args.stretch)
+        description = predictor.describe(scene)
+        picture = (
+            read_picture(path, scene, predictor)
+            if any(p.suffix == ".png" for p in outputs)
+            else None
+        )
+        check_outputs(outputs, description, picture=picture is not None)
+        store = open_store(predictor, scene, outputs[0], args)
+        with kept_tiles():
+            if args.ray is None and args.shard is None and (args.workers or 1) > 1:
+                run_workers(path, args, store)
+            else:
+                process_tiles(predictor, scene, store, args.shard or (0, 1), description.name)
+        if args.shard is not None:
+            return f"{path}: part {args.shard[0] + 1} of {args.shard[1]} is complete"
+        stream = InstanceStream(
+            scene.grid, store, predictor.merge_settings(), min_score=args.confidence_threshold
+        )
+        written = write_scene(outputs, description, stream, simplify=args.simplify, picture=picture)
+        predictor.warn(stream.report)
+        if not args.keep_tiles:
+            store.delete()
+    counts = ", ".join(f"{name} {number}" for name, number in written.classes.items() if number)
+    files = ", ".join(str(file) for file in written.files)
+    return f"{path}: {written.instances} instances ({counts or 'none'}) in {files}"
+
+
+def main() -> int:
+    args = parse_args()
+    require_geo()
+    from facenet_d2.scenes.sources import find_rasters
+
+    rasters = find_rasters(args.input)
+    outputs = output_files(rasters, args)
+    predictor = model_options(args).build()
+    if args.ray is not None:
+        with kept_tiles():
+            process_by_ray(predictor, [(p, f[0]) for p, f in zip(rasters, outputs)], args)
+    failed = 0
+    for path, files in zip(rasters, outputs, strict=True):
+        try:
+            print(predict_scene(predictor, path, files, args))
+        except UserError as error:
+            if len(rasters) == 1:
+                raise
+            failed += 1
+            print(f"error: {error} Skipped.", file=sys.stderr)
+    if failed:
+        print(f"error: {failed} of {len(rasters)} scenes failed.", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
