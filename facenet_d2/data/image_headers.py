@@ -55,7 +55,7 @@ TIFF_SIGNATURES = tuple(TiffImagePlugin.PREFIXES)
 _NEW_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _GDAL_NODATA = 254, 255, 42113
 # Values of NewSubfileType.
 _REDUCED, _MASK = 1, 4
-_RAW, _OLD_JPEG = 1, 6
+_RAW, _OLD_JPEG, _JPEG = 1, 6, 7
 # Value of PhotometricInterpretation: name, and number of bands without alpha, or 0 if Pillow cannot
 # convert it to RGB.
 _PHOTOMETRICS = {
@@ -238,15 +238,12 @@ def _check_decoding(
     is_reversed = _number(tags, TiffImagePlugin.FILLORDER, 1) == 2
     is_planar = _number(tags, TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
     is_premultiplied = _numbers(tags, TiffImagePlugin.EXTRASAMPLES) == (1,)
-    subsampling = _numbers(tags, TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2))
     colors = _numbers(tags, TiffImagePlugin.COLORMAP)
     problem = ""
     if photometric == _PALETTE and 0 < max(colors, default=0) < 256:
         problem = "a colour map with values up to 255 instead of 65535"
-    elif photometric == _YCBCR and is_raw and subsampling != (1, 1):
-        problem = "uncompressed YCbCr with subsampled colours"
-    elif photometric == _YCBCR and is_planar:
-        problem = "YCbCr with planar configuration 2"
+    elif photometric == _YCBCR and (is_planar or compression not in (_OLD_JPEG, _JPEG)):
+        problem = "YCbCr colours, but without JPEG compression or with planar configuration 2"
     elif is_raw and is_planar and is_premultiplied:
         problem = "premultiplied alpha, uncompressed, with planar configuration 2"
     elif is_raw and is_reversed and (bits > 1 or photometric == _PALETTE):

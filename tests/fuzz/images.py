@@ -150,10 +150,10 @@ def png(rng: np.random.Generator) -> Sample:
 
 
 def tiff(rng: np.random.Generator) -> Sample:
-    photometric = int(rng.choice([0, 1, 2, 3, 5, 6]))
+    photometric = int(rng.choice([0, 1, 2, 3, 5]))
     bits = int(rng.choice([1, 2, 4, 8])) if photometric in (0, 1, 3) else 8
     planar, compression = int(rng.choice([1, 1, 2])), int(rng.choice([1, 8]))
-    samples = noise(rng, {2: 3, 5: 4, 6: 3}.get(photometric, 1), 2**bits)
+    samples = noise(rng, {2: 3, 5: 4}.get(photometric, 1), 2**bits)
     tags: dict[int, object] = {}
     levels = samples[..., 0] * (255 // (2**bits - 1))
     if photometric in (0, 1):
@@ -164,15 +164,9 @@ def tiff(rng: np.random.Generator) -> Sample:
         colors = rng.integers(0, 256, (3, 2**bits), dtype=np.uint8)
         tags[320] = (colors.astype(int) * 257).ravel().tolist()
         pixels = colors.T[samples[..., 0]]
-    elif photometric == 5:
+    else:
         ink = 255 - samples.astype(float)
         pixels = np.rint(ink[..., :3] * ink[..., 3:] / 255).astype(np.uint8)
-    else:
-        y, cb, cr = (samples[..., i].astype(float) for i in range(3))
-        red, blue = y + 1.402 * (cr - 128), y + 1.772 * (cb - 128)
-        green = y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128)
-        pixels = np.stack([red, green, blue], axis=2).clip(0, 255).round().astype(np.uint8)
-        tags[530] = [1, 1]
     extra: tuple[int, ...] = ()
     if photometric in (1, 2) and bits == 8 and rng.random() < 0.4:
         alpha = alpha_of(rng, samples.shape[:2])
@@ -216,9 +210,9 @@ def tiff(rng: np.random.Generator) -> Sample:
     is_plain = photometric in (1, 3) and bits == 8
     is_misread = planar == 2 and ((samples.shape[2] == 1 and not is_plain) or extra == (1,))
     is_misread |= page[0][266] == 2 and (bits > 1 or photometric == 3)
-    if (compression == 1 and is_misread) or (planar == 2 and photometric == 6):
+    if compression == 1 and is_misread:
         return Sample(data, ".tif", refusal="image-bands")
-    return Sample(data, ".tif", pixels, tolerance=3 if photometric == 6 or extra == (1,) else 1)
+    return Sample(data, ".tif", pixels, tolerance=3 if extra == (1,) else 1)
 
 
 def refused_tiff(rng: np.random.Generator) -> Sample:
@@ -260,8 +254,9 @@ def refused_tiff(rng: np.random.Generator) -> Sample:
         pages = [tiff_page(noise(rng, 3), photometric=2, tags=tags)]
         refusal = "image-frames"
     elif kind == 8:
-        tags = {530: [2, 2]} if rng.random() < 0.5 else {}
-        pages = [tiff_page(noise(rng, 3), photometric=6, tags=tags)]
+        tags = {530: [1, 1] if rng.random() < 0.5 else [2, 2]}
+        compression = int(rng.choice([1, 8]))
+        pages = [tiff_page(noise(rng, 3), photometric=6, tags=tags, compression=compression)]
     else:
         # A near-infrared band that GDAL has marked as alpha.
         samples = rng.integers(1, 255, (*random_size(rng), 4), dtype=np.uint8)
@@ -277,14 +272,16 @@ def saved(image: Image.Image, format: str, **options: object) -> bytes:
 
 def by_pillow(rng: np.random.Generator) -> Sample:
     """Return a file of a format that only Pillow writes."""
-    formats = ["JPEG", "GIF", "WEBP", "BMP", "JPEG2000", *(["AVIF"] if HAS_AVIF else [])]
+    formats = ["JPEG", "TIFF", "GIF", "WEBP", "BMP", "JPEG2000", *(["AVIF"] if HAS_AVIF else [])]
     format = str(rng.choice(formats))
     orientation = int(rng.integers(1, 9)) if format in ("JPEG", "WEBP", "AVIF") else 1
     options = {"exif": b"Exif\0\0" + exif(orientation)} if orientation > 1 else {}
-    if format in ("JPEG", "AVIF"):
+    if format in ("JPEG", "TIFF", "AVIF"):
         values = smooth(rng)
         pixels = gray(values)
         mode = str(rng.choice(["L", "RGB", "CMYK"] if format == "JPEG" else ["L", "RGB"]))
+        if format == "TIFF":
+            options["compression"] = "jpeg"  # RGB becomes YCbCr.
         image = Image.fromarray(turn(pixels, orientation)).convert(mode)
         return Sample(
             saved(image, format, quality=95, **options), f".{format.lower()}", pixels, tolerance=8
