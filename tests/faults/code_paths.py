@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,6 +36,7 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
 import yaml
+from detectron2.config import get_cfg
 from faults import commands
 from fuzz import harness
 from helpers import REPOSITORY, write_tiny_config
@@ -215,8 +215,9 @@ def _allowed(read: Callable[[], object]) -> None:
 
 
 def load(weights: Path | str) -> None:
-    config = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS=str(weights)))
-    load_checkpoint(ModelCheckpointer(torch.nn.Linear(2, 1)), config)
+    cfg = get_cfg()
+    cfg.MODEL.WEIGHTS = str(weights)
+    load_checkpoint(ModelCheckpointer(torch.nn.Linear(2, 1)), cfg)
 
 
 def predict(config: Path) -> None:

@@ -23,13 +23,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
+from detectron2.config import get_cfg
 from detectron2.utils.events import JSONWriter, get_event_storage
 from faults import commands
 from fuzz import harness
@@ -52,8 +52,7 @@ def checkpointer_in(folder: Path) -> ModelCheckpointer:
 def resume(folder: Path) -> int:
     """Load the last checkpoint and return its number, with which its parameters are filled."""
     checkpointer = checkpointer_in(folder)
-    config = SimpleNamespace(MODEL=SimpleNamespace(WEIGHTS=""))
-    load_checkpoint(checkpointer, config, resume=True)
+    load_checkpoint(checkpointer, get_cfg(), resume=True)
     (number,) = checkpointer.model.weight.unique().tolist()
     return int(number)
 
