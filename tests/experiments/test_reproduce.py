@@ -233,7 +233,10 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         (("--dataset", "{tiny}", "OUTPUT_DIR", "here"), "use --output"),
         (("--dataset", "{tiny}", "--rows", "SEM", "SEED", "5"), "use --seeds"),
         (("--dataset", "{tiny}", "SOLVER.NO_SUCH", "1"), "SOLVER.NO_SUCH"),
-        (("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"), "row BiFPN: "),
+        (
+            ("--dataset", "{tiny}", "--rows", "bifpn", "MODEL.BIFPN.REPEATS", "0"),
+            "MODEL.BIFPN.REPEATS",
+        ),
         (("--dataset", "{tiny}", "DATASETS.TEST", "()"), "exactly one data set to evaluate on"),
         (("--dataset", "{tiny}", "--num-gpus", "64"), "--num-gpus is 64"),
         (("--dataset", "HRSID"), "does not exist"),
