@@ -250,7 +250,7 @@ def check_sense(cfg: CfgNode, keys: list[str]) -> None:
             assert not math.isnan(number), f"{key} is NaN"
             assert math.isfinite(number) or key.endswith("NORM_TYPE"), f"{key} is infinite"
             assert number >= (-1 if key in MINUS_ONE else 0) or key in SIGNED or key == "SEED", key
-            assert abs(number) <= 2**32, f"{key} is {number}"
+            assert abs(number) <= 10**10, f"{key} is {number}"
 
 
 def numbers(value: Any) -> Iterator[float]:
