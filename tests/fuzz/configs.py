@@ -89,12 +89,7 @@ TEXTS = ("", " ", "x", "None", "nan", "BN", "GN", "RGB", "cpu", "meta", "../x", 
 TEXTS += ("é" * 300, "x" * 100_000, "ROIAlign", "giou", "relative", "absolute", "range")
 
 # Keys whose values may be negative.
-SIGNED = (
-    "MODEL.PIXEL_MEAN",
-    "MODEL.ANCHOR_GENERATOR.ANGLES",
-    "TEST.EXPECTED_RESULTS",
-    "GLOBAL.HACK",
-)
+SIGNED = ("MODEL.PIXEL_MEAN", "MODEL.ANCHOR_GENERATOR.ANGLES", "TEST.EXPECTED_RESULTS")
 # Keys for which Detectron2 gives -1 a meaning.
 MINUS_ONE = (
     *("MODEL.RPN.BOUNDARY_THRESH", "MODEL.RPN.CONV_DIMS", "MODEL.BACKBONE.FREEZE_AT"),
@@ -249,12 +244,13 @@ def mutate_file(rng: random.Random, text: str, folder: Path) -> tuple[str, str |
 def check_sense(cfg: CfgNode, keys: list[str]) -> None:
     """Require that accepted values of the mutated keys have sense, whatever the key means."""
     values = dict(flatten(cfg))
-    for key in keys:
+    # GLOBAL.HACK has no meaning.
+    for key in set(keys) - {"GLOBAL.HACK"}:
         for number in numbers(values.get(key)):
             assert not math.isnan(number), f"{key} is NaN"
             assert math.isfinite(number) or key.endswith("NORM_TYPE"), f"{key} is infinite"
             assert number >= (-1 if key in MINUS_ONE else 0) or key in SIGNED or key == "SEED", key
-            assert abs(number) <= 2**32, f"{key} is {number}"
+            assert abs(number) <= 10**10, f"{key} is {number}"
 
 
 def numbers(value: Any) -> Iterator[float]:
