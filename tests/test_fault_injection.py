@@ -69,6 +69,19 @@ def test_a_full_disk_leaves_whole_files(tmp_path, scenes, writer):
     assert full_disk.try_writer(writer, tmp_path, scenes, points=4) == []
 
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """Handle the signals by default: nohup, for example, ignores SIGHUP in all child processes."""
+    before = [
+        (s, signal.signal(s, signal.SIG_DFL))
+        for s in STOP_SIGNALS
+        if signal.getsignal(s) == signal.SIG_IGN
+    ]
+    yield
+    for signum, handler in before:
+        signal.signal(signum, handler)
+
+
 @pytest.mark.parametrize("signum", STOP_SIGNALS)
 def test_every_command_cleans_up_after_a_signal(tmp_path, capsys, signum):
     def command():

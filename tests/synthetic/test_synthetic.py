@@ -83,7 +83,7 @@ def test_a_set_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def full_disk(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("facenet_d2.synthetic.dataset.cv2.imwrite", full_disk)
+    monkeypatch.setattr("facenet_d2.synthetic.dataset.Path.write_bytes", full_disk)
     with pytest.raises(UserError, match=r"cannot be written.*No space left"):
         write_dataset(tmp_path / "set", num_scenes=2, seed=1, size=64)
     assert list(tmp_path.iterdir()) == []
