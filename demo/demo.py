@@ -80,6 +80,10 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+# Scale of the network's input below which a report says so.
+REPORTED_SCALE = 0.4
+
+
 class Demo:
     """Applies a model to images, and collects the results."""
 
@@ -117,7 +121,21 @@ class Demo:
                 if len(everything)
                 else f" (no score above {self.threshold_key})"
             )
+        shrunk = self._input_scale(image)
+        if shrunk < REPORTED_SCALE:
+            line += (
+                f"; the network saw it at {shrunk:.2f} of its size, at which small objects vanish: "
+                "use tools/predict_scenes.py"
+            )
         return overlay[:, :, ::-1], line
+
+    def _input_scale(self, image: np.ndarray) -> float:
+        """Return the size of the network's input relative to an image."""
+        short, long = sorted(image.shape[:2])
+        sizes = self.predictor.cfg.INPUT
+        if sizes.MIN_SIZE_TEST == 0:
+            return 1.0
+        return min(sizes.MIN_SIZE_TEST / short, sizes.MAX_SIZE_TEST / long)
 
     def _keep(self, instances: Instances, name: str) -> None:
         self.images_seen += 1

@@ -229,6 +229,16 @@ def test_labels_can_be_left_out(tmp_path, trained, scenes, monkeypatch):
     assert dark[0] > dark[1] + 1000
 
 
+def test_large_images_are_said_to_be_shrunk(tmp_path, trained, monkeypatch, capsys):
+    for name, side in (("small", 200), ("large", 600)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((side, side, 3), 90, np.uint8))
+    assert run(monkeypatch, trained, "--input", tmp_path, "--output", tmp_path / "out") == 0
+    large, small = (line for line in capsys.readouterr().out.splitlines() if "instances, " in line)
+    # The tests' model has inputs of 96 pixels.
+    assert "the network saw it at 0.16 of its size" in large
+    assert "predict_scenes" not in small
+
+
 def test_memory_is_bounded_by_what_is_found(tmp_path, trained, monkeypatch):
     """100 instances in an image of 4 million pixels: 400 MB as masks of full size."""
     image = np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)
