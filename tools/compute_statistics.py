@@ -108,13 +108,13 @@ def main() -> None:
         print(f'  STRETCH: "{reader.stretch.rule if reader.is_stretched else ""}"')
     print("MODEL:")
     print(f"  PIXEL_MEAN: {listed(moments.mean)}")
-    print(f"  PIXEL_STD: {listed(moments.deviation.clip(min=1e-3))}")
+    print(f"  PIXEL_STD: {listed(moments.std.clip(min=1e-3))}")
     if all(value == 1 for value in cfg.MODEL.PIXEL_STD):
         print(
             "  # For weights that were made with a PIXEL_STD of 1, such as Detectron2's "
             "MSRA/R-50.pkl:"
         )
-        print(f"  # PIXEL_STD: {listed((moments.deviation / IMAGENET_STD).clip(min=1e-3))}")
+        print(f"  # PIXEL_STD: {listed((moments.std / IMAGENET_STD).clip(min=1e-3))}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,16 +17,19 @@ from .readers import PillowReader, RasterReader
 
 # Number of pixels of all images together that percentiles come from.
 SAMPLED_PIXELS = 2**22
+NO_PIXELS = "The images have no valid pixels to measure."
+
+ResultT = TypeVar("ResultT")
 
 
-@dataclass
-class BandMoments:
-    """Moments of the values of each band, which can be added.
+@dataclass(frozen=True)
+class PixelStatistics:
+    """Statistics of the pixels of one or more images.
 
     Attributes:
         count: number of pixels.
-        mean: mean of each band, ``(bands,)`` float64.
-        squares: sum of the squared deviations from the mean, ``(bands,)`` float64.
+        mean: ``(bands,)`` float64.
+        squares: ``(bands,)`` float64, sum of the squared differences from the mean.
     """
 
     count: int
@@ -33,33 +37,48 @@ class BandMoments:
     squares: np.ndarray
 
     @classmethod
-    def of(cls, values: np.ndarray) -> BandMoments:
-        """Return the moments of ``(bands, pixels)`` values."""
+    def of(cls, values: np.ndarray) -> PixelStatistics:
+        """Return the statistics of ``(bands, pixels)`` values."""
         values = values.astype(np.float64)
-        count = values.shape[1]
-        mean = values.mean(axis=1) if count else np.zeros(len(values))
-        return cls(count, mean, ((values - mean[:, None]) ** 2).sum(axis=1))
+        if not values.shape[1]:
+            return cls(0, np.zeros(len(values)), np.zeros(len(values)))
+        mean = values.mean(axis=1)
+        return cls(values.shape[1], mean, np.square(values - mean[:, None]).sum(axis=1))
 
-    def __add__(self, other: BandMoments) -> BandMoments:
-        # Chan, Golub and LeVeque (1979): exact also if the mean is large and the deviation small.
-        count = self.count + other.count
+    @classmethod
+    def combined(cls, parts: Iterable[PixelStatistics]) -> PixelStatistics:
+        """Return the statistics of all pixels of some parts, by Chan's formula."""
+        filled = [part for part in parts if part.count]
+        count = sum(part.count for part in filled)
         if not count:
-            return self
-        difference = other.mean - self.mean
-        mean = self.mean + difference * (other.count / count)
-        between = difference**2 * (self.count * other.count / count)
-        return BandMoments(count, mean, self.squares + other.squares + between)
+            return cls(0, np.zeros(0), np.zeros(0))
+        mean = np.sum([part.count * part.mean for part in filled], axis=0) / count
+        squares = [part.squares + part.count * (part.mean - mean) ** 2 for part in filled]
+        return cls(count, mean, np.sum(squares, axis=0))
 
     @property
-    def deviation(self) -> np.ndarray:
-        """Standard deviation of each band, ``(bands,)``."""
-        deviation: np.ndarray = np.sqrt(self.squares / self.count)
+    def std(self) -> np.ndarray:
+        """Standard deviation, ``(bands,)``."""
+        deviation: np.ndarray = np.sqrt(self.squares / max(1, self.count))
         return deviation
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics as JSON values."""
+        return {
+            "count": self.count,
+            "mean": self.mean.tolist(),
+            "squares": self.squares.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> PixelStatistics:
+        """Return the statistics of :meth:`to_dict`."""
+        return cls(content["count"], np.array(content["mean"]), np.array(content["squares"]))
 
 
 def measure_bands(
     files: Sequence[str | Path], reader: PillowReader | RasterReader, *, workers: int = 0
-) -> BandMoments:
+) -> PixelStatistics:
     """Measure the valid pixels of images, as the network gets them.
 
     Args:
@@ -70,31 +89,27 @@ def measure_bands(
     Raises:
         UserError: if an image cannot be used, or no pixel is valid.
     """
-    parts: dict[int, BandMoments] = dict(
-        parallel_map(
-            partial(_moments, reader),
-            files,
-            workers=workers,
-            description="Measuring",
-            unit="image",
-        )
-    )
-    # The order of the sum does not depend on that of the processes.
-    moments = [parts[i] for i in range(len(files)) if parts[i].count]
-    if not moments:
-        raise UserError("The images have no valid pixels to measure.")
-    total = moments[0]
-    for part in moments[1:]:
-        total += part
+    parts = _in_order(partial(_measure, reader), files, workers, "Measuring")
+    total = PixelStatistics.combined(parts)
+    if not total.count:
+        raise UserError(NO_PIXELS)
     return total
 
 
-def _moments(reader: PillowReader | RasterReader, file: str | Path) -> BandMoments:
+def _in_order(
+    function: Callable[[Any], ResultT], files: Sequence[str | Path], workers: int, title: str
+) -> list[ResultT]:
+    """Apply a function to files in several processes; the order of the results is theirs."""
+    results = dict(parallel_map(function, files, workers=workers, description=title, unit="image"))
+    return [results[i] for i in range(len(files))]
+
+
+def _measure(reader: PillowReader | RasterReader, file: str | Path) -> PixelStatistics:
     if isinstance(reader, RasterReader):
         values, valid = reader.read_values(file)
-        return BandMoments.of(reader.stretch.apply(values, valid)[:, valid])
+        return PixelStatistics.of(reader.stretch.apply(values, valid)[:, valid])
     image = reader(file)
-    return BandMoments.of(image.reshape(-1, image.shape[2]).T)
+    return PixelStatistics.of(image.reshape(-1, image.shape[2]).T)
 
 
 def fit_stretch(
@@ -115,18 +130,10 @@ def fit_stretch(
             for decibels.
     """
     most = max(1, SAMPLED_PIXELS // max(1, len(files)))
-    samples = dict(
-        parallel_map(
-            partial(_sample, reader, most),
-            files,
-            workers=workers,
-            description="Sampling",
-            unit="image",
-        )
-    )
-    found = [samples[i] for i in range(len(files)) if samples[i].size]
+    samples = _in_order(partial(_sample, reader, most), files, workers, "Sampling")
+    found = [sample for sample in samples if sample.size]
     if not found:
-        raise UserError("The images have no valid pixels to measure.")
+        raise UserError(NO_PIXELS)
     return rule.fit_samples(found)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.statistics import PixelStatistics
 from ..files import write_whole
 from ..scenes.geo import gdal_settings
 from ..scenes.mask_writers import scene_rle
@@ -14,7 +15,6 @@ from .burning import burn, count_pixels
 from .chip_files import ChipPixels, chip_type, read_chip
 from .chips import Chip, ChipJob, ChipSettings, Objects
 from .label_classes import IGNORED
-from .pixel_statistics import PixelStatistics
 
 
 def survey_chips(job: ChipJob) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.statistics import PixelStatistics
 from ..errors import UserError
 from ..files import read_json, remove_temporary_files, write_whole
 from ..parallel import parallel_map
@@ -33,7 +34,6 @@ from .chip_report import ChipSet, notes_on
 from .chips import ChipJob, ChipSettings
 from .label_sources import LabelReport, LabelSources, place_labels
 from .patches import merge_records
-from .pixel_statistics import PixelStatistics
 from .published import write_split
 
 RECORDS_FOLDER = ".chips"

@@ -257,7 +257,7 @@ def test_statistics_leave_invalid_pixels_out_and_take_colours_as_they_are(
     found = measure_bands(files, RasterReader(stretch="none", pixel_mean=(0.0,)))
     assert found.count == len(values)
     assert found.mean == pytest.approx(values.mean(), abs=1e-6)
-    assert found.deviation == pytest.approx(values.std(), rel=1e-6)
+    assert found.std == pytest.approx(values.std(), rel=1e-6)
     with pytest.raises(UserError, match="no valid pixels"):
         measure_bands(files[3:], RasterReader(stretch="none", pixel_mean=(0.0,)))
 

@@ -24,11 +24,11 @@ rasterio = pytest.importorskip("rasterio")
 from affine import Affine  # noqa: E402
 from rasterio.warp import transform as warp  # noqa: E402
 
+from facenet_d2.data.statistics import PixelStatistics  # noqa: E402
 from facenet_d2.preparing import chip_files, chip_sets  # noqa: E402
 from facenet_d2.preparing.burning import burn, count_pixels  # noqa: E402
 from facenet_d2.preparing.label_classes import ClassRules, class_text  # noqa: E402
 from facenet_d2.preparing.labels import labels_on_raster, read_labels  # noqa: E402
-from facenet_d2.preparing.pixel_statistics import PixelStatistics  # noqa: E402
 from facenet_d2.preparing.splits import assign, block_intervals, block_windows  # noqa: E402
 from facenet_d2.scenes.raster import Raster  # noqa: E402
 
