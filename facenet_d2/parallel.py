@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -24,6 +25,16 @@ def default_workers() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1  # macOS and Windows.
+
+
+def add_workers_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--workers``, the number of processes of :func:`parallel_map`."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default_workers(),
+        help="number of processes (default: %(default)s)",
+    )
 
 
 def parallel_map(

@@ -8,8 +8,13 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from detectron2.config import CfgNode
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Optional files of published data sets, next to the repository; tests that need them are skipped
@@ -76,6 +81,24 @@ def write_tiny_config(
         )
     )
     return file
+
+
+def save_untrained_model(cfg: CfgNode, file: Path) -> torch.nn.Module:
+    """Save a SOLOv2 or FACENet with random weights that detects instances everywhere.
+
+    Args:
+        cfg: config of the model.
+        file: checkpoint to write.
+    """
+    # Not above: Detectron2 is imported after facenet_d2.compat.
+    import torch
+    from detectron2.modeling import build_model
+
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
+    torch.save({"model": model.state_dict()}, file)
+    return model
 
 
 def interrupt_training(

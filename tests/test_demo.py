@@ -13,10 +13,9 @@ import pycocotools.mask as mask_util
 import pytest
 import torch
 from detectron2.data.catalog import Metadata
-from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from fuzz.harness import run_case
-from helpers import write_tiny_config
+from helpers import save_untrained_model, write_tiny_config
 
 import demo
 from facenet_d2.engine import load_config, run_command
@@ -30,10 +29,7 @@ def trained(tmp_path_factory, scenes):
     """Return config and weights of an untrained model that detects instances everywhere."""
     folder = tmp_path_factory.mktemp("trained")
     config = write_tiny_config(folder, scenes)
-    torch.manual_seed(0)
-    model = build_model(load_config(config))
-    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
-    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    save_untrained_model(load_config(config), folder / "model.pth")
     return config, folder / "model.pth"
 
 

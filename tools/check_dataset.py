@@ -45,7 +45,7 @@ from facenet_d2.engine import read_config, run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced
-from facenet_d2.parallel import default_workers
+from facenet_d2.parallel import add_workers_option
 from facenet_d2.paths import configs
 
 NUM_EXAMPLES = 3
@@ -73,12 +73,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="turn crowds into objects, for annotation tools that mark all RLE as crowds",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        help="number of processes (default: %(default)s)",
-    )
+    add_workers_option(parser)
     args = parser.parse_args()
     if args.workers < 1 or (args.input_size is not None and args.input_size < 32):
         parser.error("--workers must be at least 1, --input-size at least 32")

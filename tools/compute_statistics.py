@@ -25,7 +25,7 @@ from facenet_d2.data.readers import PillowReader, RasterReader, build_reader, us
 from facenet_d2.data.statistics import fit_stretch, measure_bands
 from facenet_d2.engine import read_config, run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
-from facenet_d2.parallel import default_workers
+from facenet_d2.parallel import add_workers_option
 from facenet_d2.paths import configs
 from facenet_d2.scenes.stretch import SYNTAX, StretchRule
 
@@ -47,12 +47,7 @@ def parse_args() -> argparse.Namespace:
         "--bands", type=int, nargs="+", help="numbers of the bands, from 1; default: the config's"
     )
     parser.add_argument("--stretch", help=f"stretch, instead of the config's: {SYNTAX}")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        help="number of processes (default: %(default)s)",
-    )
+    add_workers_option(parser)
     args = parser.parse_args()
     if args.workers < 1:
         parser.error("--workers must be at least 1")

@@ -231,13 +231,14 @@ def process_tiles(
     predictor: ScenePredictor, scene: Any, store: Any, shard: tuple[int, int], label: str
 ) -> None:
     """Detect the instances of a part of the tiles that are not in the store yet."""
-    from facenet_d2.scenes.prediction import detect_tiles, tile_batches
+    from facenet_d2.scenes.prediction import detect_tiles, missing_batches, tile_batches
 
     batches = tile_batches(scene.grid, predictor.batch_size, *shard)
+    missing = missing_batches(batches, store)
     total = sum(map(len, batches))
-    done = sum(len(batch) for batch in batches if all(tile in store for tile in batch))
+    done = total - sum(map(len, missing))
     with tqdm(total=total, initial=done, unit="tile", desc=label) as bar:
-        detect_tiles(scene, batches, predictor.detect, store, on_batch=bar.update)
+        detect_tiles(scene, missing, predictor.detect, store, on_batch=bar.update)
 
 
 def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None:
@@ -308,7 +309,7 @@ def process_by_ray(
         scenes: raster and one output file of each scene.
         args: arguments of the command.
     """
-    from facenet_d2.scenes.prediction import tile_batches
+    from facenet_d2.scenes.prediction import missing_batches, tile_batches
 
     with (
         scene_ray.cluster(args.ray),
@@ -323,7 +324,7 @@ def process_by_ray(
                         scene = predictor.scene(raster, args.stretch)
                         store = open_store(predictor, scene, output, args)
                         batches = tile_batches(scene.grid, predictor.batch_size)
-                        missing = [b for b in batches if not all(tile in store for tile in b)]
+                        missing = missing_batches(batches, store)
                         parts = scene_ray.scene_tasks(scene, store, missing, pool.num_actors)
                 except UserError:
                     continue

@@ -37,7 +37,7 @@ from facenet_d2.data.datasets.coco import datasets_root
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import remove_temporary_files
-from facenet_d2.parallel import default_workers, parallel_map
+from facenet_d2.parallel import add_workers_option, parallel_map
 from facenet_d2.preparing.color_maps import CLASS_SUFFIX, ID_SUFFIX
 from facenet_d2.preparing.patches import (
     CutJob,
@@ -112,12 +112,7 @@ def parse_args() -> argparse.Namespace:
         action="store_true",
         help="copy patches that are already cut instead of linking them",
     )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        help="number of processes (default: %(default)s)",
-    )
+    add_workers_option(parser)
     args = parser.parse_args()
     if not 0 <= args.overlap < args.patch_size:
         parser.error("--overlap must be at least 0 and less than --patch-size")

@@ -29,7 +29,7 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.parallel import default_workers
+from facenet_d2.parallel import add_workers_option
 from facenet_d2.preparing.published import print_counts
 from facenet_d2.scenes.extras import require_geo
 from facenet_d2.scenes.sources import find_rasters
@@ -185,12 +185,7 @@ def parse_args() -> argparse.Namespace:
         help="minimum distance of chips of different splits in pixels (default: %(default)s)",
     )
     splits.add_argument("--seed", type=int, default=0, help="seed of the split")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default_workers(),
-        help="number of processes (default: %(default)s)",
-    )
+    add_workers_option(parser)
     args = parser.parse_args()
     if (args.classes is None) == (args.one_class is None):
         parser.error("give either --classes or --one-class")

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -266,6 +267,18 @@ class ScenePredictor:
 
     def fingerprint(self, scene: Scene) -> dict[str, Any]:
         """Return JSON values that identify the scene, the model and all settings of detections."""
+        return {
+            "raster": scene.raster.fingerprint(),
+            "stretch": scene.stretch.to_dict(),
+            "tile_size": self.tile_size,
+            "overlap": self.overlap,
+            "batch_size": self.batch_size,
+            **self._model_fingerprint,
+        }
+
+    @cached_property
+    def _model_fingerprint(self) -> dict[str, str]:
+        """Hashes of config and weights, which are the same for all scenes."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.predictor.model.state_dict().items()):
             digest.update(name.encode())
@@ -276,11 +289,6 @@ class ScenePredictor:
         cfg.OUTPUT_DIR = cfg.MODEL.DEVICE = cfg.MODEL.WEIGHTS = ""
         cfg.DATASETS.COCO = []
         return {
-            "raster": scene.raster.fingerprint(),
-            "stretch": scene.stretch.to_dict(),
-            "tile_size": self.tile_size,
-            "overlap": self.overlap,
-            "batch_size": self.batch_size,
             "config": hashlib.sha256(cfg.dump().encode()).hexdigest(),
             "weights": digest.hexdigest(),
         }

@@ -78,14 +78,14 @@ class Task:
 
     scene: bytes
     store: FolderStore
-    batches: list[list[Tile]]
+    batches: list[Sequence[Tile]]
     losses: int = 0
 
 
 def scene_tasks(
     scene: Scene,
     store: FolderStore,
-    batches: Sequence[list[Tile]],
+    batches: Sequence[Sequence[Tile]],
     num_actors: int,
 ) -> list[Task]:
     """Return the tasks of a scene.

@@ -94,6 +94,11 @@ def tile_batches(
     return list(iter(lambda: list(islice(tiles, batch_size)), []))
 
 
+def missing_batches(batches: Iterable[Sequence[Tile]], store: TileStore) -> list[Sequence[Tile]]:
+    """Return the batches of which a tile is not in a store."""
+    return [batch for batch in batches if not all(tile in store for tile in batch)]
+
+
 def detect_tiles(
     scene: Scene,
     batches: Iterable[Sequence[Tile]],
@@ -114,7 +119,7 @@ def detect_tiles(
         store: store of the detections.
         on_batch: called with the number of tiles of each batch that is added to the store.
     """
-    missing = [batch for batch in batches if not all(tile in store for tile in batch)]
+    missing = missing_batches(batches, store)
     tiles = [tile for batch in missing for tile in batch]
     images = _read_ahead(tiles, scene.read, 2 * max(map(len, missing), default=0))
     for batch in missing:

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from detectron2.modeling import build_model
-from helpers import write_tiny_config
+from helpers import save_untrained_model, write_tiny_config
 
 from facenet_d2 import Predictor
 from facenet_d2.data import read_image
@@ -20,10 +18,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, scenes: Path) -> tuple[Pat
     """Return config and weights of an untrained model that detects instances everywhere."""
     folder = tmp_path_factory.mktemp("client_model")
     config = write_tiny_config(folder, scenes)
-    torch.manual_seed(0)
-    model = build_model(load_config(config))
-    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
-    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    save_untrained_model(load_config(config), folder / "model.pth")
     return config, folder / "model.pth"
 
 

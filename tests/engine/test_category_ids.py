@@ -4,8 +4,7 @@ import json
 import sys
 
 import pytest
-import torch
-from helpers import write_tiny_config
+from helpers import save_untrained_model, write_tiny_config
 
 import demo
 from facenet_d2.engine import Trainer, load_config, run_command
@@ -28,10 +27,7 @@ def test_demo_and_evaluation_write_the_ids_of_the_data(
     (folder / "annotations.json").write_text(json.dumps(content))
     cfg = load_config(write_tiny_config(folder, folder))
     assert list(cfg.DATASETS.CATEGORY_IDS) == list(ids.values())
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg)
-    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
-    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    model = save_untrained_model(cfg, folder / "model.pth")
     Trainer.test(cfg, model)
     evaluated = folder / "output" / "inference" / cfg.DATASETS.TEST[0]
     results = json.loads((evaluated / "coco_instances_results.json").read_text())

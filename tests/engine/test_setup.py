@@ -8,7 +8,7 @@ from detectron2.config import get_cfg
 from detectron2.data import get_detection_dataset_dicts
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils.events import EventStorage
-from helpers import write_tiny_config
+from helpers import save_untrained_model, write_tiny_config
 
 from facenet_d2 import UserError, add_facenet_config
 from facenet_d2.config import RENAMED_KEYS
@@ -116,11 +116,8 @@ def test_predictor(tmp_path, scenes):
     with pytest.raises(UserError, match=r"MODEL\.WEIGHTS is empty"):
         Predictor(config)
     cfg = load_config(config)
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
     weights = tmp_path / "model.pth"
-    torch.save({"model": model.state_dict()}, weights)
+    save_untrained_model(cfg, weights)
     predictor = Predictor(config, weights)
     names = [c["name"] for c in json.loads((scenes / "annotations.json").read_text())["categories"]]
     assert predictor.metadata.thing_classes == names

@@ -12,11 +12,10 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from helpers import REPOSITORY, write_tiny_config
+from helpers import REPOSITORY, save_untrained_model, write_tiny_config
 
 from facenet_d2.engine import run_command, scene_ray
 from facenet_d2.engine.setup import load_config
-from facenet_d2.engine.trainer import Trainer
 
 OPTIONS = ("--tile-size", "96", "--overlap", "32", "--batch-size", "2")
 
@@ -26,10 +25,7 @@ def folder(tmp_path_factory, scenes):
     """A model whose weights are random, and a scene of noise with 16 x 12 tiles."""
     folder = tmp_path_factory.mktemp("ray")
     cfg = load_config(write_tiny_config(folder, scenes), ["TEST.DETECTIONS_PER_IMAGE", "10"])
-    torch.manual_seed(0)
-    model = Trainer.build_model(cfg)
-    torch.nn.init.constant_(model.instance_head.category_pred.bias, 1.0)
-    torch.save({"model": model.state_dict()}, folder / "model.pth")
+    save_untrained_model(cfg, folder / "model.pth")
     (folder / "own.yaml").write_text(cfg.dump())
     pixels = np.random.default_rng(0).integers(0, 255, (3, 800, 1056), np.uint8)
     transform = Affine(0.5, 0, 500000, 0, -0.5, 4649776)
