@@ -357,6 +357,18 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.CATEGORY_IDS = []
     # Minimum and maximum area, in pixels, of the objects in APs, APm and APl.
     cfg.TEST.AREA_RANGES = [[0, 32**2], [32**2, 96**2], [96**2, 1e10]]
+    # Whole scenes (tools/predict_scenes.py, ScenePredictor).
+    node = cfg.TEST.SCENE = CN()
+    # Numbers of the bands, from 1, if the training images have only these; empty for INPUT.BANDS.
+    node.BANDS = []
+    # Size of the training images' pixels on the ground, in metres, to which scenes are resampled; 0
+    # if it is unknown.
+    node.PIXEL_SIZE = 0.0
+    # Stretch of scenes, if the training images were stretched before they were saved; empty for
+    # INPUT.STRETCH.
+    node.STRETCH = ""
+    # Overlap of tiles in pixels, the size of large objects; 0 for a quarter of a tile.
+    node.OVERLAP = 0
 
 
 def _add_solver(cfg: CN) -> None:

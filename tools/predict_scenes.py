@@ -69,11 +69,15 @@ def parse_args() -> argparse.Namespace:
         "--bands",
         nargs="+",
         type=int,
-        help="numbers of the bands, from 1 (default: INPUT.BANDS, or all but alpha)",
+        help="numbers of the bands, from 1 (default: TEST.SCENE.BANDS or INPUT.BANDS, or all but "
+        "alpha)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--pixel-size", type=float, help="pixel size of the training images, in metres"
+        "--pixel-size",
+        type=float,
+        help="pixel size of the training images, in metres (default: TEST.SCENE.PIXEL_SIZE, or "
+        "that of the scene)",
     )
     size.add_argument(
         "--scale", type=float, help="size of the training images relative to the scene"
@@ -81,13 +85,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--stretch",
         help='stretch of the values, such as "percentile 1 99" or "range 0 3000" (default: '
-        "INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
+        "TEST.SCENE.STRETCH or INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
     )
     parser.add_argument(
         "--tile-size", type=int, help="side of a tile in pixels (default: INPUT.MIN_SIZE_TEST)"
     )
     parser.add_argument(
-        "--overlap", type=int, help="overlap of tiles in pixels (default: a quarter of a tile)"
+        "--overlap",
+        type=int,
+        help="overlap of tiles in pixels (default: TEST.SCENE.OVERLAP, or a quarter of a tile)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=4, help="tiles at once (default: %(default)s)"
@@ -205,11 +211,11 @@ def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
 
 def open_raster(path: str, args: argparse.Namespace, predictor: ScenePredictor) -> Any:
     from facenet_d2.scenes.area import Area
-    from facenet_d2.scenes.raster import Raster
 
     area = Area.from_file(args.aoi) if args.aoi else None
-    bands = args.bands or predictor.bands
-    return Raster(path, bands=bands, pixel_size=args.pixel_size, scale=args.scale, area=area)
+    return predictor.open(
+        path, bands=args.bands, pixel_size=args.pixel_size, scale=args.scale, area=area
+    )
 
 
 def read_picture(path: str, scene: Any, predictor: ScenePredictor) -> Any:

@@ -17,6 +17,7 @@ import torch
 from ..data.readers import uses_raster_reader
 from ..errors import UserError
 from ..scenes.extras import require_geo
+from ..scenes.stretch import StretchRule
 from ..structures.masks import MASK_STRIDE
 from .predictor import Predictor
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from ..scenes.merge import MergeReport
     from ..scenes.prediction import Scene, TileImage, TileInstances
     from ..scenes.raster import Raster
-    from ..scenes.stretch import StretchRule
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +67,12 @@ class ScenePrediction:
 
 
 @contextmanager
-def _opened(source: str | Path | np.ndarray, options: dict[str, Any]) -> Iterator[Raster]:
-    """Open a raster, or an array ``(H, W, bands)`` as one."""
+def _file_name(source: str | Path | np.ndarray) -> Iterator[str]:
+    """Return a name by which GDAL opens a raster or an array ``(H, W, bands)``."""
     from rasterio.io import MemoryFile
 
-    from ..scenes.raster import Raster
-
     if not isinstance(source, np.ndarray):
-        with Raster(source, **options) as raster:
-            yield raster
+        yield str(source)
         return
     if source.ndim != 3 or 0 in source.shape:
         raise UserError(f"A scene is an array (H, W, bands), not one of shape {source.shape}.")
@@ -88,8 +85,7 @@ def _opened(source: str | Path | np.ndarray, options: dict[str, Any]) -> Iterato
                 dataset.write(np.moveaxis(source, 2, 0))
         except (TypeError, ValueError) as error:
             raise UserError(f"An array of {source.dtype} is not a scene ({error}).") from error
-        with Raster(file.name, **options) as raster:
-            yield raster
+        yield file.name
 
 
 class ScenePredictor:
@@ -107,7 +103,9 @@ class ScenePredictor:
         tile_size: side of a tile in pixels.
         overlap: overlap of tiles in pixels.
         batch_size: number of tiles that the model processes at once.
-        bands: numbers of the bands that the model was trained with; None for all but an alpha band.
+        bands: numbers of the bands of scenes; None for all but an alpha band.
+        pixel_size: size of the training images' pixels on the ground in metres; None if unknown.
+        stretch: rule of the stretch of scenes; "" for the default of their type of values.
     """
 
     def __init__(
@@ -126,8 +124,9 @@ class ScenePredictor:
             weights: checkpoint file; by default ``MODEL.WEIGHTS``.
             overrides: KEY VALUE pairs, as on the command line.
             tile_size: side of a tile in pixels; by default ``INPUT.MIN_SIZE_TEST``.
-            overlap: overlap of tiles in pixels; by default a quarter of a tile. Objects up to this
-                size are seen whole in at least one tile.
+            overlap: overlap of tiles in pixels; by default ``TEST.SCENE.OVERLAP``, at most half a
+                tile, or a quarter of a tile if that is 0. Objects up to this size are seen whole in
+                at least one tile.
             batch_size: number of tiles that the model processes at once.
 
         Raises:
@@ -138,11 +137,19 @@ class ScenePredictor:
         self.predictor = Predictor(config_file, weights, overrides)
         cfg = self.predictor.cfg
         self.tile_size = tile_size or int(cfg.INPUT.MIN_SIZE_TEST)
-        self.overlap = round(DEFAULT_OVERLAP * self.tile_size) if overlap is None else overlap
+        if overlap is None:
+            known = min(cfg.TEST.SCENE.OVERLAP, self.tile_size // 2)
+            overlap = known or round(DEFAULT_OVERLAP * self.tile_size)
+        self.overlap = overlap
         self.batch_size = batch_size
-        self.bands = list(cfg.INPUT.BANDS) or None
+        self.bands = list(cfg.TEST.SCENE.BANDS or cfg.INPUT.BANDS) or None
+        self.pixel_size = cfg.TEST.SCENE.PIXEL_SIZE or None
+        self.stretch = cfg.TEST.SCENE.STRETCH or cfg.INPUT.STRETCH
+        if self.stretch:
+            StretchRule.parse(self.stretch)
         # With INPUT.BANDS or INPUT.STRETCH, bands are listed in the order of INPUT.FORMAT.
-        self._is_bgr = cfg.INPUT.FORMAT == "BGR" and not uses_raster_reader(cfg)
+        self._is_colour = not uses_raster_reader(cfg)
+        self._is_bgr = cfg.INPUT.FORMAT == "BGR" and self._is_colour
         if self.tile_size > cfg.INPUT.MAX_SIZE_TEST:
             logger.warning(
                 "The tile size, %d pixels, is larger than INPUT.MAX_SIZE_TEST, %d: the model was "
@@ -167,13 +174,14 @@ class ScenePredictor:
         Args:
             source: raster file, URL or other name that GDAL opens, or an array ``(H, W, bands)``,
                 RGB if it has three bands.
-            bands: numbers of the bands, from 1; by default ``INPUT.BANDS``, or all but an alpha
-                band.
-            pixel_size: side of the pixels that the model sees, in metres.
+            bands: numbers of the bands, from 1; by default ``TEST.SCENE.BANDS`` or
+                ``INPUT.BANDS``, or all but an alpha band.
+            pixel_size: side of the pixels that the model sees, in metres; by default
+                ``TEST.SCENE.PIXEL_SIZE``.
             scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
             area: area of interest.
             stretch: rule of the stretch, see :class:`~facenet_d2.scenes.stretch.StretchRule`; by
-                default ``INPUT.STRETCH``.
+                default ``TEST.SCENE.STRETCH`` or ``INPUT.STRETCH``.
             min_score: minimum score of the instances.
 
         Returns:
@@ -185,13 +193,10 @@ class ScenePredictor:
         from ..scenes.prediction import InstanceStream, detect_tiles, tile_batches
         from ..scenes.tile_store import MemoryStore
 
-        options: dict[str, Any] = {
-            "bands": bands or self.bands,
-            "pixel_size": pixel_size,
-            "scale": scale,
-            "area": area,
-        }
-        with _opened(source, options) as raster:
+        with (
+            _file_name(source) as name,
+            self.open(name, bands=bands, pixel_size=pixel_size, scale=scale, area=area) as raster,
+        ):
             scene = self.scene(raster, stretch)
             store = MemoryStore()
             detect_tiles(scene, tile_batches(scene.grid, self.batch_size), self.detect, store)
@@ -200,6 +205,48 @@ class ScenePredictor:
             self.warn(stream.report)
             return ScenePrediction(self.describe(scene), instances, stream.report)
 
+    def open(
+        self,
+        path: str,
+        *,
+        bands: Sequence[int] | None = None,
+        pixel_size: float | None = None,
+        scale: float | None = None,
+        area: Area | None = None,
+    ) -> Raster:
+        """Open a raster with the bands and the pixel size that the model was trained with.
+
+        Args:
+            path: raster file, URL or other name that GDAL opens.
+            bands: numbers of the bands, as in :meth:`__call__`.
+            pixel_size: size of the pixels that the model sees, as in :meth:`__call__`.
+            scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
+            area: area of interest.
+
+        Raises:
+            UserError: if the raster cannot be opened.
+        """
+        from ..scenes.raster import Raster
+
+        bands = bands or self.bands
+        if bands is None or (pixel_size is None and scale is None and self.pixel_size):
+            with Raster(path, bands=bands) as raster:
+                found, metres = raster.bands, raster.pixel_metres
+            if bands is None and len(found) == 1 and self._is_colour:
+                # Training reads grey images as colours, too.
+                bands = found * 3
+            if pixel_size is None and scale is None and self.pixel_size:
+                if metres is None:
+                    logger.warning(
+                        "%s: the size of its pixels is unknown; it is assumed to be that of the "
+                        "training images, %g m.",
+                        raster.name,
+                        self.pixel_size,
+                    )
+                else:
+                    pixel_size = self.pixel_size
+        return Raster(path, bands=bands, pixel_size=pixel_size, scale=scale, area=area)
+
     def scene(self, raster: Raster, stretch: str | None = None) -> Scene:
         """Return a raster with its tiles and its stretch.
 
@@ -207,7 +254,7 @@ class ScenePredictor:
             UserError: if the number of bands is not that of the model.
         """
         from ..scenes.prediction import Scene
-        from ..scenes.stretch import StretchRule, default_rule
+        from ..scenes.stretch import default_rule
         from ..scenes.tiles import TileGrid
 
         expected = len(self.predictor.cfg.MODEL.PIXEL_MEAN)
@@ -216,8 +263,8 @@ class ScenePredictor:
                 f"{raster.name} has {len(raster.bands)} bands, but the model expects {expected}; "
                 "choose them by their numbers, from 1."
             )
-        text = stretch or self.predictor.cfg.INPUT.STRETCH
-        rule: StretchRule = StretchRule.parse(text) if text else default_rule(raster)
+        text = stretch or self.stretch
+        rule = StretchRule.parse(text) if text else default_rule(raster)
         grid = TileGrid(raster.height, raster.width, self.tile_size, self.overlap)
         return Scene(raster, rule.fit([raster]), grid)
 

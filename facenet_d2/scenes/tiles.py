@@ -6,11 +6,14 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from math import ceil, inf
 
 import numpy as np
 
 from ..errors import UserError
+
+# Pixels of context between an object and the side of its tile.
+OVERLAP_MARGIN = 8
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -29,6 +32,16 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
         return [0]
     strides = -(-(length - size) // (size - overlap))
     return [i * (length - size) // strides for i in range(strides + 1)]
+
+
+def tile_overlap(object_size: float, tile_size: int) -> int:
+    """Return an overlap of tiles with which objects are whole in at least one tile.
+
+    Args:
+        object_size: longer side of large objects in pixels.
+        tile_size: side of a tile in pixels; the overlap is at most half of it.
+    """
+    return min(ceil(object_size) + OVERLAP_MARGIN, tile_size // 2)
 
 
 @dataclass(frozen=True)
