@@ -33,6 +33,7 @@ import stub
 from affine import Affine
 from rasterio.windows import Window
 
+from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.scene_predictor import ScenePredictor
 from facenet_d2.scenes.description import SceneDescription
@@ -118,10 +119,12 @@ def generate(file: Path, width: int, height: int, objects: int, *, is_stub: bool
 class StubPredictor:
     """Has the methods of :class:`ScenePredictor` that predict_scenes.py calls."""
 
-    batch_size = 4
+    batch_size, tile_size, overlap = 4, 512, 96
 
     def scene(self, raster: Raster, stretch: str | None) -> Scene:
-        return Scene(raster, Stretch(), TileGrid(raster.height, raster.width, 512, 96))
+        return Scene(
+            raster, Stretch(), TileGrid(raster.height, raster.width, self.tile_size, self.overlap)
+        )
 
     def fingerprint(self, scene: Scene) -> dict:
         return {"raster": scene.raster.fingerprint()}
@@ -181,32 +184,37 @@ def predict(scene: Path, output: Path, config: Path | None, opts: list[str]) -> 
     )
 
 
-def kill_and_resume(command: list[str], expected: Path, kills: int) -> None:
-    """Kill predictions of a scene and resume them, until they end with the expected file."""
-    start = time.perf_counter()
+def kill_and_resume(command: list[str], expected: Path, tiles: int, kills: int) -> None:
+    """Kill the prediction of a scene at points of its progress, and resume it until it ends.
+
+    The output must be the same as that of an uninterrupted run.
+    """
     subprocess.run([*command, expected], check=True)
-    duration = time.perf_counter() - start
-    chance = random.Random(0)
     output = expected.with_name("killed.gpkg")
     output.unlink(missing_ok=True)
+    chance = random.Random(0)
+    # The last three points are in the merge.
+    points = [tiles * i // (kills - 3) for i in range(kills - 3)] + [tiles] * 3
     done = 0
-    for number in range(1, kills + 1):
-        # Moments in the whole run, the merge included; what is done is not repeated.
-        moment = duration * chance.uniform(0.3, 1.0)
+    for point in points:
         process = subprocess.Popen([*command, output], stdout=subprocess.DEVNULL)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
+        while process.poll() is None and finished_tiles(output.parent) < point:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1))
+        if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            process.wait()
             done += 1
-        if output.exists() and process.returncode == 0:
-            assert output.read_bytes() == expected.read_bytes(), f"kill {number}: files differ"
-            output.unlink()
+        if process.wait() == 0:
+            break
+    assert not output.exists() or process.returncode == 0, "a killed process left an output"
     subprocess.run([*command, output], check=True)
     assert output.read_bytes() == expected.read_bytes(), "files differ"
     left = [path for path in output.parent.iterdir() if path.name.startswith(".")]
     print(f"killed {done} times; the file is the same to the byte; left over: {left or 'nothing'}")
+
+
+def finished_tiles(folder: Path) -> int:
+    return sum(1 for _ in folder.glob(".*.tiles/*.npz"))
 
 
 def main() -> None:
@@ -239,7 +247,10 @@ def main() -> None:
     command += [f"--override={text}" for text in args.opts]
     command += ["--predict", str(scene)]
     if args.kills:
-        kill_and_resume(command, folder / "whole.gpkg", args.kills)
+        if not args.stub or args.kills < 4:
+            raise UserError("--kills is for --stub and at least 4.")
+        grid = TileGrid(args.height, args.width, StubPredictor.tile_size, StubPredictor.overlap)
+        kill_and_resume(command, folder / "whole.gpkg", len(grid), args.kills)
     else:
         subprocess.run([*command, folder / "out.gpkg"], check=True)
 
