@@ -8,7 +8,9 @@ import isaid_scene
 import merge_patches
 import numpy as np
 import prepare_isaid
+import prepare_scenes
 import pycocotools.mask as mask_util
+import pyogrio.raw
 import pytest
 import rasterio
 import shapely
@@ -303,6 +305,67 @@ def test_geotiff_chips_place_the_scene_on_the_map(run, tmp_path, scene):
         rows = [np.argwhere(scene == label)[:, ::-1] for label in np.unique(scene[scene > 0])]
         assert bounds == {(*p.min(axis=0), *(p.max(axis=0) + 1)) for p in rows}
     assert evaluate(run, tmp_path)["AP"] == pytest.approx(100)
+
+
+def test_chips_of_prepared_scenes(run, tmp_path):
+    """Labels on the map -> PNG chips of two splits -> scenes of one, compared with the labels."""
+    transform = Affine.translation(400_000, 5_800_000) @ Affine.rotation(20) @ Affine.scale(0.5, -1)
+    profile = {"driver": "GTiff", "count": 1, "dtype": "uint8", "crs": "EPSG:32633"}
+    rng = np.random.default_rng(8)
+    with rasterio.open(
+        tmp_path / "town.tif", "w", height=300, width=360, transform=transform, **profile
+    ) as raster:
+        raster.write(rng.integers(1, 200, (1, 300, 360), np.uint8))
+    corners = [(24 * i + 5, 24 * j + 5) for i in range(14) for j in range(11)]
+    sizes = rng.integers(6, 16, (len(corners), 2)).tolist()
+    boxes = [shapely.box(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes)]
+    area = np.array([shapely.box(0, 0, 360, 247)])
+    for name, polygons in (("labels", np.array(boxes)), ("aoi", area)):
+        placed = shapely.transform(polygons, lambda p: np.transpose(transform @ tuple(p.T)))
+        pyogrio.raw.write(
+            tmp_path / f"{name}.gpkg",
+            shapely.to_wkb(placed),
+            [np.array(["house"] * len(placed), dtype=object)],
+            ["class"],
+            geometry_type="Polygon",
+            crs="EPSG:32633",
+        )
+    code, _, err = run(
+        prepare_scenes,
+        *("--input", tmp_path / "town.tif", "--labels", tmp_path / "labels.gpkg"),
+        *("--class-field", "class", "--classes", "house", "--aoi", tmp_path / "aoi.gpkg"),
+        *("--outside", "ignore", "--split", "train=0.5", "val=0.5", "--block-size", 2, "--gap", 10),
+        *("--chip-size", 100, "--overlap", 30, "--output", tmp_path, "--workers", 1),
+    )
+    assert code == 0, err
+    content = json.loads((tmp_path / "val.json").read_text())
+    assert content["images"][0]["file_name"].endswith(".png")
+    (tmp_path / "results.json").write_text(json.dumps(as_results(content["annotations"])))
+    assert "EPSG:32633" in merge(run, tmp_path, "--tolerance", "0")
+    assert evaluate(run, tmp_path)["AP"] == pytest.approx(100)
+    merged = tmp_path / "merged"
+    objects = read_polygons(merged / "truth" / "town.gpkg")
+    chips = shapely.union_all([shapely.box(*make_patch(i).window) for i in content["images"]])
+    back = shapely.transform(objects.polygons, lambda p: np.transpose(~transform @ tuple(p.T)))
+    labelled = chips & area[0]
+    found = {tuple(np.round(shapely.bounds(b), 6)) for b in back[~objects.attributes["ignored"]]}
+    whole = {b.bounds for b in boxes if labelled.contains(b)}
+    halves = {(b & labelled).bounds for b in boxes if 2 * (b & labelled).area >= b.area}
+    assert len(whole) > 40
+    assert whole <= found <= halves
+    # The labels themselves are the truth within the area of the chips.
+    code, out, err = run(
+        evaluate_scenes,
+        *("--truth", tmp_path / "labels.gpkg", "--results", merged / "results" / "town.gpkg"),
+        *("--aoi", merged / "area" / "town.gpkg", "--json"),
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    assert report["all"]["truth"] >= len(whole)
+    inside = [b for b in boxes if chips.contains(b)]
+    unlabelled = sum(not area[0].contains(b) for b in inside)
+    assert report["all"]["truth"] == len(inside)
+    assert report["all"]["truth"] - report["all"]["predicted"] == unlabelled
 
 
 def test_truth_of_the_whole_scenes(run, tmp_path, scene):

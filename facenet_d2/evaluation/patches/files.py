@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
+from ...errors import UserError
 from ...files import replaced
 from ...scenes.description import SceneDescription
 from ...scenes.geo import known_crs
@@ -20,16 +23,54 @@ from .places import Patch
 from .truth import SceneTruth
 
 
-def scene_place(patches: Sequence[Patch], folder: Path) -> tuple[Affine, CRS | None]:
-    """Return the transform and the reference system of a scene, from the file of a patch.
+class ScenePlace(NamedTuple):
+    """Size of a scene and its place on the map.
+
+    Attributes:
+        size: height and width, or None if they are unknown.
+        transform: transform from (column, row) of pixel corners to coordinates; the identity for
+            pixels.
+        crs: coordinate reference system, or None for pixels.
+    """
+
+    size: tuple[int, int] | None
+    transform: Affine
+    crs: CRS | None
+
+
+NOWHERE = ScenePlace(None, Affine.identity(), None)
+
+
+def stated_place(name: str, entry: Any) -> ScenePlace:
+    """Return the place of a scene that a COCO JSON states.
+
+    Args:
+        name: name of the scene, for messages.
+        entry: its value in "scenes" of "info", with ``height``, ``width``, ``transform`` and
+            ``crs``, as ``tools/prepare_scenes.py`` writes it.
+
+    Raises:
+        UserError: if the entry is not usable.
+    """
+    try:
+        transform = Affine(*entry["transform"])
+        size = (int(entry["height"]), int(entry["width"]))
+        if entry["crs"] is None or not transform.determinant:
+            return ScenePlace(size, Affine.identity(), None)
+        return ScenePlace(size, transform, CRS.from_user_input(entry["crs"]))
+    except (LookupError, TypeError, ValueError, CRSError) as error:
+        raise UserError(
+            f'scene {name}: its place in "info" is not usable ({error}); remove it to get pixel '
+            "coordinates."
+        ) from error
+
+
+def place_from_file(patches: Sequence[Patch], folder: Path) -> ScenePlace:
+    """Return the place of a scene, from the first file of a patch that exists.
 
     Args:
         patches: patches of the scene.
         folder: folder that their file names are relative to.
-
-    Returns:
-        The transform, and the coordinate reference system; the identity and None if no file exists,
-        or the first that exists has no reference system.
 
     Raises:
         UserError: if the file is not a raster.
@@ -41,8 +82,9 @@ def scene_place(patches: Sequence[Patch], folder: Path) -> tuple[Affine, CRS | N
                 transform, crs = dataset.transform, known_crs(dataset.crs)
             if crs is None or transform.is_identity:
                 break
-            return transform @ Affine.translation(-patch.window[0], -patch.window[1]), crs
-    return Affine.identity(), None
+            left, top = patch.window[:2]
+            return ScenePlace(None, transform @ Affine.translation(-left, -top), crs)
+    return NOWHERE
 
 
 def write_truth(path: Path, scene: SceneDescription, truth: SceneTruth) -> None:

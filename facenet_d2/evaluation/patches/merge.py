@@ -16,7 +16,7 @@ from ...scenes.merge import MergeSettings
 from ...scenes.patch_grid import PatchGrid
 from ...scenes.prediction import InstanceStream
 from ...scenes.writers import check_outputs, write_scene
-from .files import scene_place, write_area, write_truth
+from .files import ScenePlace, place_from_file, stated_place, write_area, write_truth
 from .places import Patch, find_scenes
 from .result_index import ResultIndex
 from .sources import ResultSource
@@ -36,6 +36,7 @@ class PatchSet:
         class_ids: category id of each class index.
         annotations: annotations of each image by its id; None if they are withheld.
         min_visible: visible share of an object from which it is not ignored.
+        places: size and place of the scenes for which the annotations state them.
     """
 
     scenes: dict[str, list[Patch]]
@@ -43,6 +44,7 @@ class PatchSet:
     class_ids: tuple[int, ...]
     annotations: dict[int, list[dict[str, Any]]] | None
     min_visible: float
+    places: dict[str, ScenePlace]
 
     @classmethod
     def from_coco(cls, content: Mapping[str, Any]) -> PatchSet:
@@ -52,20 +54,25 @@ class PatchSet:
             content: annotations from :func:`~facenet_d2.data.coco_json.read_coco`.
 
         Raises:
-            UserError: if the place of a patch is unusable; see :func:`.places.find_scenes`.
+            UserError: if the place of a patch or a scene is unusable; see
+                :func:`.places.find_scenes`.
         """
         annotations: dict[int, list[dict[str, Any]]] = {}
         for annotation in content.get("annotations", ()):
             annotations.setdefault(annotation["image_id"], []).append(annotation)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         info = content.get("info")
-        visible = info.get("min_visible") if isinstance(info, dict) else None
+        info = info if isinstance(info, dict) else {}
+        visible, places = info.get("min_visible"), info.get("scenes")
+        places = places if isinstance(places, dict) else {}
+        scenes = find_scenes(content["images"])
         return cls(
-            scenes=find_scenes(content["images"]),
+            scenes=scenes,
             class_names=tuple(category["name"] for category in categories),
             class_ids=tuple(category["id"] for category in categories),
             annotations=annotations if "annotations" in content else None,
             min_visible=visible if is_number(visible) else MIN_VISIBLE,
+            places={name: stated_place(name, places[name]) for name in scenes if name in places},
         )
 
     @property
@@ -149,14 +156,15 @@ def _merge_scene(
     whole: WholeScene | None,
 ) -> MergedScene:
     own = patches.scenes[name]
-    grid = PatchGrid((patch.window for patch in own), size=None if whole is None else whole.size)
-    transform, crs = scene_place(own, options.images)
+    place = patches.places.get(name) or place_from_file(own, options.images)
+    size = place.size if whole is None else whole.size
+    grid = PatchGrid((patch.window for patch in own), size=size)
     scene = SceneDescription(
         name=name,
         height=grid.height,
         width=grid.width,
-        transform=transform,
-        crs=crs,
+        transform=place.transform,
+        crs=place.crs,
         class_names=patches.class_names,
         class_ids=patches.class_ids,
         scene_id=number,
@@ -187,5 +195,11 @@ def _merge_scene(
     if truth is not None:
         write_truth(truth_folder / f"{name}.gpkg", scene, truth)
     return MergedScene(
-        name, len(own), grid.is_overlapping, stream.report.detections, written.instances, truth, crs
+        name,
+        len(own),
+        grid.is_overlapping,
+        stream.report.detections,
+        written.instances,
+        truth,
+        place.crs,
     )
