@@ -56,7 +56,7 @@ def read_results(file: Path) -> list[dict[str, Any]]:
             f"{type(results).__name__}."
         )
     for number, result in enumerate(results):
-        if not _is_result(result):
+        if not is_result(result):
             raise UserError(
                 f"{file} does not contain COCO results of masks: entry {number} is not an object "
                 "with an integer category_id, a segmentation as RLE, a number as score, and an "
@@ -65,7 +65,8 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return results
 
 
-def _is_result(entry: Any) -> bool:
+def is_result(entry: Any) -> bool:
+    """Return whether an entry has the fields that :func:`read_results` requires."""
     if not isinstance(entry, dict):
         return False
     mask = entry.get("segmentation")

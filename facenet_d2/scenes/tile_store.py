@@ -17,7 +17,14 @@ from .tiles import Tile
 FINGERPRINT = "fingerprint.json"
 
 
-class TileStore(Protocol):
+class TileSource(Protocol):
+    """Where the detections of tiles come from."""
+
+    def load(self, tile: Tile) -> TileDetections:
+        """Return the detections of a tile that has been processed."""
+
+
+class TileStore(TileSource, Protocol):
     """Where the detections of tiles are kept."""
 
     def __contains__(self, tile: Tile) -> bool:
@@ -25,9 +32,6 @@ class TileStore(Protocol):
 
     def save(self, tile: Tile, detections: TileDetections) -> None:
         """Keep the detections of a tile."""
-
-    def load(self, tile: Tile) -> TileDetections:
-        """Return the detections of a tile that has been processed."""
 
 
 class MemoryStore:
