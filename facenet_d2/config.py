@@ -59,6 +59,7 @@ LIMITS = (
     "MODEL.SOLOV2.PRE_NMS_TOPK_TEST",
     "MODEL.YOLACT.PRE_NMS_TOPK_TEST",
     "MODEL.CONDINST.TOPK_CANDIDATES_TEST",
+    "MODEL.RDSNET.TOPK_CANDIDATES_TEST",
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
     "MODEL.RPN.PRE_NMS_TOPK_TEST",
     "MODEL.RPN.POST_NMS_TOPK_TEST",
@@ -99,6 +100,7 @@ def add_facenet_config(cfg: CN) -> None:
     _add_rcnn(cfg)
     _add_yolact(cfg)
     _add_condinst(cfg)
+    _add_rdsnet(cfg)
     _add_bottom_up(cfg)
     _add_face_fpn(cfg)
     _add_sem(cfg)
@@ -241,6 +243,11 @@ def _add_condinst(cfg: CN) -> None:
     node.PRIOR_PROB = 0.01
     # Radius around a mass centre within which positions are positive, in strides of the level.
     node.CENTER_SAMPLING_RADIUS = 1.5
+    # Target of the centerness: "box", FCOS's distances to the sides of the box, or "ellipse", a
+    # Gaussian with the covariance of the mask's pixels (configs/models/elliptic_centerness.yaml).
+    node.CENTERNESS = "box"
+    # Elliptic centerness on the border of the ellipse that has the mask's covariance.
+    node.ELLIPSE_BORDER = 0.1
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Levels of the mask branch; the finest has stride 8.
@@ -257,6 +264,54 @@ def _add_condinst(cfg: CN) -> None:
     node.SCORE_THRESH_TEST = 0.05
     node.MASK_THRESH_TEST = 0.5
     node.NMS_THRESH_TEST = 0.6
+    # Number of candidates per level.
+    node.TOPK_CANDIDATES_TEST = 1000
+
+
+def _add_rdsnet(cfg: CN) -> None:
+    """Add MODEL.RDSNET. The defaults are the published model, except for MIN_MASK_AREA."""
+    node = cfg.MODEL.RDSNET = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels with anchors. Necks that end at p6 need fewer.
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Size of the smallest anchors of a level, in strides of the level, and number of sizes up to
+    # twice that.
+    node.ANCHOR_SCALE = 4.0
+    node.ANCHORS_PER_OCTAVE = 3
+    node.ANCHOR_RATIOS = [0.5, 1.0, 2.0]
+    # Convolutions in each of the three towers: classes, boxes, representations.
+    node.NUM_CONVS = 4
+    # Width and normalisation of the towers and of the pixel branch.
+    node.CONV_CHANNELS = 256
+    node.NORM = "GN"
+    node.PRIOR_PROB = 0.01
+    # Channels of the pixel map; an anchor has twice as many, for background and object.
+    node.REPRESENTATION_CHANNELS = 32
+    # Levels of the pixel branch; the finest has stride 8.
+    node.MASK_IN_FEATURES = ["p3", "p4", "p5"]
+    # [bg, fg]: anchors with IoU < bg are background, >= fg foreground, in between ignored.
+    node.IOU_THRESHOLDS = [0.4, 0.5]
+    node.BBOX_REG_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    node.SMOOTH_L1_LOSS_BETA = 0.11
+    node.MASK_WEIGHT = 1.0
+    # Maximum number of foreground anchors per image in the mask loss, subsampled evenly (published:
+    # at random).
+    node.MAX_MASKS = 100
+    # Objects of at most this many pixels of the network's input have no mask loss. The published
+    # code has 100, which would leave out most small objects of aerial images.
+    node.MIN_MASK_AREA = 0
+    # Pixels outside of the object's box, widened by this share of its sides, have no mask loss.
+    node.MASK_BOX_MARGIN = 0.25
+    # Number of background pixels in a mask's loss per object pixel, hardest first.
+    node.NEGATIVE_RATIO = 1.0
+    node.SCORE_THRESH_TEST = 0.05
+    node.MASK_THRESH_TEST = 0.4
+    # Masks end outside of their detected box, widened by this share of its sides.
+    node.MASK_BOX_MARGIN_TEST = 0.1
+    node.NMS_THRESH_TEST = 0.5
     # Number of candidates per level.
     node.TOPK_CANDIDATES_TEST = 1000
 
@@ -323,8 +378,9 @@ def _add_data(cfg: CN) -> None:
     """Add keys of data sets and augmentation.
 
     Two of Detectron2's keys accept a further value: INPUT.RANDOM_FLIP may be "both", and
-    INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT and
-    CondInst. Ground-truth masks are then rasterised once, at stride 4, where losses compare masks.
+    INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT,
+    CondInst and RDSNet. Ground-truth masks are then rasterised once, at stride 4, where losses
+    compare masks.
     """
     # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
     # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..errors import UserError
-from ..modeling import SOLO, YOLACT, CondInst, SOLOv2
+from ..modeling import SOLO, YOLACT, CondInst, RDSNet, SOLOv2
 from ..modeling.grids import GridModel
 
 # Context manager that attributes operators outside of modules to a part.
@@ -146,6 +146,18 @@ def _condinst(model: CondInst, instances: int) -> Plan:
     return Plan(run, prefixes, _what(instances))
 
 
+def _rdsnet(model: RDSNet, instances: int) -> Plan:
+    def run(image: torch.Tensor, part: Part) -> None:
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        representations = torch.cat(predictions.representations, dim=1)[0]
+        some = _spread(len(representations), instances, "anchors").to(model.device)
+        with part(_masks_part(instances)):
+            model.masks(representations[some], predictions.pixel_map[0])
+
+    prefixes = {"anchor_head.": "anchor head", "pixel_branch.": "pixel branch"}
+    return Plan(run, prefixes, _what(instances))
+
+
 def given_boxes(count: int, height: int, width: int, device: torch.device) -> Boxes:
     """Return boxes with sides of 16 to 512 pixels all over an image, clipped to it."""
     i = torch.arange(count, device=device)
@@ -201,5 +213,6 @@ PLANS: Mapping[type[nn.Module], Callable[..., Plan | None]] = {
     SOLO: _grid_model,
     YOLACT: _yolact,
     CondInst: _condinst,
+    RDSNet: _rdsnet,
     GeneralizedRCNN: _rcnn,
 }

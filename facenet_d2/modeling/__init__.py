@@ -1,11 +1,12 @@
 """Meta-architectures, necks, heads and layers."""
 
-from . import anchors, backbone, condinst, layers, roi_heads, solo, solov2, yolact
+from . import anchors, backbone, condinst, layers, rdsnet, roi_heads, solo, solov2, yolact
 from .acceleration import accelerate
 from .backbone import FACEFPN
 from .condinst import CondInst
 from .instance_model import InstanceModel
 from .precision import set_tf32
+from .rdsnet import RDSNet
 from .roi_heads import MaskRCNN
 from .solo import SOLO
 from .solov2 import SOLOv2
@@ -18,12 +19,14 @@ __all__ = [
     "CondInst",
     "InstanceModel",
     "MaskRCNN",
+    "RDSNet",
     "SOLOv2",
     "accelerate",
     "anchors",
     "backbone",
     "condinst",
     "layers",
+    "rdsnet",
     "roi_heads",
     "set_tf32",
     "solo",

@@ -20,7 +20,7 @@ from facenet_d2.experiments.paper import TABLES
 
 CONFIGS = REPOSITORY / "configs"
 # Rows without a model in this project.
-MISSING = {"RDSNet", "QueryInst", "Luo et al."}
+MISSING = {"QueryInst"}
 
 
 def committed(dataset: str, model: str):

@@ -50,6 +50,7 @@ NODES = {
     "SOLO": ("MODEL.SOLO.", "MODEL.SOLOV2."),
     "YOLACT": ("MODEL.YOLACT.",),
     "CondInst": ("MODEL.CONDINST.",),
+    "RDSNet": ("MODEL.RDSNET.",),
     "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 
