@@ -14,7 +14,7 @@ from ...structures.masks import full_size_masks
 
 
 def sample_logits(logits: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Interpolate mask logits at points.
+    """Interpolate mask logits at points, as masks are enlarged in inference.
 
     Args:
         logits: ``(K, h, w)``.
@@ -24,7 +24,8 @@ def sample_logits(logits: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         ``(K, P)``.
     """
     grid = 2 * points[:, :, None] - 1
-    return F.grid_sample(logits[:, None], grid, align_corners=False)[:, 0, :, 0]
+    samples = F.grid_sample(logits[:, None], grid, padding_mode="border", align_corners=False)
+    return samples[:, 0, :, 0]
 
 
 def label_points(
