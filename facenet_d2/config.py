@@ -101,6 +101,8 @@ def add_facenet_config(cfg: CN) -> None:
     _add_yolact(cfg)
     _add_condinst(cfg)
     _add_rdsnet(cfg)
+    _add_queryinst(cfg)
+    _add_mask2former(cfg)
     _add_bottom_up(cfg)
     _add_face_fpn(cfg)
     _add_sem(cfg)
@@ -316,12 +318,88 @@ def _add_rdsnet(cfg: CN) -> None:
     node.TOPK_CANDIDATES_TEST = 1000
 
 
+def _add_queryinst(cfg: CN) -> None:
+    """Add MODEL.QUERYINST. The defaults are the published model with 100 queries."""
+    node = cfg.MODEL.QUERYINST = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels of the pyramid that RoIs are pooled from. Their width is that of the queries.
+    node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    # At most this many objects are found in an image (published: 100, or 300 for long training).
+    # objects_without_query in metrics.json counts those that training leaves out.
+    node.NUM_QUERIES = 100
+    node.NUM_STAGES = 6
+    # Heads of the attention of the queries to each other.
+    node.NUM_HEADS = 8
+    # Channels between the two matrices of a dynamic interaction.
+    node.DYNAMIC_CHANNELS = 64
+    node.FC_DIM = 2048
+    # Sides of the RoI features of the box heads and the mask heads. Masks are twice as large.
+    node.POOLER_RESOLUTION = 7
+    node.MASK_POOLER_RESOLUTION = 14
+    node.NUM_MASK_CONVS = 4
+    # Normalisation of the mask heads. BN is over the RoIs of a step.
+    node.MASK_NORM = "BN"
+    node.PRIOR_PROB = 0.01
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    # Weights of the losses. The first three are also those of the assignment.
+    node.CLASS_WEIGHT = 2.0
+    node.L1_WEIGHT = 5.0
+    node.GIOU_WEIGHT = 2.0
+    node.MASK_WEIGHT = 8.0
+    # As published, only TEST.DETECTIONS_PER_IMAGE limits the instances.
+    node.SCORE_THRESH_TEST = 0.0
+    node.MASK_THRESH_TEST = 0.5
+
+
+def _add_mask2former(cfg: CN) -> None:
+    """Add MODEL.MASK2FORMER. The defaults are the published model."""
+    node = cfg.MODEL.MASK2FORMER = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels of the backbone, finest first, at strides 4, 8, ...
+    node.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # At most this many objects are found in an image. objects_without_query in metrics.json counts
+    # those that training leaves out.
+    node.NUM_QUERIES = 100
+    node.CHANNELS = 256
+    # Heads of all attention.
+    node.NUM_HEADS = 8
+    # Normalisation of the convolutions.
+    node.NORM = "GN"
+    # Layers of the pixel decoder, points of each head on each level, width inside the layers.
+    node.NUM_ENCODER_LAYERS = 6
+    node.NUM_SAMPLING_POINTS = 4
+    node.ENCODER_FC_DIM = 1024
+    node.NUM_DECODER_LAYERS = 9
+    node.DECODER_FC_DIM = 2048
+    # Weights of the losses, also those of the assignment.
+    node.CLASS_WEIGHT = 2.0
+    node.MASK_WEIGHT = 5.0
+    node.DICE_WEIGHT = 5.0
+    # Weight of queries without an object in the loss of the classes.
+    node.NO_OBJECT_WEIGHT = 0.1
+    # Number of points at which masks are compared.
+    node.TRAIN_NUM_POINTS = 12544
+    # Share of the points that are drawn around the objects, within boxes of twice their sides.
+    # Uniform points, as published, seldom hit small objects: 8x8 pixels in 800x800 one time.
+    node.OBJECT_SAMPLE_RATIO = 0.0
+    # The losses draw so many candidates per point, and take this share of the points from those
+    # where the mask is least certain.
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # As published, only TEST.DETECTIONS_PER_IMAGE limits the instances.
+    node.SCORE_THRESH_TEST = 0.0
+    node.MASK_THRESH_TEST = 0.5
+
+
 def _add_bottom_up(cfg: CN) -> None:
     """Add the choice of the bottom-up network.
 
     MODEL.BACKBONE.NAME chooses the neck: build_{fpn,sem_fpn,face_fpn,pafpn,bifpn,hrfpn,
-    retinanet_fpn}_backbone. MODEL.BOTTOM_UP.NAME chooses the network under it. The builders with
-    "resnet" in their names always use a ResNet.
+    retinanet_fpn}_backbone, or build_plain_backbone for none. MODEL.BOTTOM_UP.NAME chooses the
+    network under it. The builders with "resnet" in their names always use a ResNet.
     """
     cfg.MODEL.BOTTOM_UP = CN()
     # build_resnet_backbone (MODEL.RESNETS), build_timm_backbone (MODEL.TIMM), or any other backbone
@@ -433,6 +511,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate multiplier of the bottom-up network.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Weight decay of embeddings, such as learned queries; null for that of all other parameters.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
     # Learning rate multiplier of the offsets and modulation of deformable convolutions.
     cfg.SOLVER.OFFSET_MULTIPLIER = 1.0
     # "fp16" or "bf16"; empty for fp16 on a GPU and bf16 on a CPU. Used if SOLVER.AMP.ENABLED.

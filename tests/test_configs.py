@@ -12,7 +12,16 @@ from torch import nn
 from facenet_d2.engine import read_config
 from facenet_d2.engine.num_classes import num_classes_key, resolve_num_classes
 from facenet_d2.experiments.paper import TABLES
-from facenet_d2.modeling import FACEFPN, SOLO, YOLACT, CondInst, MaskRCNN, SOLOv2
+from facenet_d2.modeling import (
+    FACEFPN,
+    SOLO,
+    YOLACT,
+    CondInst,
+    Mask2Former,
+    MaskRCNN,
+    QueryInst,
+    SOLOv2,
+)
 from facenet_d2.modeling.backbone import HRFPN, PAFPN, BiFPN
 from facenet_d2.modeling.layers import ModulatedDeformConv2d, SemanticEnhancementModule
 
@@ -35,6 +44,8 @@ MODELS = {
     "solo": SOLO,
     "yolact": YOLACT,
     "condinst": CondInst,
+    "queryinst": QueryInst,
+    "mask2former": Mask2Former,
 }
 
 
@@ -139,3 +150,23 @@ def test_parameters_that_the_paper_gives_for_80_classes(name, depth):
     """They agree to the last digit; PointRend's number is that of ResNet-50."""
     found = parameters(build_row_of_table_2(name, depth=depth, num_classes=80))
     assert round(found / 1e6, 3) == TABLES[2].row(name).parameters
+
+
+@pytest.mark.parametrize(
+    ("model", "depth", "num_classes", "queries", "millions"),
+    [
+        # Sums of the published layers.
+        ("queryinst", 101, 15, 100, 191.487),
+        ("queryinst", 101, 80, 100, 191.687),
+        ("queryinst", 101, 15, 300, 191.539),
+        ("mask2former", 101, 15, 100, 62.999),
+        ("mask2former", 101, 80, 100, 63.016),
+        ("mask2former", 50, 80, 100, 44.023),
+    ],
+)
+def test_parameters_of_query_models(model, depth, num_classes, queries, millions):
+    cfg = read(f"configs/iSAID/{model}_R_101_36ep.yaml")
+    cfg.MODEL.RESNETS.DEPTH = depth
+    node = num_classes_key(cfg)[1]
+    node.NUM_CLASSES, node.NUM_QUERIES = num_classes, queries
+    assert round(parameters(build_model(cfg)) / 1e6, 3) == millions

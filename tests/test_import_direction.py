@@ -26,7 +26,16 @@ LAYERS = (
     ("analysis", "checking", "clients", "experiments", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
-MODELS = ("condinst", "rdsnet", "roi_heads", "solo", "solov2", "yolact")
+MODELS = (
+    "condinst",
+    "mask2former",
+    "queryinst",
+    "rdsnet",
+    "roi_heads",
+    "solo",
+    "solov2",
+    "yolact",
+)
 
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 

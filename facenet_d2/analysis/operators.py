@@ -36,6 +36,10 @@ def _affine_grid(theta: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return 2 * prod(out_shape) * theta[-1]
 
 
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 # FLOPs (two per multiply-add) of operators that torch.utils.flop_counter.FlopCounterMode lacks, as
 # functions of the shapes of their tensors.
 FORMULAS: Mapping[Any, Callable[..., int]] = {
@@ -46,6 +50,8 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     aten.vdot: _dot,
     aten.addbmm: _addbmm,
     aten.affine_grid_generator: _affine_grid,
+    # The variants of GPUs are in FlopCounterMode.
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
 
 # Operators of aten without convolutions or matrix products, other than views and those that PyTorch

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..errors import UserError
-from ..modeling import SOLO, YOLACT, CondInst, RDSNet, SOLOv2
+from ..modeling import SOLO, YOLACT, CondInst, Mask2Former, QueryInst, RDSNet, SOLOv2
 from ..modeling.grids import GridModel
 
 # Context manager that attributes operators outside of modules to a part.
@@ -158,6 +158,33 @@ def _rdsnet(model: RDSNet, instances: int) -> Plan:
     return Plan(run, prefixes, _what(instances))
 
 
+def _queryinst(model: QueryInst, instances: int) -> Plan:
+    some = _spread(model.num_queries, instances, "queries")
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        model.masks(predictions, 0, some.to(model.device))
+
+    prefixes = {
+        "query_": "queries",
+        "box_heads.": "box heads",
+        "mask_heads.": "mask heads",
+        "mask_pooler.": "mask heads",
+        "box_pooler.": "box heads",
+    }
+    return Plan(run, prefixes, _what(instances))
+
+
+def _mask2former(model: Mask2Former, instances: int) -> Plan:
+    _spread(model.num_queries, instances, "queries")
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        model.predict(model.preprocess_image([{"image": image}]).tensor)
+
+    what = f"One inference is the network, with the masks of all {model.num_queries} queries."
+    return Plan(run, {}, what)
+
+
 def given_boxes(count: int, height: int, width: int, device: torch.device) -> Boxes:
     """Return boxes with sides of 16 to 512 pixels all over an image, clipped to it."""
     i = torch.arange(count, device=device)
@@ -214,5 +241,7 @@ PLANS: Mapping[type[nn.Module], Callable[..., Plan | None]] = {
     YOLACT: _yolact,
     CondInst: _condinst,
     RDSNet: _rdsnet,
+    QueryInst: _queryinst,
+    Mask2Former: _mask2former,
     GeneralizedRCNN: _rcnn,
 }

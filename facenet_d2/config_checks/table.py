@@ -36,6 +36,7 @@ FULLY_CONNECTED = integer(1, 8192)
 # 0 takes the number of classes from the data.
 CLASSES = integer(0, 10_000)
 CANDIDATES = integer(1, 1_000_000)
+QUERIES = integer(1, 10_000)
 ITERATIONS = integer(0, 10**9)
 # Weights of losses, learning rates and their factors.
 WEIGHT = number(0, 1e6)
@@ -223,6 +224,51 @@ _NODES: dict[str, dict[str, Rule]] = {
         "MASK_BOX_MARGIN_TEST": number(0, 100),
         "NMS_THRESH_TEST": SHARE,
         "TOPK_CANDIDATES_TEST": CANDIDATES,
+    },
+    "MODEL.QUERYINST": {
+        "NUM_CLASSES": CLASSES,
+        "IN_FEATURES": LEVELS,
+        "NUM_QUERIES": QUERIES,
+        "NUM_STAGES": integer(1, 16),
+        "NUM_HEADS": integer(1, 64),
+        "DYNAMIC_CHANNELS": integer(1, 256),
+        "FC_DIM": FULLY_CONNECTED,
+        "POOLER_RESOLUTION": integer(1, 32),
+        "MASK_POOLER_RESOLUTION": integer(1, 64),
+        "NUM_MASK_CONVS": NO_OR_MORE_LAYERS,
+        "MASK_NORM": NORM,
+        "PRIOR_PROB": PROBABILITY,
+        "FOCAL_LOSS_ALPHA": SHARE,
+        "FOCAL_LOSS_GAMMA": GAMMA,
+        "CLASS_WEIGHT": WEIGHT,
+        "L1_WEIGHT": WEIGHT,
+        "GIOU_WEIGHT": WEIGHT,
+        "MASK_WEIGHT": WEIGHT,
+        "SCORE_THRESH_TEST": SHARE,
+        "MASK_THRESH_TEST": PROBABILITY,
+    },
+    "MODEL.MASK2FORMER": {
+        "NUM_CLASSES": CLASSES,
+        "IN_FEATURES": items(NAME, (2, 16)),
+        "NUM_QUERIES": QUERIES,
+        "CHANNELS": CHANNELS,
+        "NUM_HEADS": integer(1, 64),
+        "NORM": NORM,
+        "NUM_ENCODER_LAYERS": LAYERS,
+        "NUM_SAMPLING_POINTS": integer(1, 64),
+        "ENCODER_FC_DIM": FULLY_CONNECTED,
+        "NUM_DECODER_LAYERS": LAYERS,
+        "DECODER_FC_DIM": FULLY_CONNECTED,
+        "CLASS_WEIGHT": WEIGHT,
+        "MASK_WEIGHT": WEIGHT,
+        "DICE_WEIGHT": WEIGHT,
+        "NO_OBJECT_WEIGHT": WEIGHT,
+        "TRAIN_NUM_POINTS": REGIONS,
+        "OBJECT_SAMPLE_RATIO": SHARE,
+        "OVERSAMPLE_RATIO": number(1, 100),
+        "IMPORTANCE_SAMPLE_RATIO": SHARE,
+        "SCORE_THRESH_TEST": SHARE,
+        "MASK_THRESH_TEST": PROBABILITY,
     },
     "MODEL.FACE_FPN": {
         "ASPP_CHANNELS": CHANNELS,
@@ -466,6 +512,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "WEIGHT_DECAY": WEIGHT,
         "WEIGHT_DECAY_NORM": or_null(WEIGHT),
         "WEIGHT_DECAY_BIAS": or_null(WEIGHT),
+        "WEIGHT_DECAY_EMBED": or_null(WEIGHT),
         "GAMMA": SHARE,
         # Steps beyond MAX_ITER are ignored.
         "STEPS": items(integer(1, 10**9), (0, 1000), order="increasing"),

@@ -89,7 +89,7 @@ TABLES: Mapping[int, Table] = {
             ),
             Row("YOLACT", "yolact", (22.3, 43.3, 19.9, 8.4, 31.8, 40.4), 54.286, 91.716),
             Row("RDSNet", "rdsnet", (29.3, 51.3, 29.5, 12.6, 40.2, 47.9), 62.04, 228.42),
-            Row("QueryInst", None, (28.6, 46.8, 30.4, 12.5, 35.5, 43.7), 196.608, 250.88),
+            Row("QueryInst", "queryinst", (28.6, 46.8, 30.4, 12.5, 35.5, 43.7), 196.608, 250.88),
             # Our reading of their abstract, on CondInst.
             Row(
                 "Luo et al. (our reading)",
@@ -107,7 +107,7 @@ TABLES: Mapping[int, Table] = {
         "NWPU-VHR10",
         (
             Row("YOLACT", "yolact", (41.6, 75.2, 39.6, 23.4, 39.7, 54.3)),
-            Row("QueryInst", None, (38.3, 61.2, 40.0, 19.2, 37.0, 50.2)),
+            Row("QueryInst", "queryinst", (38.3, 61.2, 40.0, 19.2, 37.0, 50.2)),
             Row("SOLO", "solo", (14.2, 20.9, 15.0, 14.2, 17.1, 28.6)),
             Row("SOLOv2", "solov2", _SOLOV2_NWPU),
             Row("FACENet", "facenet", _FACENET_NWPU),

@@ -1,11 +1,25 @@
 """Meta-architectures, necks, heads and layers."""
 
-from . import anchors, backbone, condinst, layers, rdsnet, roi_heads, solo, solov2, yolact
+from . import (
+    anchors,
+    backbone,
+    condinst,
+    layers,
+    mask2former,
+    queryinst,
+    rdsnet,
+    roi_heads,
+    solo,
+    solov2,
+    yolact,
+)
 from .acceleration import accelerate
 from .backbone import FACEFPN
 from .condinst import CondInst
 from .instance_model import InstanceModel
+from .mask2former import Mask2Former
 from .precision import set_tf32
+from .queryinst import QueryInst
 from .rdsnet import RDSNet
 from .roi_heads import MaskRCNN
 from .solo import SOLO
@@ -18,7 +32,9 @@ __all__ = [
     "YOLACT",
     "CondInst",
     "InstanceModel",
+    "Mask2Former",
     "MaskRCNN",
+    "QueryInst",
     "RDSNet",
     "SOLOv2",
     "accelerate",
@@ -26,6 +42,8 @@ __all__ = [
     "backbone",
     "condinst",
     "layers",
+    "mask2former",
+    "queryinst",
     "rdsnet",
     "roi_heads",
     "set_tf32",

@@ -51,6 +51,8 @@ NODES = {
     "YOLACT": ("MODEL.YOLACT.",),
     "CondInst": ("MODEL.CONDINST.",),
     "RDSNet": ("MODEL.RDSNET.",),
+    "QueryInst": ("MODEL.QUERYINST.",),
+    "Mask2Former": ("MODEL.MASK2FORMER.",),
     "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 

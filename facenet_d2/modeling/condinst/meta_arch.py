@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
@@ -14,7 +13,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
@@ -26,6 +24,7 @@ from ..instance_model import InstanceModel
 from ..losses import dice_loss
 from ..postprocessing import with_full_masks
 from ..precision import full_precision
+from ..processes import mean_over_processes
 from ..sampling import best_of_each
 from ..shapes import spatial_size
 from .dynamic_head import DynamicMaskHead
@@ -411,17 +410,3 @@ class CondInst(InstanceModel[CondInstPredictions]):
             masks = self.masks(parameters[i, positions], every[positions], mask_features[i])
             results.append(with_full_masks(detected, masks, output_size, self.mask_threshold))
         return results
-
-
-def mean_over_processes(value: float, device: torch.device) -> float:
-    """Average a number over the processes of distributed training.
-
-    CondInst divides its losses by the mean number of positive positions, as published. Detectron2's
-    FCOS divides by a moving average, which checkpoints do not contain: a resumed run would differ
-    from an uninterrupted one.
-    """
-    if comm.get_world_size() == 1:
-        return value
-    mean = torch.tensor(float(value), device=device)
-    dist.all_reduce(mean)
-    return mean.item() / comm.get_world_size()
