@@ -103,6 +103,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "FPN.FUSE_TYPE": NAME,
         "BIFPN.REPEATS": integer(1, 32),
         "BIFPN.NORM": NORM,
+        "PAFPN.PATH": choice("panet", "mmdetection"),
         "PROPOSAL_GENERATOR.NAME": name_other_than(
             "RRPN",
             "PrecomputedProposals",
@@ -297,6 +298,18 @@ _NODES: dict[str, dict[str, Rule]] = {
         "NUM_CONV": LAYERS,
         "FC_DIM": FULLY_CONNECTED,
         "LOSS_WEIGHT": WEIGHT,
+    },
+    "MODEL.ROI_MASK_FUSION": {
+        "CONV_DIM": CHANNELS,
+    },
+    "MODEL.ROI_MASK_REFINEMENT": {
+        "NUM_SEMANTIC_CONV": LAYERS,
+        "SEMANTIC_CONV_DIM": CHANNELS,
+        "DILATIONS": DILATIONS,
+        "LOSS_WEIGHTS": items(WEIGHT, 4),
+        "SEMANTIC_LOSS_WEIGHT": WEIGHT,
+        "BOUNDARY_WIDTH": integer(1, 64),
+        "CLS_LOSS_WEIGHT": WEIGHT,
     },
     "MODEL.ROI_KEYPOINT_HEAD": {
         "NAME": TEXT,

@@ -41,7 +41,8 @@ ROWS = {
     if row.model
 }
 # Not in the tables.
-ROWS["condinst"] = committed("iSAID", "condinst")
+for name in ("condinst", "panet", "refinemask"):
+    ROWS[name] = committed("iSAID", name)
 
 
 def test_every_row_has_a_committed_config():

@@ -42,7 +42,11 @@ def assert_same(a, b, path=""):
 
 # R-CNNs sample at random; CondInst's focal loss is compiled.
 @pytest.mark.parametrize(
-    "model", ["facenet", "solo", "yolact", "condinst", "mask_scoring_rcnn", "cascade_mask_rcnn"]
+    "model",
+    [
+        *("facenet", "solo", "yolact", "condinst"),
+        *("mask_scoring_rcnn", "cascade_mask_rcnn", "panet", "refinemask"),
+    ],
 )
 def test_one_step_resume_three_steps_is_four_steps_to_the_bit(
     tmp_path, scenes, monkeypatch, caplog, model
