@@ -117,8 +117,6 @@ def pooled_features(cfg: CfgNode) -> str:
 
 def own_heads(cfg: CfgNode) -> str:
     """Require the RoI heads and the head that are made for each other."""
-    if cfg.MODEL.META_ARCHITECTURE != "MaskRCNN":
-        return ""
     roi_heads = cfg.MODEL.ROI_HEADS.NAME
     for key, owners in OWN_HEADS.items():
         name = cfg.MODEL[key.split(".")[1]].NAME

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import fvcore.nn.weight_init as weight_init
@@ -192,9 +193,7 @@ class FusionBranch(nn.Module):
         """
         super().__init__()
         dims = [channels, *conv_dims]
-        self.convs = nn.Sequential(
-            *(conv_relu(c, d, norm=norm) for c, d in zip(dims, dims[1:], strict=False))
-        )
+        self.convs = nn.Sequential(*(conv_relu(c, d, norm=norm) for c, d in pairwise(dims)))
         self.mask_size = 2 * size
         self.linear = nn.Linear(dims[-1] * size**2, self.mask_size**2)
         nn.init.normal_(self.linear.weight, std=0.01)
