@@ -300,7 +300,8 @@ _NODES: dict[str, dict[str, Rule]] = {
         "LOSS_WEIGHT": WEIGHT,
     },
     "MODEL.ROI_MASK_FUSION": {
-        "CONV_DIM": CHANNELS,
+        # The fully connected layer after it has up to 2.5 million weights for each channel.
+        "CONV_DIM": integer(1, 512),
     },
     "MODEL.ROI_MASK_REFINEMENT": {
         "NUM_SEMANTIC_CONV": LAYERS,

@@ -191,3 +191,11 @@ def test_a_second_convolution_is_required():
         PANetMaskHead(
             SHAPE, num_levels=3, num_classes=3, num_conv=1, conv_dim=64, fusion_conv_dim=32
         )
+
+
+def test_boxes_are_not_rounded_in_half_precision():
+    stock = ROIPooler(3, [1 / 4], 2, "ROIAlignV2")
+    features, boxes = torch.rand(1, 2, 128, 128), [Boxes(torch.tensor([[401.3, 5, 414.9, 19]]))]
+    (exact,) = AdaptivePooler(stock.level_poolers)([features], boxes)
+    (half,) = AdaptivePooler(stock.level_poolers)([features.bfloat16()], boxes)
+    torch.testing.assert_close(half, exact, rtol=0, atol=0.005)

@@ -314,6 +314,7 @@ def test_crowds_and_weights_reach_the_losses(cfg):
         ("ROI_MASK_HEAD.CONV_DIM", 36, r"MODEL\.ROI_MASK_HEAD\.CONV_DIM is 36"),
         ("ROI_MASK_HEAD.CONV_DIM", 16, r"multiple of 8, at least 24"),
         ("ROI_MASK_HEAD.NUM_CONV", 0, r"MODEL\.ROI_MASK_HEAD\.NUM_CONV is 0"),
+        ("ROI_MASK_HEAD.POOLER_RESOLUTION", 29, r"POOLER_RESOLUTION is 29"),
         ("ROI_HEADS.IN_FEATURES", ["p3", "p4"], r"MODEL\.ROI_HEADS\.IN_FEATURES"),
         ("ROI_MASK_REFINEMENT.LOSS_WEIGHTS", [1.0], r"LOSS_WEIGHTS"),
     ],

@@ -52,7 +52,10 @@ class AdaptivePooler(nn.Module):
             RoI features of each level, ``(B, C, size, size)``.
         """
         rois = convert_boxes_to_pooler_format(box_lists)
-        return [pool(level, rois) for pool, level in zip(self.level_poolers, x, strict=True)]
+        # Detectron2's ROIAlign rounds boxes to the type of the features, in bfloat16 by pixels.
+        return [
+            pool(level.float(), rois) for pool, level in zip(self.level_poolers, x, strict=True)
+        ]
 
 
 class LevelMaximum(nn.Module):
@@ -234,7 +237,8 @@ class PANetMaskHead(BaseMaskRCNNHead):
             input_shape: channels, height and width of the RoI features.
             num_levels: number of levels.
             num_classes: number of classes; 1 for masks that do not depend on the class.
-            num_conv: number of convolutions before the mask is upsampled, at least 2.
+            num_conv: number of convolutions before the mask is upsampled, at least 2. The first is
+                separate for each level, the last belongs to the convolutional branch.
             conv_dim: number of channels of the convolutions.
             fusion_conv_dim: number of channels before the fully connected layer.
             norm: normalisation of the convolutions.
@@ -242,7 +246,7 @@ class PANetMaskHead(BaseMaskRCNNHead):
             vis_period: number of steps between visualisations of masks in training; 0 for none.
 
         Raises:
-            ValueError: if there are less than two convolutions.
+            ValueError: if there are fewer than two convolutions.
         """
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         check_range("MODEL.ROI_MASK_HEAD.NUM_CONV", num_conv, 2, 64)
@@ -266,6 +270,8 @@ class PANetMaskHead(BaseMaskRCNNHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         check_nodes(cfg, "MODEL.ROI_MASK_HEAD", "MODEL.ROI_MASK_FUSION")
         node, fusion = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.ROI_MASK_FUSION
+        # The weights of the fully connected layer grow with the fourth power.
+        check_range("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", node.POOLER_RESOLUTION, 1, 28)
         for key, dim in (
             ("MODEL.ROI_MASK_HEAD.CONV_DIM", node.CONV_DIM),
             ("MODEL.ROI_MASK_FUSION.CONV_DIM", fusion.CONV_DIM),

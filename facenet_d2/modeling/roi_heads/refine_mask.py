@@ -165,10 +165,10 @@ class RefineStage(nn.Module):
             ``(B, channels / 2, 2 size, 2 size)``.
         """
         logits = logits_of_classes(self.mask_predictor, x, classes)
-        semantic = self.semantic_out(self.pool(semantic_features, rois))
-        probabilities = torch.cat(
-            [logits[:, None].sigmoid(), self.pool(semantic_probabilities, rois)], dim=1
-        )
+        # ROIAlign rounds boxes to the type of the features.
+        semantic = self.semantic_out(self.pool(semantic_features.float(), rois))
+        objects = self.pool(semantic_probabilities.float(), rois)
+        probabilities = torch.cat([logits[:, None].sigmoid(), objects], dim=1)
         x = self.fuse(torch.cat([x, semantic, probabilities], dim=1))
         x = self.merge(sum(conv(x) for conv in self.parallel))
         x = F.interpolate(self.reduce(x), scale_factor=2, mode="bilinear", align_corners=False)
@@ -334,6 +334,8 @@ class RefineMaskHead(nn.Module):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         check_nodes(cfg, "MODEL.ROI_MASK_HEAD", "MODEL.ROI_MASK_REFINEMENT")
         node, own = cfg.MODEL.ROI_MASK_HEAD, cfg.MODEL.ROI_MASK_REFINEMENT
+        # The largest masks have eight times this size.
+        check_range("MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION", node.POOLER_RESOLUTION, 1, 28)
         check_norm(
             "MODEL.ROI_MASK_HEAD.NORM", node.NORM, "MODEL.ROI_MASK_HEAD.CONV_DIM", node.CONV_DIM
         )
@@ -531,7 +533,7 @@ class RefineMaskROIHeads(StandardROIHeads):
         return self.semantic_branch(features[self.mask_in_features[0]])
 
     def _pooled(self, features: dict[str, torch.Tensor], boxes: list[Any]) -> torch.Tensor:
-        return self.mask_pooler([features[f] for f in self.mask_in_features], boxes)
+        return self.mask_pooler([features[f].float() for f in self.mask_in_features], boxes)
 
     def _forward_mask(
         self, features: dict[str, torch.Tensor], instances: list[Instances]
