@@ -107,6 +107,7 @@ def add_facenet_config(cfg: CN) -> None:
     _add_face_fpn(cfg)
     _add_sem(cfg)
     _add_bifpn(cfg)
+    _add_pafpn(cfg)
     _add_data(cfg)
     _add_solver(cfg)
     _add_speed(cfg)
@@ -190,6 +191,26 @@ def _add_rcnn(cfg: CN) -> None:
     node.NUM_CONV = 4
     node.FC_DIM = 1024
     node.LOSS_WEIGHT = 0.5
+    # PANet (ROI_HEADS.NAME PANetROIHeads): channels before the fully connected layer of its mask
+    # head, whose number of parameters is proportional to them.
+    cfg.MODEL.ROI_MASK_FUSION = CN()
+    cfg.MODEL.ROI_MASK_FUSION.CONV_DIM = 128
+    # RefineMask (ROI_HEADS.NAME RefineMaskROIHeads).
+    node = cfg.MODEL.ROI_MASK_REFINEMENT = CN()
+    # Convolutions of the semantic branch on the finest level.
+    node.NUM_SEMANTIC_CONV = 4
+    node.SEMANTIC_CONV_DIM = 256
+    # One dilation per parallel convolution of a stage.
+    node.DILATIONS = [1, 3, 5]
+    # Weights of the masks' losses, from the smallest size to the largest.
+    node.LOSS_WEIGHTS = [0.25, 0.5, 0.75, 1.0]
+    node.SEMANTIC_LOSS_WEIGHT = 1.0
+    # Distance from the boundary, in pixels of the next smaller size, within which the two larger
+    # sizes have a loss.
+    node.BOUNDARY_WIDTH = 2
+    # Weight of the box head's classification loss; that of its boxes is
+    # ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT.
+    node.CLS_LOSS_WEIGHT = 2.0
 
 
 def _add_yolact(cfg: CN) -> None:
@@ -450,6 +471,14 @@ def _add_bifpn(cfg: CN) -> None:
     # Used instead of MODEL.FPN.NORM: without normalisation the outputs would start about a hundred
     # times too small. EfficientDet uses BN with batches of 128 images.
     node.NORM = "GN"
+
+
+def _add_pafpn(cfg: CN) -> None:
+    """Add MODEL.PAFPN."""
+    cfg.MODEL.PAFPN = CN()
+    # "panet": PANet's own bottom-up path. "mmdetection": MMDetection's, without ReLUs, and with the
+    # 3x3 convolution of each level after the path instead of in it.
+    cfg.MODEL.PAFPN.PATH = "panet"
 
 
 def _add_data(cfg: CN) -> None:

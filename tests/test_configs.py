@@ -36,7 +36,8 @@ CONFIGS = sorted(
 IMAGES = {"NWPU-VHR10": 455, "iSAID": 18100, "HRSID": 3642}
 
 PARTS = {"face_fpn": FACEFPN, "sem": SemanticEnhancementModule, "dcn": ModulatedDeformConv2d}
-NECKS = {"pafpn": PAFPN, "bifpn": BiFPN, "hrfpn": HRFPN}
+# PANet's neck is PAFPN.
+NECKS = {"pafpn": PAFPN, "panet": PAFPN, "bifpn": BiFPN, "hrfpn": HRFPN}
 # By the first word of the config's name; all others are R-CNNs.
 MODELS = {
     "facenet": SOLOv2,
@@ -94,8 +95,8 @@ def test_config_builds_what_its_name_says(config):
     kinds = {type(m) for m in model.modules()}
     for part, kind in PARTS.items():
         assert (kind in kinds) == (name.startswith("facenet") or f"_{part}_" in name), part
-    for neck, kind in NECKS.items():
-        assert (kind in kinds) == (f"_{neck}_" in name)
+    expected_necks = {kind for neck, kind in NECKS.items() if f"_{neck}_" in f"_{name}"}
+    assert kinds & set(NECKS.values()) == expected_necks
     assert type(model) is MODELS.get(name.split("_")[0], MaskRCNN)
     scratch = "scratch" in name or ("synthetic" in config and "lite0" not in name)
     assert (cfg.MODEL.WEIGHTS == "") == scratch
@@ -170,3 +171,28 @@ def test_parameters_of_query_models(model, depth, num_classes, queries, millions
     node = num_classes_key(cfg)[1]
     node.NUM_CLASSES, node.NUM_QUERIES = num_classes, queries
     assert round(parameters(build_model(cfg)) / 1e6, 3) == millions
+
+
+TWO_LAYERS = {"NUM_CONV": 0, "NUM_FC": 2}
+
+
+@pytest.mark.parametrize(
+    ("model", "box_head", "millions"),
+    [
+        ("panet", {}, {15: 91.99, 80: 92.34}),
+        ("panet", TWO_LAYERS, {15: 127.46, 80: 127.81}),
+        ("refinemask", {}, {15: 66.788, 80: 67.152}),
+    ],
+)
+def test_parameters_of_published_models(model, box_head, millions):
+    """PANet with either box head, and RefineMask: sums over the layers of the publications."""
+    cfg = read(f"configs/iSAID/{model}_R_101_36ep.yaml")
+    cfg.MODEL.ROI_BOX_HEAD.update(box_head)
+    for num_classes, expected in millions.items():
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = num_classes
+        built = build_model(cfg)
+        assert parameters(built) / 1e6 == pytest.approx(expected, abs=0.005)
+    if model == "refinemask":
+        heads = built.roi_heads
+        own = parameters(heads.mask_head) + parameters(heads.semantic_branch)
+        assert own / 1e6 == pytest.approx(6.407, abs=0.0005)

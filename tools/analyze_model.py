@@ -49,8 +49,13 @@ from facenet_d2.paths import configs
 
 # Data and backbone of Table 2, below configs; the models' configs are merged into it.
 PROTOCOL = "iSAID/solov2_R_101_36ep.yaml"
-# Not in the paper.
-EXTRA = (Row("CondInst", "condinst", ()), Row("Mask2Former", "mask2former", ()))
+# Without metrics in the paper.
+EXTRA = (
+    Row("PANet", "panet", ()),
+    Row("RefineMask", "refinemask", ()),
+    Row("CondInst", "condinst", ()),
+    Row("Mask2Former", "mask2former", ()),
+)
 # Explanations of differences, found by counting such variants with this tool.
 NOTES = (
     "Ratios of multiply-adds use the column as MMDetection, the paper's framework.",

@@ -225,6 +225,7 @@ def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
         "roi_heads.box_": "box head",
         "roi_heads.mask_head.iou_head.": "mask IoU head",
         "roi_heads.mask_head.point_head.": "point head",
+        "roi_heads.semantic_branch.": "semantic branch",
         "roi_heads.mask_": "mask head",
     }
     what = (

@@ -104,6 +104,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "FPN.FUSE_TYPE": NAME,
         "BIFPN.REPEATS": integer(1, 32),
         "BIFPN.NORM": NORM,
+        "PAFPN.PATH": choice("panet", "mmdetection"),
         "PROPOSAL_GENERATOR.NAME": name_other_than(
             "RRPN",
             "PrecomputedProposals",
@@ -373,6 +374,19 @@ _NODES: dict[str, dict[str, Rule]] = {
         "NUM_CONV": LAYERS,
         "FC_DIM": FULLY_CONNECTED,
         "LOSS_WEIGHT": WEIGHT,
+    },
+    "MODEL.ROI_MASK_FUSION": {
+        # The fully connected layer after it has up to 2.5 million weights for each channel.
+        "CONV_DIM": integer(1, 512),
+    },
+    "MODEL.ROI_MASK_REFINEMENT": {
+        "NUM_SEMANTIC_CONV": LAYERS,
+        "SEMANTIC_CONV_DIM": CHANNELS,
+        "DILATIONS": DILATIONS,
+        "LOSS_WEIGHTS": items(WEIGHT, 4),
+        "SEMANTIC_LOSS_WEIGHT": WEIGHT,
+        "BOUNDARY_WIDTH": integer(1, 64),
+        "CLS_LOSS_WEIGHT": WEIGHT,
     },
     "MODEL.ROI_KEYPOINT_HEAD": {
         "NAME": TEXT,

@@ -162,6 +162,37 @@ def test_heads_on_mask_rcnn(tmp_path, scenes):
     assert analysis.parts["point head"]["multiply_adds"] == 4 * 784 * 4 * point
 
 
+def test_panet(tmp_path, scenes):
+    options = ("MODEL.RPN.POST_NMS_TOPK_TEST", "30", "MODEL.ROI_BOX_HEAD.FC_DIM", "16")
+    rows = analyze(tiny_model(tmp_path, scenes, "panet", *options), 128, 128, instances=4).parts
+    check_sums(rows)
+    conv = 9 * 32 * 32
+    # The first convolution on each of four levels, three more, and a fully connected layer.
+    box = 49 * (4 + 3) * conv + 49 * 32 * 16 + 16 * (6 + 20)
+    assert rows["box head"]["multiply_adds"] == 30 * box
+    # Two shared convolutions, then one, the transposed one and the prediction, and two and a fully
+    # connected layer.
+    mask = 14**2 * ((4 + 2 + 1 + 2) * conv + 4 * 32 * 32) + 28**2 * (32 * 5 + 14**2 * 32)
+    assert rows["mask head"]["multiply_adds"] == 4 * mask
+
+
+def test_refine_mask(tmp_path, scenes):
+    options = ("MODEL.RPN.POST_NMS_TOPK_TEST", "30")
+    model = tiny_model(tmp_path, scenes, "refinemask", *options)
+    analysis = analyze(model, 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    semantic = analysis.parts["semantic branch"]["multiply_adds"]
+    assert semantic == 32**2 * (4 * 9 * 32 * 32 + 32)
+    # The semantic features of each stage are shared by all instances.
+    shared = 32**2 * 32 * (32 + 16 + 8)
+    mask = 2 * 14**2 * 9 * 32 * 32 + 112**2 * 4
+    for size, c in ((14, 32), (28, 16), (56, 8)):
+        # The mask of one class, then semantic features, fusion, three branches, two more.
+        mask += size**2 * (c + c * c + (2 * c + 2) * c + 3 * 9 * c * c + c * c + c * (c // 2 - 2))
+    assert analysis.parts["mask head"]["multiply_adds"] == shared + 4 * mask
+
+
 @pytest.mark.parametrize("name", ["yolact", "condinst"])
 def test_boxes_first(tmp_path, scenes, name):
     model = tiny_model(tmp_path, scenes, name, "MODEL.YOLACT.NUM_PROTOTYPES", "8")
@@ -326,7 +357,9 @@ def test_table_2(run, monkeypatch):
     assert "| Luo et al. | \N{EN DASH} | 43.83 | \N{EN DASH} |" in table
     assert "| CondInst | 64.00 | \N{EN DASH} |" in table
     assert "1.000 times SOLOv2's (paper: 1.335)" in table
-    assert len(built) == 1 + sum(row.model is not None for row in TABLES[2].rows)
+    assert len(built) == len(analyze_model.EXTRA) + sum(
+        row.model is not None for row in TABLES[2].rows
+    )
     assert {cfg.MODEL.RESNETS.DEPTH for cfg in built} == {101}
     assert {len(cfg.DATASETS.CLASS_NAMES) for cfg in built} == {15}
 

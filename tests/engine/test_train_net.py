@@ -45,7 +45,8 @@ def assert_same(a, b, path=""):
     "model",
     [
         *("facenet", "solo", "yolact", "condinst", "elliptic_centerness", "rdsnet"),
-        *("mask_scoring_rcnn", "cascade_mask_rcnn", "queryinst", "mask2former"),
+        *("mask_scoring_rcnn", "cascade_mask_rcnn", "panet", "refinemask"),
+        *("queryinst", "mask2former"),
     ],
 )
 def test_one_step_resume_three_steps_is_four_steps_to_the_bit(
