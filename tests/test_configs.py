@@ -1,5 +1,6 @@
 """Every committed config builds the model in its name, with the paper's number of parameters."""
 
+import itertools
 import re
 
 import pytest
@@ -77,6 +78,10 @@ def test_config_builds_what_its_name_says(config):
     size = re.search(r"_([23]\d\d)_", name)
     if size:
         assert (int(size.group(1)),) == cfg.INPUT.MIN_SIZE_TRAIN == (cfg.INPUT.MAX_SIZE_TRAIN,)
+    if resnet and not size and "scratch" not in name and config.split("/")[1] in IMAGES:
+        largest = 1333 if "_1333_" in name else 800
+        assert cfg.INPUT.MIN_SIZE_TRAIN == (cfg.INPUT.MIN_SIZE_TEST,) == (800,)
+        assert cfg.INPUT.MAX_SIZE_TRAIN == cfg.INPUT.MAX_SIZE_TEST == largest
     assert name.removesuffix(".yaml") in cfg.OUTPUT_DIR
     short = "_9ep" in name
     assert ("NWPU" in config and not short) == cfg.INPUT.RAND_AUGMENT.ENABLED
@@ -98,6 +103,13 @@ def test_config_builds_what_its_name_says(config):
     expected_necks = {kind for neck, kind in NECKS.items() if f"_{neck}_" in f"_{name}"}
     assert kinds & set(NECKS.values()) == expected_necks
     assert type(model) is MODELS.get(name.split("_")[0], MaskRCNN)
+    if type(model) is SOLOv2:
+        levels = 4 if "four_levels" in name else 5
+        assert len(model.instance_in_features) == len(model.layout.num_grids) == levels
+        # Objects of every size belong to a level.
+        ranges = model.layout.scale_ranges
+        assert all(a[1] >= b[0] for a, b in itertools.pairwise(ranges))
+        assert (ranges[0][0], ranges[-1][1]) == (1, 2048)
     scratch = "scratch" in name or ("synthetic" in config and "lite0" not in name)
     assert (cfg.MODEL.WEIGHTS == "") == scratch
     if scratch:

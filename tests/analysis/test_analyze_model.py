@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import analyze_model
@@ -13,7 +14,8 @@ from helpers import REPOSITORY, write_tiny_config
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 
-from facenet_d2.analysis import OperatorCounter, analyze
+from facenet_d2.analysis import PAPER_RULES, OperatorCounter, analyze
+from facenet_d2.analysis.counter import Counts
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
@@ -273,7 +275,7 @@ def test_operators(function, multiply_adds, activations):
     assert not counter.not_counted
 
 
-def test_extra_operations_of_mmdetection():
+def test_what_published_counters_add():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -286,15 +288,17 @@ def test_extra_operations_of_mmdetection():
         model(torch.rand(1, 3, 8, 8))
     assert counter.multiply_adds == 64 * 3 * 9 * 4 + 16 * 4 * 4 * 2 + 64 * 2 * 2
     expected = {
-        "0": 64 * 4,  # Biases.
-        "1": 2 * 64 * 4,
-        "2": 64 * 4,
-        "3": 64 * 4,
-        # Its kernel of 2x2 at each of 64 pixels, of which 16 times is what there is; biases.
-        "4": (64 - 16) * 4 * 4 * 2 + 64 * 2,
-        "5": 0,
+        "0": {"bias": 64 * 4},
+        "1": {"batch norm": 64 * 4},
+        "2": {"rectifier": 64 * 4},
+        "3": {"pooling": 64 * 4},
+        # Its kernel of 2x2 at each of 64 pixels, of which 16 times is what there is.
+        "4": {"bias": 64 * 2, "transposed": (64 - 16) * 4 * 4 * 2},
+        "5": {},
     }
-    assert {name: counter.parts[name].extra for name in expected} == expected
+    assert {name: counter.parts[name].operations for name in expected} == expected
+    counts = Counts(multiply_adds=5, operations=Counter({"bias": 7, "group norm": 11}))
+    assert counts.published({"bias": 1, "group norm": 4, "pooling": 1}) == 5 + 7 + 4 * 11
 
 
 def test_inference_mode():
@@ -352,14 +356,23 @@ def test_table_2(run, monkeypatch):
     monkeypatch.setattr(
         analyze_model, "analyze_config", lambda cfg, size, instances: built.append(cfg) or counted
     )
-    table = run("--table", 2, output=None)
-    assert "| SOLOv2 | 64.00 | 65.84 | 0.972 | 300.00 | 320.00 | 284.44 | 1.125 |" in table
-    assert "| Luo et al. | \N{EN DASH} | 43.83 | \N{EN DASH} |" in table
-    assert "| CondInst | 64.00 | \N{EN DASH} |" in table
-    assert "1.000 times SOLOv2's (paper: 1.335)" in table
-    assert len(built) == len(analyze_model.EXTRA) + sum(
-        row.model is not None for row in TABLES[2].rows
+    as_paper = {"SOLOv2": (65.0, 250.0), "FACENet": (90.0, 300.0)}
+    monkeypatch.setattr(
+        analyze_model,
+        "count_row_as_paper",
+        lambda row, rule: as_paper.get(row.name, (1.0, 1.0)),
     )
+    table = run("--table", 2, output=None)
+    cells = {line.split(" | ")[0]: line for line in table.splitlines() if line.startswith("| ")}
+    expected = "| SOLOv2 | 64.00 | 65.00 | 65.84 | 0.987 | 300.00 | 250.00 | 284.44 | 0.879 |"
+    assert cells["| SOLOv2"] == expected
+    assert cells["| CondInst"].endswith("| 300.00" + " | \N{EN DASH}" * 3 + " |")
+    assert "1.000 times SOLOv2's (as the paper counted: 1.200; paper: 1.335)" in table
+    assert "- SOLOv2: 10 classes, 800x1280, ResNet-101, SOLO's repository" in table
+    models = [row for row in TABLES[2].rows if row.model is not None]
+    # Every row with multiply-adds in the paper has a rule.
+    assert {row.name for row in TABLES[2].rows if row.multiply_adds} == set(PAPER_RULES)
+    assert len(built) == len(analyze_model.EXTRA) + len(models)
     assert {cfg.MODEL.RESNETS.DEPTH for cfg in built} == {101}
     assert {len(cfg.DATASETS.CLASS_NAMES) for cfg in built} == {15}
 
