@@ -14,8 +14,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..errors import UserError
-from ..model_zoo import PREFIX
 from ..weights import PRETRAINED
+from ..zoo_files import PREFIX
 
 ALLOW = "FACENET_D2_ALLOW_DOWNLOADS"
 """Environment variable: if set to 1, any address in a config may be downloaded."""

@@ -1,0 +1,98 @@
+"""The wheel, built from the source distribution, contains configs, programs and zoo files."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from facenet_command import COMMANDS
+from helpers import REPOSITORY
+
+from facenet_d2.engine.downloads import LocalConfig
+
+SOURCES = ("facenet_d2", "configs", "tools", "demo")
+FILES = ("train_net.py", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+CONFIGS = sorted(p.relative_to(REPOSITORY).as_posix() for p in REPOSITORY.glob("configs/**/*.yaml"))
+# Weights of the model zoo, which a checkout may lack.
+ZOO = ("weights/one.safetensors", "weights/NWPU-VHR10/two.safetensors")
+
+
+def run(*command, **options):
+    options = {"check": True, "capture_output": True, "text": True, **options}
+    try:
+        return subprocess.run([sys.executable, *map(str, command)], **options).stdout
+    except subprocess.CalledProcessError as error:
+        pytest.fail(error.stdout + error.stderr)
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Return a folder with the files of the wheel."""
+    root = tmp_path_factory.mktemp("package")
+    source = root / "source"
+    for folder in SOURCES:
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / folder, source / folder, ignore=ignore)
+    for file in FILES:
+        shutil.copy(REPOSITORY / file, source / file)
+    for file in ZOO:
+        path = source / "facenet_d2" / "model_zoo" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+    build = "import setuptools.build_meta as b; b.build_sdist('dist')"
+    (source / "dist").mkdir()
+    run("-c", build, cwd=source)
+    (archive,) = (source / "dist").iterdir()
+    offline = ("--no-deps", "--no-build-isolation", "--no-index", "--quiet")
+    run("-m", "pip", "wheel", *offline, "--wheel-dir", root, archive, cwd=root)
+    (wheel,) = root.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(root / "installed")
+    return root / "installed"
+
+
+def test_files_of_the_wheel(installed):
+    package = installed / "facenet_d2"
+    expected = {p.relative_to(REPOSITORY) for p in (REPOSITORY / "facenet_d2").rglob("*.py")}
+    found = {p.relative_to(installed) for p in package.rglob("*.py")}
+    commands = {p for p in found if p.parts[1] == "commands"}
+    assert found - commands == expected
+    assert (package / "py.typed").is_file()
+    for file in ZOO:
+        assert (package / "model_zoo" / file).read_bytes() == b"weights"
+    names = {p.name for p in installed.iterdir() if not p.name.endswith(".dist-info")}
+    assert names == {"facenet_d2", "facenet_command.py"}
+
+
+def test_programs_of_the_wheel(installed):
+    (metadata,) = installed.glob("*.dist-info")
+    entries = configparser.ConfigParser()
+    entries.read(metadata / "entry_points.txt")
+    assert dict(entries["console_scripts"]) == {"facenet": "facenet_command:main"}
+    folder = installed / "facenet_d2" / "commands"
+    programs = {program for program, _ in COMMANDS.values()}
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.py")} == programs
+    for program in programs:
+        assert (folder / program).read_bytes() == (REPOSITORY / program).read_bytes()
+
+
+def test_configs_of_the_wheel(installed):
+    """Each can be read with its bases, and equals that of the checkout."""
+    folder = installed / "facenet_d2" / "model_zoo"
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.yaml")) == CONFIGS
+    for config in CONFIGS:
+        content = LocalConfig.load_yaml_with_base(str(folder / config))
+        assert content == LocalConfig.load_yaml_with_base(str(REPOSITORY / config)), config
+
+
+def test_a_program_uses_the_files_of_the_wheel(installed, tmp_path):
+    """The training commands name the wheel's train_net.py, with the model files of the wheel."""
+    command = ["reproduce", "--table", "8", "--dataset", "NWPU-VHR10", "--rows", "pafpn"]
+    start = f"import facenet_command as c, sys; sys.argv[1:] = {[*command, '--dry-run']}; c.main()"
+    printed = run("-c", start, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)})
+    assert f"{installed / 'facenet_d2' / 'commands' / 'train_net.py'} --config-file" in printed
+    (row,) = tmp_path.rglob("row.yaml")
+    assert str(installed / "facenet_d2" / "model_zoo" / "configs") in row.read_text()
