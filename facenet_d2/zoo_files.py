@@ -100,10 +100,9 @@ def _full_name(name: str, names: Sequence[str], kind: str) -> str:
         raise UnknownModelError(
             f"{kind}s of the model zoo called {name} are {', '.join(found)}; add the folder."
         )
-    similar = ", ".join(names if len(names) < 10 else get_close_matches(name, names)) or "none"
-    raise UnknownModelError(
-        f"{kind} {name[:300]!r} is not in the model zoo; similar names: {similar}."
-    )
+    similar = ", ".join(names if len(names) < 10 else get_close_matches(name, names))
+    hint = f"; similar names: {similar}" if similar else ""
+    raise UnknownModelError(f"{kind} {name[:300]!r} is not in the model zoo{hint}.")
 
 
 class ZooHandler(PathHandler):

@@ -86,11 +86,16 @@ def find_model(source: str | Path, *, with_weights: bool = True) -> ModelFiles:
     try:
         weights = weights_file(str(source))
     except UnknownModelError as error:
-        config = find_config(source)
-        raise UserError(
-            f"{error} For the config {config}, name a checkpoint of your own in MODEL.WEIGHTS."
-        ) from error
+        raise UserError(_without_model(source, error)) from error
     return ModelFiles(weights, weights)
+
+
+def _without_model(source: str | Path, error: UnknownModelError) -> str:
+    try:
+        config = config_file(str(source))
+    except UnknownModelError:
+        return f"config file {source} does not exist or is not a file, and {error}"
+    return f"{error} For the config {config}, name a checkpoint of your own in MODEL.WEIGHTS."
 
 
 def _checkpoint(folder: Path) -> Path:
