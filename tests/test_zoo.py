@@ -79,6 +79,16 @@ def test_an_untrained_model():
     assert model.device.type == "cpu"
 
 
+def test_a_base_by_name(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f'_BASE_: "zoo://{LITE}"\nSEED: 5\n')
+    expected = read_config(CONFIGS / f"{LITE}.yaml", ["SEED", "5"])
+    assert read_config(file) == expected
+    file.write_text('_BASE_: "zoo://facenet_R_50_36ep"\n')
+    with pytest.raises(UserError, match="add the folder"):
+        read_config(file)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, scenes):
     """The folder of a training run with two checkpoints, the best of which has other weights."""

@@ -57,15 +57,13 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     add_facenet_config(cfg)
     config_file = find_config(config_file)
     in_weights = config_file.suffix == WEIGHTS_SUFFIX
-    if in_weights:
-        text = stored_config(config_file).encode()
-    else:
-        size = config_file.stat().st_size
-        if size > MAX_BYTES:
-            raise UserError(
-                f"config file {config_file} has {size} bytes; at most {MAX_BYTES} are read."
-            )
-        text = config_file.read_bytes()
+    stored = stored_config(config_file).encode() if in_weights else b""
+    size = len(stored) if in_weights else config_file.stat().st_size
+    if size > MAX_BYTES:
+        raise UserError(
+            f"config file {config_file} has {size} bytes; at most {MAX_BYTES} are read."
+        )
+    text = stored if in_weights else config_file.read_bytes()
     if not text.strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
