@@ -3,15 +3,17 @@
 Importing this package registers the models and the data sets with Detectron2.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import startup  # isort: skip  (before all imports that take long)
 from . import compat  # isort: skip  (before any import of Detectron2)
-from . import data, model_zoo, modeling, weights
+from . import data, modeling, weights, zoo_files
 from .config import add_facenet_config
 from .errors import UserError
 
 if TYPE_CHECKING:
+    from . import model_zoo
     from .engine import Predictor, ScenePredictor
 
 __version__ = "0.2.0"
@@ -27,6 +29,7 @@ __all__ = [
     "modeling",
     "startup",
     "weights",
+    "zoo_files",
 ]
 
 
@@ -36,4 +39,6 @@ def __getattr__(name: str) -> Any:
         from . import engine
 
         return getattr(engine, name)
+    if name == "model_zoo":
+        return importlib.import_module(".model_zoo", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,17 +13,16 @@ LAYERS = (
     (
         "config",
         "config_checks",
-        "model_zoo",
         "parallel",
         "paths",
         "scenes",
         "structures",
         "synthetic",
     ),
-    ("data", "modeling", "visualization"),
+    ("data", "modeling", "visualization", "zoo_files"),
     ("evaluation", "weights"),
     ("conversion", "engine"),
-    ("analysis", "checking", "clients", "experiments", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "model_zoo", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = (

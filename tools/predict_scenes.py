@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Predict the instances of whole scenes, and write them as polygons with their place on the map.
 
+  predict_scenes.py scene.tif scene.gpkg --config-file output/harbour
   predict_scenes.py --config-file output/harbour/config.yaml --input scene.tif \\
       --output scene.gpkg scene.png --opts MODEL.WEIGHTS output/harbour/model_best.pth
   predict_scenes.py --config-file ... --input scenes/ 'https://example.org/a.tif' \\
@@ -46,15 +47,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", required=True, help="config of the model")
     parser.add_argument(
-        "--input", nargs="+", required=True, help="rasters, folders, glob patterns or URLs"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="inputs and, last, the output, in place of --input and --output",
     )
+    parser.add_argument(
+        "--config-file",
+        required=True,
+        help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
+    )
+    parser.add_argument("--input", nargs="+", help="rasters, folders, glob patterns or URLs")
     parser.add_argument(
         "--output",
         nargs="+",
         type=Path,
-        required=True,
         help="files for a single scene; their suffixes select the formats. A folder for several",
     )
     parser.add_argument(
@@ -142,6 +150,13 @@ def parse_args() -> argparse.Namespace:
         help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
     )
     args = parser.parse_args()
+    if args.paths and (args.input or args.output):
+        parser.error(f"name inputs and output either by options or without: {args.paths[0]}")
+    if len(args.paths) > 1:
+        *args.input, last = args.paths
+        args.output = [Path(last)]
+    if not (args.input and args.output):
+        parser.error("an input and an output are required")
     if args.batch_size < 1 or (args.workers is not None and args.workers < 1):
         parser.error("--batch-size and --workers must be at least 1")
     if args.ray is not None and args.shard is not None:

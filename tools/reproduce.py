@@ -166,6 +166,13 @@ def log(text: str, file: TextIO | None = None) -> None:
     print(text, file=file, flush=True)
 
 
+def typed_command() -> list[str]:
+    """Return the words of this command."""
+    program, *arguments = sys.argv
+    by_name = program.startswith("facenet ")
+    return [*(program.split() if by_name else [Path(sys.executable).name, program]), *arguments]
+
+
 def main() -> int:
     args = parse_args()
     table = TABLES[args.table]
@@ -182,7 +189,7 @@ def main() -> int:
         plan.write_configs()
         print_commands(plan, args.num_gpus)
         return 0
-    report = Report(args.table, plan, shell_line([Path(sys.executable).name, *sys.argv]))
+    report = Report(args.table, plan, shell_line(typed_command()))
     interrupted = 0
     with locked(output, "--output") as lock_descriptor:
         # Another process may have trained here before this one got the lock.

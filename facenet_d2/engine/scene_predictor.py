@@ -94,7 +94,7 @@ class ScenePredictor:
     A scene is cut into overlapping tiles of the size that the model was trained with, and the
     instances of the tiles are merged over their seams::
 
-        predict = ScenePredictor("output/harbour/config.yaml", "output/harbour/model_best.pth")
+        predict = ScenePredictor("output/harbour")
         result = predict("scene.tif")
         result.write("scene.gpkg")
 
@@ -110,7 +110,7 @@ class ScenePredictor:
 
     def __init__(
         self,
-        config_file: str | Path,
+        model: str | Path,
         weights: str | Path | None = None,
         overrides: Sequence[str] = (),
         *,
@@ -120,8 +120,9 @@ class ScenePredictor:
     ) -> None:
         """
         Args:
-            config_file: config of the model, for example the ``config.yaml`` of a training run.
-            weights: checkpoint file; by default ``MODEL.WEIGHTS``.
+            model: name of a model in the model zoo, ``OUTPUT_DIR`` of a training run, or a file;
+                see :func:`~facenet_d2.engine.model_files.find_model`.
+            weights: checkpoint file or URL, in place of the model's own weights.
             overrides: KEY VALUE pairs, as on the command line.
             tile_size: side of a tile in pixels; by default ``INPUT.MIN_SIZE_TEST``.
             overlap: overlap of tiles in pixels; by default ``TEST.SCENE.OVERLAP``, at most half a
@@ -134,7 +135,7 @@ class ScenePredictor:
                 ``geo`` are not installed.
         """
         require_geo()
-        self.predictor = Predictor(config_file, weights, overrides)
+        self.predictor = Predictor(model, weights, overrides)
         cfg = self.predictor.cfg
         self.tile_size = tile_size or int(cfg.INPUT.MIN_SIZE_TEST)
         if overlap is None:
