@@ -133,13 +133,17 @@ def remove_partial_line(file: Path) -> None:
         os.truncate(file, content.rfind(b"\n") + 1)
 
 
-def remove_temporary_files(folder: str | Path) -> None:
+def remove_temporary_files(folder: str | Path, stem: str = "*") -> None:
     """Remove temporary files of :func:`replaced` whose process has ended.
 
     A process that is killed while it writes leaves one. Call this before this process writes to the
     folder: a file with its own number is that of an earlier process, as happens in containers.
+
+    Args:
+        folder: the folder. Processes on other machines must not be writing to it.
+        stem: name of the files without suffix; by default, files of any name.
     """
-    for file in Path(folder).glob(".*.tmp*"):
+    for file in Path(folder).glob(f".{stem}.*.tmp*"):
         match = TEMPORARY.fullmatch(file.name)
         if match and (int(match[1]) == os.getpid() or not Path("/proc", match[1]).exists()):
             _remove(file)

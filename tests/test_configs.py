@@ -21,6 +21,7 @@ from facenet_d2.modeling import (
     Mask2Former,
     MaskRCNN,
     QueryInst,
+    RDSNet,
     SOLOv2,
 )
 from facenet_d2.modeling.backbone import HRFPN, PAFPN, BiFPN
@@ -46,6 +47,8 @@ MODELS = {
     "solo": SOLO,
     "yolact": YOLACT,
     "condinst": CondInst,
+    "elliptic": CondInst,
+    "rdsnet": RDSNet,
     "queryinst": QueryInst,
     "mask2former": Mask2Former,
 }

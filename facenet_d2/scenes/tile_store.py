@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
-from ..files import remove_temporary_files, write_whole
+from ..files import write_whole
 from .detections import TileDetections
 from .tiles import Tile
 
@@ -75,13 +75,12 @@ class FolderStore:
         self._text = text
 
     def open(self) -> None:
-        """Create the folder, or remove what killed processes have left in it.
+        """Create the folder, if it does not exist.
 
         Raises:
             UserError: if the folder is that of another fingerprint.
         """
         self.folder.mkdir(exist_ok=True)
-        remove_temporary_files(self.folder)
         file = self.folder / FINGERPRINT
         if not file.is_file():
             write_whole(file, self._text)

@@ -210,7 +210,8 @@ def kill_and_resume(command: list[str], expected: Path, tiles: int, kills: int) 
     subprocess.run([*command, output], check=True)
     assert output.read_bytes() == expected.read_bytes(), "files differ"
     left = [path for path in output.parent.iterdir() if path.name.startswith(".")]
-    print(f"killed {done} times; the file is the same to the byte; left over: {left or 'nothing'}")
+    assert not left, f"left over: {left}"
+    print(f"killed {done} times; the file is the same to the byte, and nothing is left over")
 
 
 def finished_tiles(folder: Path) -> int:
