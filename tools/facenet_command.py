@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("demo/demo.py", "draw predictions over images and videos"),
     "predict": ("tools/predict_scenes.py", "find the objects of whole scenes, on the map"),
     "evaluate": ("tools/evaluate_scenes.py", "evaluate predictions of whole scenes"),
+    "merge": ("tools/merge_patches.py", "put results on patches together to whole scenes"),
     "check": ("tools/check_dataset.py", "find and repair the faults of a data set"),
     "statistics": ("tools/compute_statistics.py", "compute stretch, mean and deviation of images"),
     "subset": ("tools/subset_coco.py", "select a few images of a data set"),
