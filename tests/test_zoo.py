@@ -211,7 +211,7 @@ def test_the_model_zoo_has_models_of_its_configs(name):
     assert trained.MODEL == committed.MODEL
     assert trained.INPUT == committed.INPUT
     assert trained.DATASETS.COCO == []
-    assert trained.OUTPUT_DIR == f"output/{name}"
+    assert f"output/{name}" == trained.OUTPUT_DIR
 
 
 def test_images_of_pillow(run, image, tmp_path):
