@@ -489,14 +489,14 @@ def test_results_are_found_in_chunks_of_any_size(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
     results = [
         {
-            "file_name": f"Häfen/{rng.integers(4)}.png",
+            "file_name": f"Häfen_{rng.integers(4)}.png",
             "category_id": 1,
             "score": round(float(rng.random()), 3),
             "segmentation": {"size": [2, 2], "counts": "é" * int(rng.integers(1, 40))},
         }
         for _ in range(50)
     ]
-    images = {i: f"Häfen/{i}.png" for i in range(4)}
+    images = {i: f"Häfen_{i}.png" for i in range(4)}
     file = tmp_path / "results.json"
     forms = ((1, False, None), (7, True, 1), (64, False, 2), (4096, True, None))
     for chunk, ascii_only, indent in forms:

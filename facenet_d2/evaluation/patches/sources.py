@@ -37,17 +37,16 @@ def window_of(tile: Tile) -> Window:
     return tile.left, tile.top, tile.right, tile.bottom
 
 
-def detections_of(tile: Tile, found: Sequence[Found]) -> TileDetections:
+def detections_of(window: Window, found: Sequence[Found]) -> Detections:
     """Return detections of a patch in pixels of the scene."""
     boxes = [(f.x, f.y, f.x + f.crop.shape[1], f.y + f.crop.shape[0]) for f in found]
-    detections = Detections.from_crops(
+    return Detections.from_crops(
         [f.class_index for f in found],
         [f.score for f in found],
         boxes,
         [f.crop for f in found],
-        origin=(tile.left, tile.top),
+        origin=window[:2],
     )
-    return TileDetections(tile.row, tile.column, detections)
 
 
 class ResultSource:
@@ -81,4 +80,4 @@ class ResultSource:
                 raise UserError(f"{where}: {error}.") from error
             score = float(result["score"])
             found.append(Found(self._class_of[result["category_id"]], score, crop, x, y))
-        return detections_of(tile, found)
+        return TileDetections(tile.row, tile.column, detections_of(patch.window, found))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import shapely
 
 from ...data.coco_entries import as_int, class_key, is_number
 from ...errors import UserError
-from ...scenes.detections import TileDetections
+from ...scenes.detections import Detections, TileDetections
 from ...scenes.merge import MergeSettings
 from ...scenes.patch_grid import PatchGrid
 from ...scenes.polygons import mask_polygons
@@ -24,6 +25,8 @@ from .sources import Found, detections_of, window_of
 
 # Visible share from which a cut object counts, unless the COCO JSON states it.
 MIN_VISIBLE = 0.5
+# A call of GDAL costs more than a small mask.
+_TRACED_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,13 @@ class _Object:
     Attributes:
         class_index: class.
         instance_id: id in the annotations, or None.
-        parts: its masks in pixels of the scene.
+        parts: polygons of its masks in pixels of the scene.
         annotations: annotation of each part.
     """
 
     class_index: int
     instance_id: int | None
-    parts: list[Crop] = field(default_factory=list)
+    parts: list[shapely.MultiPolygon] = field(default_factory=list)
     annotations: list[Mapping[str, Any]] = field(default_factory=list)
 
     def is_ignored(self, area: float, min_visible: float) -> bool:
@@ -92,7 +95,7 @@ class _Object:
             return True
         # Shares are rounded, the largest by the smallest part of its value.
         largest = int(np.argmax(shares))
-        whole = np.count_nonzero(self.parts[largest][0]) / shares[largest]
+        whole = self.parts[largest].area / shares[largest]
         return bool(area < min_visible * whole)
 
 
@@ -129,6 +132,7 @@ def truth_of_patches(
     others = _Unnamed()
     for patch in patches:
         left, top = patch.window[:2]
+        named, masks, unnamed = [], [], []
         for annotation in annotations.get(patch.image_id, ()):
             crop, x, y = _crop(annotation, patch.size, patch.file_name)
             if not crop.size:
@@ -136,16 +140,16 @@ def truth_of_patches(
             class_index = class_of[annotation["category_id"]]
             number = as_int(annotation.get("instance_id"))
             if number is None and not annotation["iscrowd"]:
-                others.add(patch, class_index, (crop, x, y))
-                continue
+                unnamed.append(Found(class_index, 1.0, crop, x, y))
+            else:
+                named.append((class_index, number, annotation))
+                masks.append((crop, left + x, top + y))
+        others.add(patch, unnamed)
+        for (class_index, number, annotation), polygon in zip(named, _traced(masks)):
             found = objects.setdefault((class_index, number), _Object(class_index, number))
-            found.parts.append((crop, left + x, top + y))
+            found.parts.append(polygon)
             found.annotations.append(annotation)
-    joined = [
-        _Object(class_index, None, [part], [{"iscrowd": 0}])
-        for class_index, part in others.merged(grid)
-    ]
-    return _truth([*objects.values(), *joined], min_visible, others.count)
+    return _truth([*objects.values(), *others.objects(grid)], min_visible, others.count)
 
 
 def _crop(annotation: Mapping[str, Any], size: tuple[int, int], name: str) -> Crop:
@@ -156,11 +160,8 @@ def _crop(annotation: Mapping[str, Any], size: tuple[int, int], name: str) -> Cr
 
 
 def _truth(objects: Sequence[_Object], min_visible: float, without_id: int = 0) -> SceneTruth:
-    parts = [part for found in objects for part in found.parts]
-    traced = mask_polygons([crop for crop, _, _ in parts], [(x, y) for _, x, y in parts])
-    ends = np.cumsum([len(found.parts) for found in objects], dtype=int)
     polygons = np.empty(len(objects), dtype=object)
-    polygons[:] = [_union(own) for own in np.split(traced, ends[:-1])] if len(objects) else []
+    polygons[:] = [_union(found.parts) for found in objects]
     areas = shapely.area(polygons).tolist()
     return SceneTruth(
         polygons,
@@ -171,7 +172,17 @@ def _truth(objects: Sequence[_Object], min_visible: float, without_id: int = 0) 
     )
 
 
-def _union(polygons: np.ndarray) -> shapely.MultiPolygon:
+def _traced(masks: Iterable[Crop]) -> list[shapely.MultiPolygon]:
+    """Trace masks in pixels of the scene, some of them at once."""
+    polygons: list[shapely.MultiPolygon] = []
+    waiting = iter(masks)
+    while batch := list(islice(waiting, _TRACED_AT_ONCE)):
+        origins = [(x, y) for _, x, y in batch]
+        polygons += mask_polygons([crop for crop, _, _ in batch], origins).tolist()
+    return polygons
+
+
+def _union(polygons: Sequence[shapely.MultiPolygon]) -> shapely.MultiPolygon:
     """Return the union of polygons along the edges of pixels, which is exact."""
     if len(polygons) == 1:
         return polygons[0]
@@ -187,22 +198,36 @@ class _Unnamed:
 
     def __init__(self) -> None:
         self.count = 0
-        self._found: dict[Window, list[Found]] = {}
+        self._found: dict[Window, Detections] = {}
 
-    def add(self, patch: Patch, class_index: int, crop: Crop) -> None:
-        """Add an annotation, with its mask in pixels of the patch."""
-        self._found.setdefault(patch.window, []).append(Found(class_index, 1.0, *crop))
-        self.count += 1
+    def add(self, patch: Patch, found: Sequence[Found]) -> None:
+        """Add the annotations of a patch."""
+        if found:
+            self._found[patch.window] = detections_of(patch.window, found)
+            self.count += len(found)
 
     def load(self, tile: Tile) -> TileDetections:
         """Return the annotations of a patch as its detections."""
-        return detections_of(tile, self._found.get(window_of(tile), []))
+        window = window_of(tile)
+        found = self._found.get(window) or detections_of(window, [])
+        return TileDetections(tile.row, tile.column, found)
 
-    def merged(self, grid: PatchGrid) -> Iterable[tuple[int, Crop]]:
-        """Yield the class and the mask of each object of the scene."""
-        if self.count:
+    def objects(self, grid: PatchGrid) -> list[_Object]:
+        """Return the objects of the scene."""
+        if not self.count:
+            return []
+        classes = []
+
+        def masks() -> Iterator[Crop]:
             for found in InstanceStream(grid, self, MergeSettings(tolerance=0)):
-                yield found.class_index, (found.mask, found.x0, found.y0)
+                classes.append(found.class_index)
+                yield found.mask, found.x0, found.y0
+
+        polygons = _traced(masks())
+        return [
+            _Object(class_index, None, [polygon], [{"iscrowd": 0}])
+            for class_index, polygon in zip(classes, polygons)
+        ]
 
 
 def whole_scenes(
@@ -255,10 +280,18 @@ def truth_of_scene(whole: WholeScene, name: str) -> SceneTruth:
     Raises:
         UserError: if a mask is not usable.
     """
-    objects = []
-    for annotation in whole.annotations:
-        part = _crop(annotation, whole.size, name)
-        if part[0].size:
-            number = as_int(annotation.get("instance_id"))
-            objects.append(_Object(annotation["category_id"], number, [part], [annotation]))
+    kept = []
+
+    def masks() -> Iterator[Crop]:
+        for annotation in whole.annotations:
+            mask = _crop(annotation, whole.size, name)
+            if mask[0].size:
+                kept.append(annotation)
+                yield mask
+
+    polygons = _traced(masks())
+    objects = [
+        _Object(a["category_id"], as_int(a.get("instance_id")), [polygon], [a])
+        for a, polygon in zip(kept, polygons)
+    ]
     return _truth(objects, inf)
