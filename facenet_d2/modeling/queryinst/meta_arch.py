@@ -201,7 +201,7 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         corners = torch.cat([center - sides / 2, center + sides / 2], dim=1)
         boxes = corners * corners.new_tensor([width, height, width, height])
         boxes = boxes.expand(number, -1, -1)
-        queries = self.query_features.weight.expand(number, -1, -1)
+        queries = self.query_features.weight.repeat(number, 1, 1)
         stages = []
         for head in self.box_heads:
             pooled = self.box_pooler(levels, [Boxes(b) for b in boxes.detach()])
