@@ -235,7 +235,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "DYNAMIC_CHANNELS": integer(1, 256),
         "FC_DIM": FULLY_CONNECTED,
         "POOLER_RESOLUTION": integer(1, 32),
-        "MASK_POOLER_RESOLUTION": integer(1, 64),
+        "MASK_POOLER_RESOLUTION": integer(2, 64),
         "NUM_MASK_CONVS": NO_OR_MORE_LAYERS,
         "MASK_NORM": NORM,
         "PRIOR_PROB": PROBABILITY,

@@ -14,6 +14,7 @@ from helpers import REPOSITORY, write_tiny_config
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 
+from facenet_d2 import UserError
 from facenet_d2.analysis import PAPER_RULES, OperatorCounter, analyze
 from facenet_d2.analysis.counter import Counts
 from facenet_d2.engine import load_config, run_command
@@ -204,6 +205,40 @@ def test_boxes_first(tmp_path, scenes, name):
     # Prototypes at stride 4; or a pixel's two coordinates and 8 features, to 8, 8, 1 at stride 8.
     masks = 8 * 32**2 if name == "yolact" else (10 * 8 + 8 * 8 + 8) * 16**2
     assert analysis.parts["masks of 9 instances"]["multiply_adds"] == 9 * masks
+
+
+def test_query_inst(tmp_path, scenes):
+    analysis = analyze(tiny_model(tmp_path, scenes, "queryinst"), 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    attention = 4 * 100 * 32 * 32 + 2 * 100 * 100 * 32
+    # Two matrices of 32x8 for each query, applied to 7x7 pixels; then the pixels as one vector.
+    interaction = 100 * (32 * 512 + 49 * 512 + 49 * 32 * 32)
+    rest = 100 * 32 * (2 * 32 + 4 * 32 + 5 + 4)
+    box_heads = 2 * (attention + interaction + rest)
+    assert analysis.parts["box heads"]["multiply_adds"] == box_heads
+    # The same on 14x14 pixels, a convolution, the transposed one and 5 classes at 28x28.
+    mask = 32 * 512 + 196 * (512 + 9 * 32 * 32 + 4 * 32 * 32) + 784 * 32 * 5
+    assert analysis.parts["mask heads"]["multiply_adds"] == 4 * mask
+    assert analysis.parts["queries"]["parameters"] == 100 * (32 + 4)
+    with pytest.raises(UserError, match="101 instances are too many: the model has 100 queries"):
+        analyze(tiny_model(tmp_path, scenes, "queryinst"), 128, 128, instances=101)
+
+
+def test_mask2former(tmp_path, scenes):
+    analysis = analyze(tiny_model(tmp_path, scenes, "mask2former"), 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    levels, channels = (4**2, 8**2, 16**2), (512, 256, 128)
+    decoder = 4 * 20 * 32 * (6 + 3 * 32 + 32**2)
+    for pixels in levels:
+        decoder += 2 * (20 + pixels) * 32 * 32 + 2 * 20 * pixels * 32
+        decoder += 4 * 20 * 32 * 32 + 2 * 20 * 20 * 32 + 2 * 20 * 32 * 32
+    assert analysis.parts["decoder"]["multiply_adds"] == decoder
+    encoder = sum(levels) * 32 * (8 * 3 * 4 * 3 + 2 * 32 + 2 * 32)
+    projections = sum(n * c * 32 for n, c in zip(levels, channels))
+    finest = 32**2 * 32 * (64 + 9 * 32 + 32)
+    assert analysis.parts["pixel decoder"]["multiply_adds"] == encoder + projections + finest
 
 
 RETINANET = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "5")

@@ -190,13 +190,21 @@ def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("name", ["solo", "yolact", "condinst"])
+@pytest.mark.parametrize("name", ["solo", "yolact", "condinst", "queryinst", "mask2former"])
 def test_other_models_too(name, model_cfg, monkeypatch):
     model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / f"{name}.yaml"))
     for node in ("YOLACT", "CONDINST"):
         model_cfg.MODEL[node].NUM_CLASSES = 3
         model_cfg.MODEL[node].CONV_CHANNELS = 64
     model_cfg.MODEL.SOLO.NUM_CONVS = 1
+    for node in ("QUERYINST", "MASK2FORMER"):
+        model_cfg.MODEL[node].NUM_CLASSES = 3
+        model_cfg.MODEL[node].NUM_QUERIES = 10
+    model_cfg.MODEL.QUERYINST.NUM_STAGES = 2
+    model_cfg.MODEL.QUERYINST.DYNAMIC_CHANNELS = 8
+    model_cfg.MODEL.MASK2FORMER.CHANNELS = 32
+    model_cfg.MODEL.MASK2FORMER.NUM_ENCODER_LAYERS = 1
+    model_cfg.MODEL.MASK2FORMER.NUM_DECODER_LAYERS = 2
     model = build_model(model_cfg).eval()
     model_cfg.TEST.AUTOCAST = "bf16"
     fast = copy.deepcopy(model)

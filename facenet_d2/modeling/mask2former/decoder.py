@@ -88,7 +88,7 @@ class QueryDecoder(nn.Module):
         memories = [x.flatten(2).transpose(1, 2) + e for x, e in zip(levels, self.levels.weight)]
         places = [sine_positions(s, channels, device) for s in sizes]
         positions = self.query_positions.weight
-        x = self.queries.weight.expand(len(mask_features), -1, -1)
+        x = self.queries.weight.repeat(len(mask_features), 1, 1)
         logits, masks = self._predict(x, mask_features)
         every = [(logits, masks)]
         for i, layer in enumerate(self.layers):

@@ -13,8 +13,9 @@ from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import get_event_storage
-from fvcore.nn import giou_loss, sigmoid_focal_loss
+from fvcore.nn import sigmoid_focal_loss
 from torch import nn
+from torchvision.ops import generalized_box_iou_loss
 
 from ...config_checks import check_nodes
 from ...structures.masks import MASK_STRIDE, inside_map
@@ -201,7 +202,7 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         corners = torch.cat([center - sides / 2, center + sides / 2], dim=1)
         boxes = corners * corners.new_tensor([width, height, width, height])
         boxes = boxes.expand(number, -1, -1)
-        queries = self.query_features.weight.expand(number, -1, -1)
+        queries = self.query_features.weight.repeat(number, 1, 1)
         stages = []
         for head in self.box_heads:
             pooled = self.box_pooler(levels, [Boxes(b) for b in boxes.detach()])
@@ -310,7 +311,7 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         )
         return {
             "l1": self.l1_weight * ((own - gt) / sizes).abs().sum(),
-            "giou": self.giou_weight * giou_loss(own, gt, reduction="sum"),
+            "giou": self.giou_weight * generalized_box_iou_loss(own, gt, reduction="sum"),
         }
 
     def _mask_loss(
