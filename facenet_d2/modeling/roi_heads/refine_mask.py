@@ -104,6 +104,32 @@ def semantic_loss(
     return F.binary_cross_entropy_with_logits(logits[:, 0].float(), objects.float(), weight)
 
 
+class MaskPredictor(nn.Module):
+    """Logits of one class for each RoI; those of the other classes are not computed."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        """
+        Args:
+            channels: number of channels of the RoI features.
+            num_classes: number of classes.
+        """
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+        _init_predictor(self.linear)
+
+    def forward(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: RoI features, ``(B, channels, size, size)``.
+            classes: class of each RoI, ``(B,)`` int64.
+
+        Returns:
+            ``(B, size, size)``.
+        """
+        logits = torch.einsum("bchw,bc->bhw", x, self.linear.weight[classes])
+        return logits + self.linear.bias[classes, None, None]
+
+
 class RefineStage(nn.Module):
     """One refinement: features of the RoIs at twice the size, with half the channels.
 
@@ -131,8 +157,7 @@ class RefineStage(nn.Module):
             dilations: dilation of each parallel convolution.
         """
         super().__init__()
-        self.mask_predictor = nn.Linear(channels, num_classes)
-        _init_predictor(self.mask_predictor)
+        self.mask_predictor = MaskPredictor(channels, num_classes)
         self.semantic_in = conv_relu(semantic_channels, channels, 1)
         self.pool = ROIAlign((size, size), 1 / MASK_STRIDE, sampling_ratio)
         self.semantic_out = conv_relu(channels, channels, 1)
@@ -164,7 +189,7 @@ class RefineStage(nn.Module):
             Mask logits, ``(B, size, size)``, and features of the next stage,
             ``(B, channels / 2, 2 size, 2 size)``.
         """
-        logits = logits_of_classes(self.mask_predictor, x, classes)
+        logits = self.mask_predictor(x, classes)
         # ROIAlign rounds boxes to the type of the features.
         semantic = self.semantic_out(self.pool(semantic_features.float(), rois))
         objects = self.pool(semantic_probabilities.float(), rois)
@@ -173,21 +198,6 @@ class RefineStage(nn.Module):
         x = self.merge(sum(conv(x) for conv in self.parallel))
         x = F.interpolate(self.reduce(x), scale_factor=2, mode="bilinear", align_corners=False)
         return logits, torch.cat([x, _enlarged(probabilities)], dim=1)
-
-
-def logits_of_classes(predictor: nn.Linear, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Compute the logits of one class for each RoI, without those of the other classes.
-
-    Args:
-        predictor: layer whose outputs are the classes.
-        x: RoI features, ``(B, channels, size, size)``.
-        classes: class of each RoI, ``(B,)`` int64.
-
-    Returns:
-        ``(B, size, size)``.
-    """
-    logits = torch.einsum("bchw,bc->bhw", x, predictor.weight[classes])
-    return logits + predictor.bias[classes, None, None]
 
 
 def _init_predictor(layer: Conv2d | nn.Linear) -> None:
@@ -327,8 +337,7 @@ class RefineMaskHead(nn.Module):
             )
             for i in range(NUM_STAGES)
         )
-        self.mask_predictor = nn.Linear(conv_dim // 2**NUM_STAGES, num_classes)
-        _init_predictor(self.mask_predictor)
+        self.mask_predictor = MaskPredictor(conv_dim // 2**NUM_STAGES, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -385,7 +394,7 @@ class RefineMaskHead(nn.Module):
         for stage, features in zip(self.stages, projected, strict=True):
             own, x = stage(x, features, probabilities, rois, classes)
             logits.append(own.float())
-        logits.append(logits_of_classes(self.mask_predictor, x, classes).float())
+        logits.append(self.mask_predictor(x, classes).float())
         return logits
 
     def losses(
