@@ -134,7 +134,7 @@ class RefineStage(nn.Module):
     """One refinement: features of the RoIs at twice the size, with half the channels.
 
     RoI features, semantic features, and the probabilities of the mask and of the semantic branch
-    are fused by three parallel dilated convolutions (section 3.2, "semantic fusion module").
+    are fused by parallel dilated convolutions (the publication's semantic fusion module).
     """
 
     def __init__(
@@ -216,8 +216,8 @@ def _enlarged(maps: torch.Tensor) -> torch.Tensor:
 def boundaries(masks: torch.Tensor, width: int) -> torch.Tensor:
     """Find the pixels on both sides of the boundaries of masks.
 
-    A pixel is one if more than a tenth of the pixels at most ``width`` rows and columns away differ
-    from it. What is outside of a mask counts as background.
+    A pixel is one of them if more than a tenth of the pixels at most ``width`` rows and columns
+    away differ from it. What is outside of a mask counts as background.
 
     Args:
         masks: ``(B, size, size)`` bool.
@@ -231,7 +231,9 @@ def boundaries(masks: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def refine(logits: torch.Tensor, larger: torch.Tensor) -> torch.Tensor:
-    """Replace the logits near the boundaries of masks by those of the next stage (figure 4).
+    """Replace the logits near the boundaries of masks by those of the next stage.
+
+    This is the publication's boundary-aware refinement.
 
     Args:
         logits: present logits, ``(B, size, size)``.
@@ -248,7 +250,7 @@ def refine(logits: torch.Tensor, larger: torch.Tensor) -> torch.Tensor:
 def refinement_losses(
     stages: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], width: int
 ) -> list[torch.Tensor]:
-    """Compute the mean binary cross-entropy of each stage (section 3.3).
+    """Compute the mean binary cross-entropy of each stage.
 
     The first two stages have it at all pixels, the others near the boundaries, at the size before,
     of the objects and of the masks so far.
