@@ -168,7 +168,7 @@ def test_stages(head):
         for number, stage in enumerate(head.stages):
             size = 4 * 2**number
             assert y.shape == (1, 32 // 2**number, size, size)
-            predictor = stage.mask_predictor
+            predictor = stage.mask_predictor.linear
             logits = F.conv2d(y, predictor.weight[:, :, None, None], predictor.bias)[:, c : c + 1]
             torch.testing.assert_close(found[number][i], logits[0, 0], rtol=1e-4, atol=1e-4)
             own = conv(stage.semantic_in, semantics.features[image : image + 1])
@@ -182,7 +182,7 @@ def test_stages(head):
             )
             y = up(conv(stage.reduce, conv(stage.merge, y)), False)
             y = torch.cat([y, *(up(m, True) for m in both)], dim=1)
-        predictor = head.mask_predictor
+        predictor = head.mask_predictor.linear
         logits = F.conv2d(y, predictor.weight[:, :, None, None], predictor.bias)[0, c]
         assert logits.shape == (32, 32)
         torch.testing.assert_close(found[3][i], logits, rtol=1e-4, atol=1e-4)

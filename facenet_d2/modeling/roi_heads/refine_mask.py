@@ -104,11 +104,37 @@ def semantic_loss(
     return F.binary_cross_entropy_with_logits(logits[:, 0].float(), objects.float(), weight)
 
 
+class MaskPredictor(nn.Module):
+    """Logits of one class for each RoI; those of the other classes are not computed."""
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        """
+        Args:
+            channels: number of channels of the RoI features.
+            num_classes: number of classes.
+        """
+        super().__init__()
+        self.linear = nn.Linear(channels, num_classes)
+        _init_predictor(self.linear)
+
+    def forward(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """
+        Args:
+            x: RoI features, ``(B, channels, size, size)``.
+            classes: class of each RoI, ``(B,)`` int64.
+
+        Returns:
+            ``(B, size, size)``.
+        """
+        logits = torch.einsum("bchw,bc->bhw", x, self.linear.weight[classes])
+        return logits + self.linear.bias[classes, None, None]
+
+
 class RefineStage(nn.Module):
     """One refinement: features of the RoIs at twice the size, with half the channels.
 
     RoI features, semantic features, and the probabilities of the mask and of the semantic branch
-    are fused by three parallel dilated convolutions (section 3.2, "semantic fusion module").
+    are fused by parallel dilated convolutions (the publication's semantic fusion module).
     """
 
     def __init__(
@@ -131,8 +157,7 @@ class RefineStage(nn.Module):
             dilations: dilation of each parallel convolution.
         """
         super().__init__()
-        self.mask_predictor = nn.Linear(channels, num_classes)
-        _init_predictor(self.mask_predictor)
+        self.mask_predictor = MaskPredictor(channels, num_classes)
         self.semantic_in = conv_relu(semantic_channels, channels, 1)
         self.pool = ROIAlign((size, size), 1 / MASK_STRIDE, sampling_ratio)
         self.semantic_out = conv_relu(channels, channels, 1)
@@ -164,7 +189,7 @@ class RefineStage(nn.Module):
             Mask logits, ``(B, size, size)``, and features of the next stage,
             ``(B, channels / 2, 2 size, 2 size)``.
         """
-        logits = logits_of_classes(self.mask_predictor, x, classes)
+        logits = self.mask_predictor(x, classes)
         # ROIAlign rounds boxes to the type of the features.
         semantic = self.semantic_out(self.pool(semantic_features.float(), rois))
         objects = self.pool(semantic_probabilities.float(), rois)
@@ -173,21 +198,6 @@ class RefineStage(nn.Module):
         x = self.merge(sum(conv(x) for conv in self.parallel))
         x = F.interpolate(self.reduce(x), scale_factor=2, mode="bilinear", align_corners=False)
         return logits, torch.cat([x, _enlarged(probabilities)], dim=1)
-
-
-def logits_of_classes(predictor: nn.Linear, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-    """Compute the logits of one class for each RoI, without those of the other classes.
-
-    Args:
-        predictor: layer whose outputs are the classes.
-        x: RoI features, ``(B, channels, size, size)``.
-        classes: class of each RoI, ``(B,)`` int64.
-
-    Returns:
-        ``(B, size, size)``.
-    """
-    logits = torch.einsum("bchw,bc->bhw", x, predictor.weight[classes])
-    return logits + predictor.bias[classes, None, None]
 
 
 def _init_predictor(layer: Conv2d | nn.Linear) -> None:
@@ -206,8 +216,8 @@ def _enlarged(maps: torch.Tensor) -> torch.Tensor:
 def boundaries(masks: torch.Tensor, width: int) -> torch.Tensor:
     """Find the pixels on both sides of the boundaries of masks.
 
-    A pixel is one if more than a tenth of the pixels at most ``width`` rows and columns away differ
-    from it. What is outside of a mask counts as background.
+    A pixel is one of them if more than a tenth of the pixels at most ``width`` rows and columns
+    away differ from it. What is outside of a mask counts as background.
 
     Args:
         masks: ``(B, size, size)`` bool.
@@ -221,7 +231,9 @@ def boundaries(masks: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def refine(logits: torch.Tensor, larger: torch.Tensor) -> torch.Tensor:
-    """Replace the logits near the boundaries of masks by those of the next stage (figure 4).
+    """Replace the logits near the boundaries of masks by those of the next stage.
+
+    This is the publication's boundary-aware refinement.
 
     Args:
         logits: present logits, ``(B, size, size)``.
@@ -238,7 +250,7 @@ def refine(logits: torch.Tensor, larger: torch.Tensor) -> torch.Tensor:
 def refinement_losses(
     stages: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], width: int
 ) -> list[torch.Tensor]:
-    """Compute the mean binary cross-entropy of each stage (section 3.3).
+    """Compute the mean binary cross-entropy of each stage.
 
     The first two stages have it at all pixels, the others near the boundaries, at the size before,
     of the objects and of the masks so far.
@@ -327,8 +339,7 @@ class RefineMaskHead(nn.Module):
             )
             for i in range(NUM_STAGES)
         )
-        self.mask_predictor = nn.Linear(conv_dim // 2**NUM_STAGES, num_classes)
-        _init_predictor(self.mask_predictor)
+        self.mask_predictor = MaskPredictor(conv_dim // 2**NUM_STAGES, num_classes)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -385,7 +396,7 @@ class RefineMaskHead(nn.Module):
         for stage, features in zip(self.stages, projected, strict=True):
             own, x = stage(x, features, probabilities, rois, classes)
             logits.append(own.float())
-        logits.append(logits_of_classes(self.mask_predictor, x, classes).float())
+        logits.append(self.mask_predictor(x, classes).float())
         return logits
 
     def losses(
