@@ -67,8 +67,8 @@ NOTES = (
     "Not met are the multiply-adds of Mask R-CNN, by 0.01 G, of YOLACT, and of QueryInst, where "
     "the paper's are a mean over COCO images of several sizes; SOLOv2's parameters, of which the "
     "paper has 0.80 M more; and FACENet's numbers, as the paper does not give its inner widths. "
-    "The 43.83 M of Luo et al. are those of Mask R-CNN with ResNet-50 and 15 classes, counted like "
-    "its row.",
+    "The 43.83 M of Luo et al. are those of Mask R-CNN with ResNet-50 and 15 classes, otherwise "
+    "counted like Mask R-CNN.",
 )
 
 

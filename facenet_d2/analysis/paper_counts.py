@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.modeling import GeneralizedRCNN
+from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 
-from ..modeling import SOLO
+from ..modeling import SOLO, QueryInst
 from ..modeling.layers import ModulatedDeformConv2d
 from .counter import OperatorCounter
 from .parts import count_parameters
@@ -207,6 +208,10 @@ def _run_network(model: nn.Module, image: torch.Tensor) -> None:
         model: model in evaluation mode.
         image: normalised image, ``(1, 3, H, W)``.
     """
+    if isinstance(model, QueryInst):
+        model.backbone(image)
+        _run_query_heads(model)
+        return
     if not isinstance(model, GeneralizedRCNN):
         predictions = model.predict(image)
         if isinstance(model, SOLO):
@@ -233,6 +238,18 @@ def _run_network(model: nn.Module, image: torch.Tensor) -> None:
     logits = head.layers(masks)
     if hasattr(head, "iou_head"):
         head.iou_head(masks, logits[:, 0])
+
+
+def _run_query_heads(model: QueryInst) -> None:
+    """Run all box heads and the last mask head; RoIs cannot be pooled without values."""
+    queries = model.query_features.weight.detach()[None]
+    for head in model.box_heads:
+        _, _, attended, queries = head(queries, _rois(model, model.box_pooler))
+    model.mask_heads[-1](attended[0], _rois(model, model.mask_pooler))
+
+
+def _rois(model: QueryInst, pooler: ROIPooler) -> torch.Tensor:
+    return torch.zeros(model.num_queries, model.query_features.embedding_dim, *pooler.output_size)
 
 
 def _add_background(model: GeneralizedRCNN) -> None:
