@@ -276,7 +276,7 @@ def test_one_key_moves_the_limits_of_all_models(tmp_path):
 
 
 # Images large enough that the model has more than 1500 candidates of one class.
-SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "mask_rcnn": 96}
+SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "rdsnet": 64, "mask_rcnn": 96}
 
 
 @pytest.mark.parametrize("name", SIDES)
@@ -285,7 +285,7 @@ def test_more_than_a_thousand_instances(name, tmp_path, scenes):
     """With thresholds that let all candidates pass, there are as many as the one key says."""
     overrides = {"TEST.DETECTIONS_PER_IMAGE": 1500, "MODEL.RPN.NMS_THRESH": 1.0}
     overrides["MODEL.SOLO.MASK_PRIOR_PROB"] = 0.5
-    for node in ("SOLOV2", "YOLACT", "CONDINST", "ROI_HEADS"):
+    for node in ("SOLOV2", "YOLACT", "CONDINST", "RDSNET", "ROI_HEADS"):
         overrides[f"MODEL.{node}.NUM_CLASSES"] = 1
         overrides[f"MODEL.{node}.SCORE_THRESH_TEST"] = 0.0
         if node != "ROI_HEADS":

@@ -145,10 +145,11 @@ def build_row_of_table_2(name: str, *, depth: int = 101, num_classes: int = 15):
     return build_model(cfg)
 
 
-# PointRend is in the next test.
-@pytest.mark.parametrize(
-    "name", [r.name for r in TABLES[2].rows if r.model not in (None, "point_rend")]
-)
+# PointRend is in the next test; the number of Luo et al. is that of a Mask R-CNN with ResNet-50.
+OTHER_MODELS = (None, "point_rend", "elliptic_centerness")
+
+
+@pytest.mark.parametrize("name", [r.name for r in TABLES[2].rows if r.model not in OTHER_MODELS])
 def test_parameters_of_table_2(name):
     model = build_row_of_table_2(name)
     found = parameters(model)
@@ -211,3 +212,26 @@ def test_parameters_of_published_models(model, box_head, millions):
         heads = built.roi_heads
         own = parameters(heads.mask_head) + parameters(heads.semantic_branch)
         assert own / 1e6 == pytest.approx(6.407, abs=0.0005)
+
+
+def test_parameters_of_rdsnet():
+    """Those of the published layers; the paper's 62.04 M leave out the frozen ones."""
+    model = build_row_of_table_2("RDSNet")
+    found = parameters(model)
+    assert found / 1e6 == pytest.approx(62.263, abs=0.001)
+    bottom_up = model.backbone.bottom_up
+    frozen = parameters(bottom_up.stem) + parameters(bottom_up.res2)
+    assert round((found - frozen) / 1e6, 2) == TABLES[2].row("RDSNet").parameters
+    more = parameters(build_row_of_table_2("RDSNet", num_classes=80))
+    assert more / 1e6 == pytest.approx(63.612, abs=0.001)
+    assert more - found == 65 * 9 * (9 * 256 + 1)
+
+
+def test_elliptic_centerness_adds_no_parameters():
+    model = build_row_of_table_2("Luo et al. (our reading)")
+    cfg = read("configs/iSAID/condinst_R_101_36ep.yaml")
+    cfg.MODEL.CONDINST.NUM_CLASSES = 15
+    condinst = build_model(cfg)
+    assert model.centerness == "ellipse"
+    assert condinst.centerness == "box"
+    assert parameters(model) == parameters(condinst)

@@ -17,7 +17,7 @@ from torchvision.ops import deform_conv2d, roi_align
 from facenet_d2 import UserError
 from facenet_d2.analysis import PAPER_RULES, OperatorCounter, analyze
 from facenet_d2.analysis.counter import Counts
-from facenet_d2.engine import load_config, run_command
+from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
 
@@ -196,14 +196,15 @@ def test_refine_mask(tmp_path, scenes):
     assert analysis.parts["mask head"]["multiply_adds"] == shared + 4 * mask
 
 
-@pytest.mark.parametrize("name", ["yolact", "condinst"])
+@pytest.mark.parametrize("name", ["yolact", "condinst", "rdsnet"])
 def test_boxes_first(tmp_path, scenes, name):
     model = tiny_model(tmp_path, scenes, name, "MODEL.YOLACT.NUM_PROTOTYPES", "8")
     analysis = analyze(model, 128, 128, instances=9)
     check_sums(analysis.parts)
     assert analysis.not_counted == {}
-    # Prototypes at stride 4; or a pixel's two coordinates and 8 features, to 8, 8, 1 at stride 8.
-    masks = 8 * 32**2 if name == "yolact" else (10 * 8 + 8 * 8 + 8) * 16**2
+    # Prototypes or a pixel map of 8 channels at stride 4; or a pixel's two coordinates and 8
+    # features, to 8, 8, 1 at stride 8.
+    masks = (10 * 8 + 8 * 8 + 8) * 16**2 if name == "condinst" else 8 * 32**2
     assert analysis.parts["masks of 9 instances"]["multiply_adds"] == 9 * masks
 
 
@@ -239,6 +240,35 @@ def test_mask2former(tmp_path, scenes):
     projections = sum(n * c * 32 for n, c in zip(levels, channels))
     finest = 32**2 * 32 * (64 + 9 * 32 + 32)
     assert analysis.parts["pixel decoder"]["multiply_adds"] == encoder + projections + finest
+
+
+def test_rdsnet(tmp_path, scenes):
+    model = tiny_model(tmp_path, scenes, "rdsnet")
+    rows = analyze(model, 128, 128, instances=9).parts
+    # Levels of strides 8 to 128, 9 anchors a position: 5 classes, 4 sides and two vectors of 8.
+    positions = 16**2 + 8**2 + 4**2 + 2**2 + 1
+    tower = 9 * (3 * 32 * 64 + 64 * 9 * (5 + 4 + 16))
+    assert rows["anchor head"]["multiply_adds"] == positions * tower
+    # p3 and p4 once, p5 twice, then stride 8 and, after doubling, 8 channels at stride 4.
+    convs = 9 * 64 * (32 * (16**2 + 8**2 + 4**2) + 64 * (8**2 + 16**2)) + 64 * 8 * 32**2
+    assert rows["pixel branch"]["multiply_adds"] == convs
+
+
+def test_rdsnet_at_the_size_of_table_2():
+    """The detector's 227.75 G and the pixel branch's 15.44 G, with strides in the 3x3."""
+    cfg = read_config(
+        REPOSITORY / "configs" / "iSAID" / "rdsnet_R_101_36ep.yaml",
+        ["MODEL.DEVICE", "meta", "MODEL.RDSNET.NUM_CLASSES", "15"]
+        + ["MODEL.RESNETS.STRIDE_IN_1X1", "False"],
+    )
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), OperatorCounter(model, lambda name: name.partition(".")[0]) as counter:
+        model.predict(torch.zeros(1, 3, 800, 800, device="meta"))
+    found = {name: part.multiply_adds / 1e9 for name, part in counter.parts.items()}
+    assert found["backbone"] + found["anchor_head"] == pytest.approx(227.75, abs=0.005)
+    assert found["pixel_branch"] == pytest.approx(15.44, abs=0.005)
+    assert not counter.not_counted
 
 
 RETINANET = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "5")
