@@ -16,6 +16,7 @@ LAYERS = (
         "model_zoo",
         "parallel",
         "paths",
+        "runtime",
         "scenes",
         "structures",
         "synthetic",

@@ -1,0 +1,1 @@
+"""Inference with exported models, without PyTorch and Detectron2."""
