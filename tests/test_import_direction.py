@@ -9,7 +9,7 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "cores", "errors", "files", "signals", "startup", "unpickling"),
+    ("compat", "cores", "errors", "files", "signals", "startup", "stride", "unpickling"),
     (
         "config",
         "config_checks",

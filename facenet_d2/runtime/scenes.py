@@ -78,12 +78,8 @@ class OnnxScenePredictor(TilePredictor):
 
     def model_fingerprint(self) -> dict[str, str]:
         """Return a hash of the file, and the program that runs it."""
-        digest = hashlib.sha256()
-        # The weights of some files are in another one beside it.
-        for file in (self._file, self._file.with_name(f"{self._file.name}.data")):
-            if file.is_file():
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
+        with self._file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256")
         return {"weights": digest.hexdigest(), "provider": self._provider}
 
 
