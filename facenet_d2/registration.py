@@ -39,7 +39,7 @@ def register() -> None:
     _has_started = True
     try:
         from . import compat  # noqa: F401  isort: skip  (before any other import of Detectron2)
-        from . import data, model_zoo, modeling, weights  # noqa: F401
+        from . import config, data, model_zoo, modeling, weights  # noqa: F401
     except BaseException:
         # The next import fails for the same reason.
         _has_started = False

@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
+from facenet_d2.exported_options import add_exported_options, check_exported_options
 from facenet_d2.files import check_writable
 from facenet_d2.scenes.extras import require_geo
 
@@ -142,6 +143,8 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     check_exported_options(parser, args)
+    if args.weights is not None and args.ray is not None:
+        parser.error("--ray does not run exported models; use --shard or --workers")
     if args.batch_size < 1 or (args.workers is not None and args.workers < 1):
         parser.error("--batch-size and --workers must be at least 1")
     if args.ray is not None and args.shard is not None:
@@ -149,39 +152,6 @@ def parse_args() -> argparse.Namespace:
     if args.shard is not None:
         args.shard = parse_shard(parser, args.shard)
     return args
-
-
-def add_exported_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of exported models."""
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE.onnx",
-        help="model that tools/export_model.py has written, in place of --config-file",
-    )
-    parser.add_argument(
-        "--runtime",
-        default="onnxruntime",
-        choices=("onnxruntime", "openvino"),
-        help="program that runs an exported model (default: %(default)s)",
-    )
-
-
-def check_exported_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Exit with an error unless the arguments name one model."""
-    if args.weights is None:
-        if args.config_file is None:
-            parser.error("--config-file is required, or --weights with an exported model")
-        return
-    if args.weights.suffix != ".onnx":
-        parser.error(
-            f"--weights {args.weights}: name an exported model, FILE.onnx; a checkpoint belongs to "
-            "--config-file and --opts MODEL.WEIGHTS"
-        )
-    if args.config_file is not None or args.opts:
-        parser.error("an exported model has its config in it; leave out --config-file and --opts")
-    if args.ray is not None:
-        parser.error("--ray does not run exported models; use --shard or --workers")
 
 
 def parse_shard(parser: argparse.ArgumentParser, text: str) -> tuple[int, int]:

@@ -94,7 +94,7 @@ def test_detectron2_is_registered_whatever_is_imported_first():
 def test_registration_knows_the_parts_that_it_imports():
     # These need no Detectron2; facenet_d2.evaluation is imported by itself.
     light = {"cores", "errors", "files", "parallel", "paths", "registration", "scenes", "startup"}
-    light |= {"signals", "stride", "unpickling"}
+    light |= {"signals", "stride", "synthetic", "unpickling"}
     code = "import json, sys, detectron2, facenet_d2; print(json.dumps(sorted(sys.modules)))"
     modules = json.loads(run_python(code))
     parts = {m.split(".")[1] for m in modules if m.startswith("facenet_d2.")}
