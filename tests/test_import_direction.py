@@ -16,14 +16,13 @@ LAYERS = (
         "model_zoo",
         "parallel",
         "paths",
-        "runtime",
         "scenes",
         "structures",
         "synthetic",
     ),
-    ("data", "modeling", "visualization"),
+    ("data", "modeling", "runtime", "visualization"),
     ("evaluation", "weights"),
-    ("conversion", "engine"),
+    ("conversion", "engine", "registration"),
     ("analysis", "checking", "clients", "experiments", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
