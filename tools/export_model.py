@@ -25,7 +25,6 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
 
-from facenet_d2 import UserError
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.inputs import find_inputs
 from facenet_d2.engine.setup import check_writable
@@ -33,6 +32,7 @@ from facenet_d2.export import (
     DEFAULT_OPSETS,
     DEFORM_FORMS,
     FORMATS,
+    Comparison,
     ExportedNetwork,
     RawNetwork,
     compare,

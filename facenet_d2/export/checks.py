@@ -66,9 +66,7 @@ class Comparison:
             )
 
 
-def compare(
-    network: ExportedNetwork, run: Run, images: Sequence[torch.Tensor] = ()
-) -> Comparison:
+def compare(network: ExportedNetwork, run: Run, images: Sequence[torch.Tensor] = ()) -> Comparison:
     """Run an exported file and its network, and compare them.
 
     Outputs are compared on noise, with two numbers and two sizes of images; final masks on images.
@@ -177,7 +175,7 @@ def read_yolo_seg(
     )
     large = F.interpolate(logits[:, None], scale_factor=4, mode="bilinear", align_corners=False)
     result = Instances(size)
-    result.pred_masks = RLEMasks.from_dense(large[:, 0, : size[0], : size[1]] > 0)
+    result.pred_masks = RLEMasks.from_dense(large[:, 0, : size[0], : size[1]] > 0, size)
     result.pred_classes = classes[order]
     result.scores = scores[order]
     return result

@@ -12,8 +12,8 @@ from ..modeling.layers import ModulatedDeformConv2d
 DEFORM_FORMS = ("gridsample", "deformconv")
 """Forms of a deformable convolution in a file.
 
-"gridsample" is bilinear sampling and a 1x1 convolution, which all runtimes have. "deformconv" is one
-operator: ONNX's DeformConv, or torchvision's in the formats of PyTorch.
+"gridsample" is bilinear sampling and a 1x1 convolution, which all runtimes have. "deformconv" is
+one operator: ONNX's DeformConv, or torchvision's in the formats of PyTorch.
 """
 
 

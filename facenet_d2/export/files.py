@@ -51,6 +51,7 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
     assert converted is not None
     model: onnx.ModelProto = converted.model_proto
     _remove_traces(model)
+    _name_dimensions(model)
     return model
 
 
@@ -119,9 +120,24 @@ def _remove_traces(model: onnx.ModelProto) -> None:
             node.doc_string = ""
 
 
-def metadata_of(
-    description: ModelDescription, *, size: int | None = None
-) -> dict[str, str]:
+def _name_dimensions(model: onnx.ModelProto) -> None:
+    """Replace the exporter's formulas of sizes, which can take lines, by names or nothing."""
+    del model.graph.value_info[:]
+    (images,) = model.graph.input
+    dims = images.type.tensor_type.shape.dim
+    names = {}
+    for dim, name in zip(dims, ("count", "channels", "height", "width"), strict=True):
+        if dim.dim_param:
+            names[dim.dim_param] = dim.dim_param = name
+    for output in model.graph.output:
+        for dim in output.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+            elif dim.dim_param:
+                dim.Clear()
+
+
+def metadata_of(description: ModelDescription, *, size: int | None = None) -> dict[str, str]:
     """Return the texts that a file of a model contains.
 
     Args:

@@ -10,7 +10,9 @@ INPUT_NAME = "images"
 """Name of the input of all exported networks."""
 
 
-def example_images(network: ExportedNetwork, *, count: int, rows: int, columns: int) -> torch.Tensor:
+def example_images(
+    network: ExportedNetwork, *, count: int, rows: int, columns: int
+) -> torch.Tensor:
     """Return noise around the mean colour, ``(count, C, H, W)``, the same in each call.
 
     Args:

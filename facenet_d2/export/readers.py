@@ -42,9 +42,7 @@ def _onnx(file: Path) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(file), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     (entry,) = session.get_inputs()
 
     def run(images: torch.Tensor) -> list[torch.Tensor]:

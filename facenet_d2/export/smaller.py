@@ -8,11 +8,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from torch import nn
 
 from .program import INPUT_NAME
 
 if TYPE_CHECKING:
     import onnx
+
+# Names of the last layers of heads, which for SOLO and YOLACT are lists of convolutions.
+SENSITIVE = {
+    *("predict", "predict_x", "predict_y", "category_pred", "kernel_pred"),
+    *("cls_score", "bbox_pred", "ctrness", "controller", "conv_offset_mask"),
+}
 
 # Smaller constants, such as shapes, thresholds and biases, stay as they are.
 MIN_VALUES = 1024
@@ -47,6 +54,19 @@ def halve_weights(model: onnx.ModelProto) -> int:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     return halved
+
+
+def sensitive_weights(network: nn.Module) -> list[str]:
+    """Return the names of the weights that :func:`quantize` should leave in float32.
+
+    These are the layers whose outputs are scores, boxes, kernels and masks, and the offsets of
+    deformable convolutions.
+    """
+    return [
+        f"{name}.weight"
+        for name, _ in network.named_modules()
+        if SENSITIVE & {*name.split(".")[-2:]}
+    ]
 
 
 def quantize(

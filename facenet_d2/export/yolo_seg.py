@@ -1,8 +1,8 @@
 """Networks with the outputs of Ultralytics' segmentation models.
 
 Their masks are ``sigmoid(coefficients @ prototypes) > 0.5``. That is what SOLOv2 computes with the
-kernels of cells and the mask features, and YOLACT with coefficients and prototypes. Readers take the
-number of coefficients from the shapes: it need not be 32.
+kernels of cells and the mask features, and YOLACT with coefficients and prototypes. Readers take
+the number of coefficients from the shapes: it need not be 32.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from ..structures.masks import MASK_STRIDE
 from .networks import ExportedNetwork
 
 RESERVED_ROWS = 6
-"""Number of rows that Ultralytics takes for the sign of a model without NMS of its own."""
+"""Number of rows that Ultralytics takes for the sign of another format."""
 
 
 class YoloSegNetwork(ExportedNetwork):
     """Base class of the networks of the contract "yolo-seg".
 
-    The output "output0" is ``(1, 4 + C + E, A)``: for each of A rows the box (x and y of the centre,
-    width, height) in pixels of the input, the score of each class, and E coefficients. "output1"
-    are the prototypes, ``(1, E, S / 4, S / 4)``.
+    The output "output0" is ``(1, 4 + C + E, A)``: for each of A rows the box (x and y of the
+    centre, width, height) in pixels of the input, the score of each class, and E coefficients.
+    "output1" are the prototypes, ``(1, E, S / 4, S / 4)``.
 
     Attributes:
         size: side S of the image.
@@ -63,7 +63,7 @@ class YoloSegNetwork(ExportedNetwork):
         return self.size
 
     def scene_values(self, images: torch.Tensor) -> torch.Tensor:
-        """Convert RGB from 0 to 1, ``(1, 3, S, S)``, to the values that the model was trained with."""
+        """Convert RGB from 0 to 1, ``(1, 3, S, S)``, to the values of the model's images."""
         images = images * 255.0
         return images.flip(1) if self.description.channel_order == "BGR" else images
 
@@ -153,9 +153,7 @@ class GridYoloSeg(YoloSegNetwork):
         found = scores[:, :, None]
         boxes = self._boxes(_rows(logits, best)) * (found > 0)
         one_hot = F.one_hot(classes.gather(1, best), num_classes).to(scores.dtype)
-        return self.outputs(
-            boxes, found * one_hot, _rows(kernels, best), predictions.mask_features
-        )
+        return self.outputs(boxes, found * one_hot, _rows(kernels, best), predictions.mask_features)
 
     def _decay(
         self, scores: torch.Tensor, classes: torch.Tensor, inside: torch.Tensor, area: torch.Tensor
@@ -185,10 +183,10 @@ class GridYoloSeg(YoloSegNetwork):
         return decay.amin(dim=1)
 
     def _boxes(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return boxes that contain the enlarged masks, and reach at most two pixels beyond them.
+        """Return boxes that contain the enlarged masks and are tight around most of them.
 
         The side of a mask is where the largest logits of its columns, enlarged as readers enlarge
-        masks, become positive.
+        masks, become positive. Tight boxes would need the enlarged masks, sixteen times as large.
 
         Args:
             logits: ``(1, A, pixels)``.
