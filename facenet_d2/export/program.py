@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from .networks import ExportedNetwork
@@ -58,7 +60,9 @@ def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
 def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
     """Record the operations of a network as TorchScript."""
     example = example_images(network, count=2, rows=3, columns=5)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of conditions on sizes, which hold for all sizes that the description allows.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         # Traces of networks with top-k are compared by check_export, which allows for ties.
         traced = torch.jit.trace(network, example, check_trace=False)
     assert isinstance(traced, torch.jit.ScriptModule)

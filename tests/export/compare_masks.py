@@ -5,15 +5,15 @@
 
 The first form exports small models with random weights to ONNX and compares them on 50 images of
 different sizes. The second compares an exported file with its trained model on at most 50 images.
-The files are run by facenet_d2.runtime, with post-processing in NumPy. Run it in the repository with
-PYTHONPATH=.:tests.
+The files are run by facenet_d2.runtime, with post-processing in NumPy. Run the program in the
+repository with PYTHONPATH=.:tests.
 """
 
-import json
 import sys
 import tempfile
 from pathlib import Path
 
+import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
 from detectron2.config import get_cfg
@@ -21,8 +21,7 @@ from detectron2.structures import Instances
 from helpers import REPOSITORY
 from small_networks import small_network
 
-import facenet_d2
-import facenet_d2.compat
+from facenet_d2.config import add_facenet_config
 from facenet_d2.data.augmentation import build_augmentations
 from facenet_d2.engine import Predictor
 from facenet_d2.export import DEFAULT_OPSETS, metadata_of, save_onnx, to_onnx
@@ -63,7 +62,7 @@ def small(names):
         images.append(coarse.repeat(8, 0).repeat(8, 1)[:height, :width].copy())
     for name in names:
         cfg = get_cfg()
-        facenet_d2.add_facenet_config(cfg)
+        add_facenet_config(cfg)
         cfg.merge_from_file(str(REPOSITORY / "configs" / "Base-SOLOv2.yaml"))
         cfg.merge_from_list(SMALL)
         kind, _, form = name.partition("-")
@@ -112,7 +111,6 @@ def main(kind, *arguments):
     predictor = Predictor(config, overrides=[*overrides, "MODEL.DEVICE", "cpu"])
     step = max(1, len(files) // IMAGES)
     images = [predictor.read(f) for f in files[::step][:IMAGES]]
-    print(json.dumps({"sizes": len({i.shape for i in images})}))
     report(file, predictor, OnnxPredictor(file), images)
 
 

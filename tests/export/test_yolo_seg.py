@@ -103,7 +103,8 @@ def read_as_ultralytics(output0, output1, num_classes, *, conf, iou):
 def _box_iou(a, b):
     width, height = (min(a[2 + i], b[2 + i]) - max(a[i], b[i]) for i in (0, 1))
     shared = max(width, 0) * max(height, 0)
-    return shared / (sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - shared)
+    union = sum((c[2] - c[0]) * (c[3] - c[1]) for c in (a, b)) - shared
+    return shared / union if union else 0.0
 
 
 def read_as_deepness(output0, output1, num_classes, *, conf, iou):
