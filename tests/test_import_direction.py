@@ -23,7 +23,7 @@ LAYERS = (
     ("data", "modeling", "runtime", "visualization"),
     ("evaluation", "weights"),
     ("conversion", "engine", "registration"),
-    ("analysis", "checking", "clients", "experiments", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "export", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = ("condinst", "roi_heads", "solo", "solov2", "yolact")

@@ -35,10 +35,15 @@ def raw_outputs(model: InstanceModel[Any], predictions: Any) -> dict[str, torch.
         maps = fields.pop("mask_maps")
         fields |= {f"mask_maps_{i}": level for i, level in enumerate(maps)}
         if isinstance(model.mask_head, SOLOMaskHead):
-            layers = model.mask_head.predict
-            kernels = [torch.cat([c.weight[:, :, 0, 0], c.bias[:, None]], dim=1) for c in layers]
-            fields["kernels"] = torch.cat(kernels)
+            fields["kernels"] = torch.cat([_kernels(conv) for conv in model.mask_head.predict])
     return fields
+
+
+def _kernels(conv: nn.Module) -> torch.Tensor:
+    """Return the weights and the bias of a 1x1 convolution, ``(outputs, inputs + 1)``."""
+    assert isinstance(conv, nn.Conv2d)
+    assert conv.bias is not None
+    return torch.cat([conv.weight[:, :, 0, 0], conv.bias[:, None]], dim=1)
 
 
 def restored(predictions: Any, outputs: Mapping[str, torch.Tensor]) -> Any:
@@ -74,6 +79,8 @@ class ExportedNetwork(nn.Module):
             exported.
         description: what inference needs besides the network.
     """
+
+    model: InstanceModel[Any]
 
     def __init__(
         self, model: InstanceModel[Any], description: ModelDescription, *, deform: str

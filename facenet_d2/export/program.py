@@ -62,7 +62,7 @@ def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
     example = example_images(network, count=2, rows=3, columns=5)
     with torch.no_grad(), warnings.catch_warnings():
         # Of conditions on sizes, which hold for all sizes that the description allows.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore")
         # Traces of networks with top-k are compared by check_export, which allows for ties.
         traced = torch.jit.trace(network, example, check_trace=False)
     assert isinstance(traced, torch.jit.ScriptModule)

@@ -100,6 +100,8 @@ class GridYoloSeg(YoloSegNetwork):
     The number of candidates is fixed. Rows beyond the instances have the score 0.
     """
 
+    model: SOLOv2
+
     def __init__(
         self,
         model: SOLOv2,
@@ -210,6 +212,8 @@ class GridYoloSeg(YoloSegNetwork):
 
 class AnchorYoloSeg(YoloSegNetwork):
     """YOLACT before Fast NMS, whose place the reader's own NMS takes: one row for each anchor."""
+
+    model: YOLACT
 
     def __init__(
         self, model: YOLACT, description: ModelDescription, *, size: int, deform: str
