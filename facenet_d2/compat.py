@@ -1,4 +1,4 @@
-"""Patches that let Detectron2 0.6 run with current libraries, applied before its modules are used.
+"""Patches that let Detectron2 0.6 run with current libraries, applied before it is used.
 
 Each patch is applied only if it is needed: newer versions of Detectron2 and versions with compiled
 operators are left alone.
@@ -90,13 +90,10 @@ def _provide_pkg_resources() -> None:
 def _provide_compiled_module() -> None:
     # Detectron2 0.6 imports `detectron2._C` unconditionally; newer versions guard most of its uses,
     # but not all. Remove this when a pure-Python Detectron2 is published.
-    if importlib.util.find_spec("detectron2") is None:
-        return
-    # This may call apply(), see facenet_d2.registration.
-    import detectron2
-
     if importlib.util.find_spec(COMPILED_MODULE) is not None:
         return
+    import detectron2
+
     substitute = _MissingOperators()
     sys.modules[COMPILED_MODULE] = substitute
     detectron2._C = substitute
@@ -119,12 +116,6 @@ warnings.filterwarnings("ignore", message="The given NumPy array is not writable
 # Detectron2 0.6 calls meshgrid without `indexing`. Remove this when 0.6 is no longer supported.
 warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
 
-
-def apply() -> None:
-    """Apply the patches that are needed and not applied yet."""
-    _provide_removed_names()
-    _provide_pkg_resources()
-    _provide_compiled_module()
-
-
-apply()
+_provide_removed_names()
+_provide_pkg_resources()
+_provide_compiled_module()

@@ -9,7 +9,17 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "errors", "files", "signals", "startup", "unpickling"),
+    (
+        "compat",
+        "cores",
+        "errors",
+        "exported_options",
+        "files",
+        "signals",
+        "startup",
+        "stride",
+        "unpickling",
+    ),
     (
         "config",
         "config_checks",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import cv2
 import numpy as np
 
-from ..structures.stride import MASK_STRIDE
+from ..stride import MASK_STRIDE
 from .arrays import descending, sigmoid, softmax
 from .boxes import apply_deltas, apply_distances, batched_nms, clip, fast_nms, rescale
 from .description import CondInstSettings, YOLACTSettings
@@ -189,7 +189,7 @@ def _with_masks(
     Those whose box lies outside the image or whose mask is empty are left out.
     """
     boxes = rescale(boxes, enlarge.input_size, enlarge.image_size)
-    nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1).tolist()
     crops = [
         _crop(part, enlarge) if visible else EMPTY_CROP for part, visible in zip(parts, nonempty)
     ]

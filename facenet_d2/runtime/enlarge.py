@@ -11,7 +11,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ..structures.stride import MASK_STRIDE
+from ..stride import MASK_STRIDE
 from .prediction import EMPTY_CROP, Crop, tight_box
 
 # Number of floats of the enlarged rows that exist at a time; they fit into the cache.

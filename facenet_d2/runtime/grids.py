@@ -15,6 +15,7 @@ from .arrays import descending, logit, logit_of, sigmoid
 from .description import GridSettings
 from .detected import Detected
 from .enlarge import Enlarger, Part, window
+from .prediction import tight_box
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
@@ -76,7 +77,8 @@ def grid_instances(
     unique_cells, mask_of = np.unique(cells, return_inverse=True)
     logits, size = mask_logits(outputs, image, unique_cells, settings)
     binary = logits > logit_of(settings.mask_threshold)
-    area, maskness = area_and_maskness(logits, binary)
+    maps, masks = logits.reshape(-1, *size), binary.reshape(-1, *size)
+    area, maskness = area_and_maskness(maps, masks)
     minimum = np.repeat(settings.min_mask_areas, [s * s for s in settings.num_grids])
     kept = (area > minimum[unique_cells])[mask_of]
     cell_scores = cell_scores[kept] * maskness[mask_of[kept]]
@@ -97,9 +99,7 @@ def grid_instances(
     order = descending(cell_scores)[: settings.max_instances]
     order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
     enlarge = Enlarger(input_size, image_size, settings.mask_threshold)
-    crops = [
-        enlarge(_part(logits[i].reshape(size), binary[i].reshape(size))) for i in mask_of[order]
-    ]
+    crops = [enlarge(_part(maps[i], masks[i])) for i in mask_of[order]]
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()
 
@@ -178,15 +178,20 @@ def area_and_maskness(logits: np.ndarray, binary: np.ndarray) -> tuple[np.ndarra
     """Compute the area of each mask and its maskness, the mean probability of its pixels.
 
     Args:
-        logits: mask logits, ``(N, pixels)``.
-        binary: pixels of the masks, ``(N, pixels)`` bool.
+        logits: mask logits, ``(N, h, w)``.
+        binary: pixels of the masks, ``(N, h, w)`` bool.
 
     Returns:
         Areas ``(N,)`` int64, and masknesses ``(N,)`` float32, 0 for an empty mask.
     """
-    area = np.array([cv2.countNonZero(row) for row in binary.view(np.uint8)], np.int64)
-    total = [sigmoid(row[own]).sum() for row, own in zip(logits, binary)]
-    return area, np.array(total, np.float32) / np.maximum(area, 1).astype(np.float32)
+    areas, totals = [], []
+    for values, mask in zip(logits, binary):
+        left, top, right, bottom = tight_box(mask)
+        inside = mask[top:bottom, left:right]
+        areas.append(np.count_nonzero(inside))
+        totals.append(sigmoid(values[top:bottom, left:right][inside]).sum())
+    area = np.array(areas, np.int64)
+    return area, np.array(totals, np.float32) / np.maximum(area, 1).astype(np.float32)
 
 
 def matrix_nms(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..cores import default_workers
 from ..errors import UserError
 from .description import METADATA_KEY
 
@@ -129,14 +129,8 @@ def load_network(file: str | Path, *, provider: str, threads: int | None) -> Net
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{path} {reason}; name a file that tools/export_model.py has written.")
-    network: Network = PROVIDERS[provider](path, threads or _cores())
+    network: Network = PROVIDERS[provider](path, threads or default_workers())
     return network
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS and Windows.
 
 
 def _missing(package: str, extra: str) -> UserError:

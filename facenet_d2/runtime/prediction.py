@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from ..errors import UserError
+
 
 class Crop(NamedTuple):
     """A mask in its tight box.
@@ -111,43 +113,18 @@ class Prediction:
         return full
 
     def rles(self) -> list[dict[str, Any]]:
-        """Return the masks as COCO's compressed RLE, with ``counts`` as text, ready for JSON."""
-        size = list(self.image_size)
-        return [
-            {"size": size, "counts": _compressed(_run_lengths(crop, self.image_size))}
-            for crop in self.crops
-        ]
+        """Return the masks as COCO's compressed RLE, with ``counts`` as text, ready for JSON.
 
-
-def _run_lengths(crop: Crop, image_size: tuple[int, int]) -> list[int]:
-    """Return the lengths of the runs in column-major order, starting with background."""
-    height, width = image_size
-    x0, y0, x1, _ = crop.box
-    # Columns of full height, of which runs go over to the next column.
-    columns = np.zeros((x1 - x0, height), bool)
-    columns[:, y0 : y0 + crop.mask.shape[0]] = crop.mask.T
-    flat = np.concatenate([[False], columns.reshape(-1), [False]])
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + x0 * height
-    # A run of no pixels at the end is left out.
-    inside = changes[changes < height * width]
-    lengths: list[int] = np.diff(inside, prepend=0, append=height * width).tolist()
-    return lengths
-
-
-def _compressed(lengths: Sequence[int]) -> str:
-    """Compress run lengths as COCO does.
-
-    From the fourth on, the difference to the length two places earlier is stored. A number is cut
-    into groups of 5 bits, lowest first; 32 marks a continuation, and the last group is signed. The
-    groups are characters from "0" on.
-    """
-    characters = []
-    for place, length in enumerate(lengths):
-        value = length - lengths[place - 2] if place > 2 else length
-        while True:
-            group, value = value & 31, value >> 5
-            if value == (-1 if group & 16 else 0):
-                break
-            characters.append(chr(48 + (group | 32)))
-        characters.append(chr(48 + group))
-    return "".join(characters)
+        Raises:
+            UserError: if pycocotools is not installed.
+        """
+        try:
+            # Not above: only this method needs it.
+            import pycocotools.mask as mask_util
+        except ImportError as error:
+            raise UserError("RLE needs pycocotools: pip install pycocotools.") from error
+        rles = []
+        for index in range(len(self)):
+            rle = mask_util.encode(np.asfortranarray(self.mask(index).view(np.uint8)))
+            rles.append({"size": list(self.image_size), "counts": rle["counts"].decode()})
+        return rles

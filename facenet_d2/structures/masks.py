@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
-from .stride import MASK_STRIDE as MASK_STRIDE
+from ..stride import MASK_STRIDE as MASK_STRIDE
 
 MASKS_AT_ONCE = 16
 """Number of full-size masks processed together where an operation copies them to a wider type."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,9 @@ def build(cfg: CfgNode, name: str) -> torch.nn.Module:
     return model
 
 
-def describe(cfg: CfgNode, model: Any, name: str) -> ModelDescription:
+def describe(
+    cfg: CfgNode, model: Any, name: str, class_names: Sequence[str] = ("ship", "plane", "car")
+) -> ModelDescription:
     """Describe a model by its own attributes."""
     settings: Settings
     if name == "YOLACT":
@@ -110,7 +113,7 @@ def describe(cfg: CfgNode, model: Any, name: str) -> ModelDescription:
         contract="raw",
         meta_architecture=cfg.MODEL.META_ARCHITECTURE,
         settings=settings,
-        class_names=("ship", "plane", "car"),
+        class_names=tuple(class_names),
         channel_order=cfg.INPUT.FORMAT,
         pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
         pixel_std=tuple(cfg.MODEL.PIXEL_STD),
