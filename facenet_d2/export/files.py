@@ -34,7 +34,7 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
         opset: version of ONNX's operators.
 
     Raises:
-        UserError: if the packages of the extra ``[onnx]`` are missing.
+        UserError: if the packages of the extra ``[export]`` are missing.
     """
     require_onnx()
     program = record(network)
@@ -90,7 +90,7 @@ def save_torch(
 
 
 def require_onnx() -> None:
-    """Check that the packages of the extra ``[onnx]`` are installed.
+    """Check that the packages of the extra ``[export]`` are installed.
 
     Raises:
         UserError: if one is missing.
@@ -102,7 +102,7 @@ def require_onnx() -> None:
     except ImportError as error:
         raise UserError(
             f"the export to ONNX needs packages that are not installed ({error}); install "
-            "facenet_d2 with its extra [onnx]: pip install 'facenet_d2[onnx]'"
+            "facenet_d2 with its extra [export]: pip install 'facenet_d2[export]'"
         ) from error
 
 
