@@ -32,7 +32,7 @@ LAYERS = (
     ("data", "modeling", "runtime", "visualization", "zoo_files"),
     ("evaluation", "weights"),
     ("conversion", "engine", "registration"),
-    ("analysis", "checking", "clients", "experiments", "model_zoo", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "export", "model_zoo", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = (
