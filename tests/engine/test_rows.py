@@ -79,6 +79,7 @@ def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
     # After one step, scores are close to their prior; low thresholds keep some instances.
     for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):
         overrides += [f"MODEL.SOLOV2.{key}", "0.000001"]
+    overrides += ["MODEL.RDSNET.SCORE_THRESH_TEST", "0.001"]
     if model == "point_rend":
         # The slow part: two subdivisions instead of five.
         overrides += ["MODEL.POINT_HEAD.SUBDIVISION_STEPS", "2"]
