@@ -14,7 +14,7 @@ from detectron2.modeling import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from torch import nn
 
-from ..modeling import SOLO, QueryInst
+from ..modeling import SOLO, InstanceModel, QueryInst
 from ..modeling.layers import ModulatedDeformConv2d
 from .counter import OperatorCounter
 from .parts import count_parameters
@@ -177,11 +177,13 @@ def count_as_paper(model: nn.Module, rule: PaperRule) -> tuple[float, float]:
         multiply_adds += heads * number if part != "left out" else 0
     parameters = count_parameters(model)
     if rule.mask_heads > 1:
-        parameters += (rule.mask_heads - 1) * count_parameters(model.roi_heads.mask_head)
+        parameters += (rule.mask_heads - 1) * count_parameters(
+            model.get_submodule("roi_heads.mask_head")
+        )
     if not rule.tool.frozen:
         # MMDetection freezes the stem and the first stage.
-        bottom_up = model.backbone.bottom_up
-        parameters -= sum(count_parameters(m) for m in (bottom_up.stem, bottom_up.res2))
+        frozen = ("backbone.bottom_up.stem", "backbone.bottom_up.res2")
+        parameters -= sum(count_parameters(model.get_submodule(name)) for name in frozen)
     return rule.tool.printed(parameters, 1e6), rule.tool.printed(multiply_adds, 1e9)
 
 
@@ -213,6 +215,7 @@ def _run_network(model: nn.Module, image: torch.Tensor) -> None:
         _run_query_heads(model)
         return
     if not isinstance(model, GeneralizedRCNN):
+        assert isinstance(model, InstanceModel)
         predictions = model.predict(image)
         if isinstance(model, SOLO):
             for level, (grid, maps) in enumerate(

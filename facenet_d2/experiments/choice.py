@@ -50,14 +50,14 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
         if not file.is_file():
             raise UserError(f"--dataset {dataset}: there is no such file.")
         return Protocol(file, file.stem)
-    folders = {p.parent for p in configs().glob(f"*/{PROTOCOL_PREFIX}*.yaml")}
-    folders = sorted(folders - {configs() / "models"})
+    parents = {p.parent for p in configs().glob(f"*/{PROTOCOL_PREFIX}*.yaml")}
+    folders = sorted(parents - {configs() / "models"})
     wanted = _normalised(dataset.rstrip("/"))
     folder = next((f for f in folders if _normalised(f.name) == wanted), None)
     if folder is None:
-        names = ", ".join(f.name for f in folders)
+        known = ", ".join(f.name for f in folders)
         raise UserError(
-            f"--dataset {dataset}: choose one of {names}, or give a config of your own, FILE.yaml."
+            f"--dataset {dataset}: choose one of {known}, or give a config of your own, FILE.yaml."
         )
     files = {
         p.stem.removeprefix(PROTOCOL_PREFIX): p

@@ -93,7 +93,8 @@ class AnchorHead(nn.Module):
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=0.01)
                 _zero_bias(conv)
-        nn.init.constant_(self.predict[0].bias, math.log(prior_prob / (1 - prior_prob)))
+        prior_logit = math.log(prior_prob / (1 - prior_prob))
+        nn.init.constant_(self.get_parameter("predict.0.bias"), prior_logit)
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], ...]:
         """
@@ -162,12 +163,13 @@ class PixelBranch(nn.Module):
         Returns:
             Pixel map, ``(N, out_channels, 2 H_0, 2 W_0)``.
         """
-        finest, *others = features
-        (conv,), *laterals = self.lateral
-        fused = conv(finest)
-        for x, convs in zip(others, laterals, strict=True):
-            for conv in convs:
-                x = _double(conv(x))
+        maps = []
+        for level, x in enumerate(features):
+            for conv in self.get_submodule(f"lateral.{level}").children():
+                x = conv(x) if level == 0 else _double(conv(x))
+            maps.append(x)
+        fused = maps[0]
+        for x in maps[1:]:
             fused = fused + x
         return self.predict(_double(self.after(fused)))
 
