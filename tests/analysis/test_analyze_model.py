@@ -438,6 +438,7 @@ def test_table_2(run, monkeypatch):
     assert {row.name for row in TABLES[2].rows if row.multiply_adds} == set(PAPER_RULES)
     assert len(built) == len(analyze_model.EXTRA) + len(TABLES[2].rows)
     assert {cfg.MODEL.RESNETS.DEPTH for cfg in built} == {101}
+    assert {cfg.MODEL.RPN.POST_NMS_TOPK_TEST for cfg in built} == {1000}
     assert {len(cfg.DATASETS.CLASS_NAMES) for cfg in built} == {15}
 
 
