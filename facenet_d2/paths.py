@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import UserError
@@ -41,3 +42,22 @@ def _find(name: str, installed: Path) -> Path:
             "Install its wheel, or the checkout with pip install --editable."
         )
     return path
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Create a folder and check that it is writable.
+
+    Raises:
+        UserError: If it is not.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_probe_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder} is not writable ({error.strerror}); choose another."
+        ) from error
+    return folder

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.exported_options import add_exported_options, check_exported_options
-from facenet_d2.files import check_writable
+from facenet_d2.paths import check_writable
 from facenet_d2.scenes.extras import require_geo
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..data.readers import build_reader
 from ..errors import UserError
-from ..files import check_writable as check_writable
 from ..modeling.backbone import check_sem
+from ..paths import check_writable as check_writable
 from .amp import amp_dtype
 from .downloads import LocalConfig, check_weights_address
 from .model_files import WEIGHTS_SUFFIX, find_config, stored_config
