@@ -62,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     if not args.config_file:
-        raise UserError("--config-file is required; the configs of this project are in configs/.")
+        raise UserError("--config-file is required: a file, or the name of a config in configs/.")
     if torchrun.is_worker():
         if args.num_gpus > 1 or args.num_machines > 1:
             raise UserError(

@@ -4,6 +4,7 @@
   demo.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml \\
       --input harbour.jpg photos/ 'scenes/*.png' flight.mp4 --output overlays \\
       --opts MODEL.WEIGHTS output/model_best.pth
+  demo.py --config-file output/harbour --input harbour.jpg
   demo.py --weights facenet.onnx --input harbour.jpg
 """
 
@@ -42,7 +43,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", metavar="FILE", help="config of the model")
+    parser.add_argument(
+        "--config-file",
+        metavar="FILE",
+        help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
+    )
     add_exported_options(parser)
     parser.add_argument(
         "--input",

@@ -13,7 +13,7 @@ from .errors import UserError
 from .registration import register_on_import
 
 if TYPE_CHECKING:
-    from . import compat, data, model_zoo, modeling, runtime, weights
+    from . import compat, data, model_zoo, modeling, runtime, weights, zoo_files
     from .config import add_facenet_config
     from .engine import Predictor, ScenePredictor
 
@@ -31,6 +31,7 @@ __all__ = [
     "runtime",
     "startup",
     "weights",
+    "zoo_files",
 ]
 
 # Imported on first use; the value is the module that defines the name, or None for the module of
@@ -39,7 +40,7 @@ _LAZY = {
     "Predictor": "engine",
     "ScenePredictor": "engine",
     "add_facenet_config": "config",
-    **dict.fromkeys(("compat", "data", "model_zoo", "modeling", "runtime", "weights")),
+    **dict.fromkeys(("compat", "data", "model_zoo", "modeling", "runtime", "weights", "zoo_files")),
 }
 
 

@@ -59,6 +59,7 @@ LIMITS = (
     "MODEL.SOLOV2.PRE_NMS_TOPK_TEST",
     "MODEL.YOLACT.PRE_NMS_TOPK_TEST",
     "MODEL.CONDINST.TOPK_CANDIDATES_TEST",
+    "MODEL.RDSNET.TOPK_CANDIDATES_TEST",
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
     "MODEL.RPN.PRE_NMS_TOPK_TEST",
     "MODEL.RPN.POST_NMS_TOPK_TEST",
@@ -99,10 +100,14 @@ def add_facenet_config(cfg: CN) -> None:
     _add_rcnn(cfg)
     _add_yolact(cfg)
     _add_condinst(cfg)
+    _add_rdsnet(cfg)
+    _add_queryinst(cfg)
+    _add_mask2former(cfg)
     _add_bottom_up(cfg)
     _add_face_fpn(cfg)
     _add_sem(cfg)
     _add_bifpn(cfg)
+    _add_pafpn(cfg)
     _add_data(cfg)
     _add_solver(cfg)
     _add_speed(cfg)
@@ -186,6 +191,26 @@ def _add_rcnn(cfg: CN) -> None:
     node.NUM_CONV = 4
     node.FC_DIM = 1024
     node.LOSS_WEIGHT = 0.5
+    # PANet (ROI_HEADS.NAME PANetROIHeads): channels before the fully connected layer of its mask
+    # head, whose number of parameters is proportional to them.
+    cfg.MODEL.ROI_MASK_FUSION = CN()
+    cfg.MODEL.ROI_MASK_FUSION.CONV_DIM = 128
+    # RefineMask (ROI_HEADS.NAME RefineMaskROIHeads).
+    node = cfg.MODEL.ROI_MASK_REFINEMENT = CN()
+    # Convolutions of the semantic branch on the finest level.
+    node.NUM_SEMANTIC_CONV = 4
+    node.SEMANTIC_CONV_DIM = 256
+    # One dilation per parallel convolution of a stage.
+    node.DILATIONS = [1, 3, 5]
+    # Weights of the masks' losses, from the smallest size to the largest.
+    node.LOSS_WEIGHTS = [0.25, 0.5, 0.75, 1.0]
+    node.SEMANTIC_LOSS_WEIGHT = 1.0
+    # Distance from the boundary, in pixels of the next smaller size, within which the two larger
+    # sizes have a loss.
+    node.BOUNDARY_WIDTH = 2
+    # Weight of the box head's classification loss; that of its boxes is
+    # ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT.
+    node.CLS_LOSS_WEIGHT = 2.0
 
 
 def _add_yolact(cfg: CN) -> None:
@@ -241,6 +266,11 @@ def _add_condinst(cfg: CN) -> None:
     node.PRIOR_PROB = 0.01
     # Radius around a mass centre within which positions are positive, in strides of the level.
     node.CENTER_SAMPLING_RADIUS = 1.5
+    # Target of the centerness: "box", FCOS's distances to the sides of the box, or "ellipse", a
+    # Gaussian with the covariance of the mask's pixels (configs/models/elliptic_centerness.yaml).
+    node.CENTERNESS = "box"
+    # Elliptic centerness on the border of the ellipse that has the mask's covariance.
+    node.ELLIPSE_BORDER = 0.1
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Levels of the mask branch; the finest has stride 8.
@@ -261,12 +291,136 @@ def _add_condinst(cfg: CN) -> None:
     node.TOPK_CANDIDATES_TEST = 1000
 
 
+def _add_rdsnet(cfg: CN) -> None:
+    """Add MODEL.RDSNET. The defaults are the published model, except for MIN_MASK_AREA."""
+    node = cfg.MODEL.RDSNET = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels with anchors. Necks that end at p6 need fewer.
+    node.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # Size of the smallest anchors of a level, in strides of the level, and number of sizes up to
+    # twice that.
+    node.ANCHOR_SCALE = 4.0
+    node.ANCHORS_PER_OCTAVE = 3
+    node.ANCHOR_RATIOS = [0.5, 1.0, 2.0]
+    # Convolutions in each of the three towers: classes, boxes, representations.
+    node.NUM_CONVS = 4
+    # Width and normalisation of the towers and of the pixel branch.
+    node.CONV_CHANNELS = 256
+    node.NORM = "GN"
+    node.PRIOR_PROB = 0.01
+    # Channels of the pixel map; an anchor has twice as many, for background and object.
+    node.REPRESENTATION_CHANNELS = 32
+    # Levels of the pixel branch; the finest has stride 8.
+    node.MASK_IN_FEATURES = ["p3", "p4", "p5"]
+    # [bg, fg]: anchors with IoU < bg are background, >= fg foreground, in between ignored.
+    node.IOU_THRESHOLDS = [0.4, 0.5]
+    node.BBOX_REG_WEIGHTS = [1.0, 1.0, 1.0, 1.0]
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    node.SMOOTH_L1_LOSS_BETA = 0.11
+    node.MASK_WEIGHT = 1.0
+    # Maximum number of foreground anchors per image in the mask loss, subsampled evenly (published:
+    # at random).
+    node.MAX_MASKS = 100
+    # Objects of at most this many pixels of the network's input have no mask loss. The published
+    # code has 100, which would leave out most small objects of aerial images.
+    node.MIN_MASK_AREA = 0
+    # Pixels outside of the object's box, widened by this share of its sides, have no mask loss.
+    node.MASK_BOX_MARGIN = 0.25
+    # Number of background pixels in a mask's loss per object pixel, hardest first.
+    node.NEGATIVE_RATIO = 1.0
+    node.SCORE_THRESH_TEST = 0.05
+    node.MASK_THRESH_TEST = 0.4
+    # Masks end outside of their detected box, widened by this share of its sides.
+    node.MASK_BOX_MARGIN_TEST = 0.1
+    node.NMS_THRESH_TEST = 0.5
+    # Number of candidates per level.
+    node.TOPK_CANDIDATES_TEST = 1000
+
+
+def _add_queryinst(cfg: CN) -> None:
+    """Add MODEL.QUERYINST. The defaults are the published model with 100 queries."""
+    node = cfg.MODEL.QUERYINST = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels of the pyramid that RoIs are pooled from. Their width is that of the queries.
+    node.IN_FEATURES = ["p2", "p3", "p4", "p5"]
+    # At most this many objects are found in an image (published: 100, or 300 for long training).
+    # objects_without_query in metrics.json counts those that training leaves out.
+    node.NUM_QUERIES = 100
+    node.NUM_STAGES = 6
+    # Heads of the attention of the queries to each other.
+    node.NUM_HEADS = 8
+    # Channels between the two matrices of a dynamic interaction.
+    node.DYNAMIC_CHANNELS = 64
+    node.FC_DIM = 2048
+    # Sides of the RoI features of the box heads and the mask heads. Masks are twice as large.
+    node.POOLER_RESOLUTION = 7
+    node.MASK_POOLER_RESOLUTION = 14
+    node.NUM_MASK_CONVS = 4
+    # Normalisation of the mask heads. BN is over the RoIs of a step.
+    node.MASK_NORM = "BN"
+    node.PRIOR_PROB = 0.01
+    node.FOCAL_LOSS_ALPHA = 0.25
+    node.FOCAL_LOSS_GAMMA = 2.0
+    # Weights of the losses. The first three are also those of the assignment.
+    node.CLASS_WEIGHT = 2.0
+    node.L1_WEIGHT = 5.0
+    node.GIOU_WEIGHT = 2.0
+    node.MASK_WEIGHT = 8.0
+    # As published, only TEST.DETECTIONS_PER_IMAGE limits the instances.
+    node.SCORE_THRESH_TEST = 0.0
+    node.MASK_THRESH_TEST = 0.5
+
+
+def _add_mask2former(cfg: CN) -> None:
+    """Add MODEL.MASK2FORMER. The defaults are the published model."""
+    node = cfg.MODEL.MASK2FORMER = CN()
+    # 0 takes the number of classes of the first training set.
+    node.NUM_CLASSES = 0
+    # Levels of the backbone, finest first, at strides 4, 8, ...
+    node.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    # At most this many objects are found in an image. objects_without_query in metrics.json counts
+    # those that training leaves out.
+    node.NUM_QUERIES = 100
+    node.CHANNELS = 256
+    # Heads of all attention.
+    node.NUM_HEADS = 8
+    # Normalisation of the convolutions.
+    node.NORM = "GN"
+    # Layers of the pixel decoder, points of each head on each level, width inside the layers.
+    node.NUM_ENCODER_LAYERS = 6
+    node.NUM_SAMPLING_POINTS = 4
+    node.ENCODER_FC_DIM = 1024
+    node.NUM_DECODER_LAYERS = 9
+    node.DECODER_FC_DIM = 2048
+    # Weights of the losses, also those of the assignment.
+    node.CLASS_WEIGHT = 2.0
+    node.MASK_WEIGHT = 5.0
+    node.DICE_WEIGHT = 5.0
+    # Weight of queries without an object in the loss of the classes.
+    node.NO_OBJECT_WEIGHT = 0.1
+    # Number of points at which masks are compared.
+    node.TRAIN_NUM_POINTS = 12544
+    # Share of the points that are drawn around the objects, within boxes of twice their sides.
+    # Uniform points, as published, seldom hit small objects: 8x8 pixels in 800x800 one time.
+    node.OBJECT_SAMPLE_RATIO = 0.0
+    # The losses draw so many candidates per point, and take this share of the points from those
+    # where the mask is least certain.
+    node.OVERSAMPLE_RATIO = 3.0
+    node.IMPORTANCE_SAMPLE_RATIO = 0.75
+    # As published, only TEST.DETECTIONS_PER_IMAGE limits the instances.
+    node.SCORE_THRESH_TEST = 0.0
+    node.MASK_THRESH_TEST = 0.5
+
+
 def _add_bottom_up(cfg: CN) -> None:
     """Add the choice of the bottom-up network.
 
     MODEL.BACKBONE.NAME chooses the neck: build_{fpn,sem_fpn,face_fpn,pafpn,bifpn,hrfpn,
-    retinanet_fpn}_backbone. MODEL.BOTTOM_UP.NAME chooses the network under it. The builders with
-    "resnet" in their names always use a ResNet.
+    retinanet_fpn}_backbone, or build_plain_backbone for none. MODEL.BOTTOM_UP.NAME chooses the
+    network under it. The builders with "resnet" in their names always use a ResNet.
     """
     cfg.MODEL.BOTTOM_UP = CN()
     # build_resnet_backbone (MODEL.RESNETS), build_timm_backbone (MODEL.TIMM), or any other backbone
@@ -319,12 +473,21 @@ def _add_bifpn(cfg: CN) -> None:
     node.NORM = "GN"
 
 
+def _add_pafpn(cfg: CN) -> None:
+    """Add MODEL.PAFPN."""
+    cfg.MODEL.PAFPN = CN()
+    # "panet": PANet's own bottom-up path. "mmdetection": MMDetection's, without ReLUs, and with the
+    # 3x3 convolution of each level after the path instead of in it.
+    cfg.MODEL.PAFPN.PATH = "panet"
+
+
 def _add_data(cfg: CN) -> None:
     """Add keys of data sets and augmentation.
 
     Two of Detectron2's keys accept a further value: INPUT.RANDOM_FLIP may be "both", and
-    INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT and
-    CondInst. Ground-truth masks are then rasterised once, at stride 4, where losses compare masks.
+    INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT,
+    CondInst and RDSNet. Ground-truth masks are then rasterised once, at stride 4, where losses
+    compare masks.
     """
     # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
     # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as
@@ -357,6 +520,18 @@ def _add_data(cfg: CN) -> None:
     cfg.DATASETS.CATEGORY_IDS = []
     # Minimum and maximum area, in pixels, of the objects in APs, APm and APl.
     cfg.TEST.AREA_RANGES = [[0, 32**2], [32**2, 96**2], [96**2, 1e10]]
+    # Whole scenes (tools/predict_scenes.py, ScenePredictor).
+    node = cfg.TEST.SCENE = CN()
+    # Numbers of the bands, from 1, if the training images have only these; empty for INPUT.BANDS.
+    node.BANDS = []
+    # Size of the training images' pixels on the ground, in metres, to which scenes are resampled; 0
+    # if it is unknown.
+    node.PIXEL_SIZE = 0.0
+    # Stretch of scenes, if the training images were stretched before they were saved; empty for
+    # INPUT.STRETCH.
+    node.STRETCH = ""
+    # Overlap of tiles in pixels, the size of large objects; 0 for a quarter of a tile.
+    node.OVERLAP = 0
 
 
 def _add_solver(cfg: CN) -> None:
@@ -365,6 +540,8 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Learning rate multiplier of the bottom-up network.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # Weight decay of embeddings, such as learned queries; null for that of all other parameters.
+    cfg.SOLVER.WEIGHT_DECAY_EMBED = None
     # Learning rate multiplier of the offsets and modulation of deformable convolutions.
     cfg.SOLVER.OFFSET_MULTIPLIER = 1.0
     # "fp16" or "bf16"; empty for fp16 on a GPU and bf16 on a CPU. Used if SOLVER.AMP.ENABLED.

@@ -1,4 +1,4 @@
-"""Atomic writing of files, reading of JSON, and output folders."""
+"""Atomic writing of files, and reading of JSON."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from .errors import UserError
 
 # Names of temporary files: a dot, the name, the process, "tmp", and the suffix.
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
@@ -135,13 +133,17 @@ def remove_partial_line(file: Path) -> None:
         os.truncate(file, content.rfind(b"\n") + 1)
 
 
-def remove_temporary_files(folder: str | Path) -> None:
+def remove_temporary_files(folder: str | Path, stem: str = "*") -> None:
     """Remove temporary files of :func:`replaced` whose process has ended.
 
     A process that is killed while it writes leaves one. Call this before this process writes to the
     folder: a file with its own number is that of an earlier process, as happens in containers.
+
+    Args:
+        folder: the folder. Processes on other machines must not be writing to it.
+        stem: name of the files without suffix; by default, files of any name.
     """
-    for file in Path(folder).glob(".*.tmp*"):
+    for file in Path(folder).glob(f".{stem}.*.tmp*"):
         match = TEMPORARY.fullmatch(file.name)
         if match and (int(match[1]) == os.getpid() or not Path("/proc", match[1]).exists()):
             _remove(file)
@@ -167,22 +169,3 @@ def read_json(
         return None, f"it is not JSON ({error})"
     except RecursionError:
         return None, "its lists or objects are nested too deeply"
-
-
-def check_writable(folder: str | Path) -> Path:
-    """Create a folder and check that it is writable.
-
-    Raises:
-        UserError: If it is not.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write_probe_{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output folder {folder} is not writable ({error.strerror}); choose another."
-        ) from error
-    return folder

@@ -1,37 +1,63 @@
-"""Files of the checkout that an installed package does not contain."""
+"""Configs and commands: in the checkout next to the package, or in the package if it is installed.
+
+``setup.py`` copies them into the wheel.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from .errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
 
 
 def configs() -> Path:
-    """Return the folder ``configs``.
+    """Return the folder of the configs.
 
     Raises:
-        UserError: if the package was installed without the checkout.
+        UserError: if it does not exist.
     """
-    return _in_checkout("configs")
+    return _find("configs", PACKAGE / "model_zoo" / "configs")
 
 
 def train_net() -> Path:
     """Return ``train_net.py``.
 
     Raises:
-        UserError: if the package was installed without the checkout.
+        UserError: if it does not exist.
     """
-    return _in_checkout("train_net.py")
+    return _find("train_net.py", PACKAGE / "commands" / "train_net.py")
 
 
-def _in_checkout(name: str) -> Path:
+def _find(name: str, installed: Path) -> Path:
+    if installed.exists():
+        return installed
     path = REPOSITORY / name
     if not path.exists():
         raise UserError(
-            f"{path} does not exist: facenet_d2 is installed without its checkout. Clone the "
-            "repository and install it with pip install --editable."
+            f"neither {installed} nor {path} exists: facenet_d2 is not installed completely. "
+            "Install its wheel, or the checkout with pip install --editable."
         )
     return path
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Create a folder and check that it is writable.
+
+    Raises:
+        UserError: If it is not.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_probe_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder} is not writable ({error.strerror}); choose another."
+        ) from error
+    return folder

@@ -20,10 +20,10 @@ PARTS = (
     "config",
     "config_checks",
     "data",
-    "model_zoo",
     "modeling",
     "structures",
     "weights",
+    "zoo_files",
 )
 """Parts of this package that :func:`register` imports and that need Detectron2."""
 
@@ -39,7 +39,7 @@ def register() -> None:
     _has_started = True
     try:
         from . import compat  # noqa: F401  isort: skip  (before any other import of Detectron2)
-        from . import config, data, model_zoo, modeling, weights  # noqa: F401
+        from . import config, data, modeling, weights, zoo_files  # noqa: F401
     except BaseException:
         # The next import fails for the same reason.
         _has_started = False

@@ -11,13 +11,17 @@ import sys
 import threading
 from pathlib import Path
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parent
 
 
 def _is_command() -> bool:
     # Also in the child processes of a command, whose main module is imported under another name.
     script = Path(sys.argv[0] if sys.argv else "").resolve()
-    return script.parent in (_REPOSITORY, _REPOSITORY / "tools", _REPOSITORY / "demo")
+    # The command "facenet NAME" replaces the name of its script.
+    if script.name.startswith("facenet "):
+        return True
+    roots = (_PACKAGE.parent, _PACKAGE / "commands")
+    return any(script.parent in (root, root / "tools", root / "demo") for root in roots)
 
 
 if (

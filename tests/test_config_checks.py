@@ -89,7 +89,7 @@ def wrong_values(default):
 def test_values_without_sense_are_refused_for_every_key(cfg):
     accepted = []
     for key, default in list(flatten(cfg)):
-        if key in ("GLOBAL.HACK", "SOLVER.WEIGHT_DECAY_BIAS"):
+        if key in ("GLOBAL.HACK", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_EMBED"):
             continue
         for value in wrong_values(default):
             if any(key == k and (value is v or value == v) for k, v in ALLOWED):
@@ -146,6 +146,7 @@ def test_a_wrong_value_is_named_with_its_range(cfg, key, value, words):
         ("SOLVER.STEPS", (10**6,)),  # Beyond MAX_ITER: Detectron2 ignores it.
         ("SOLVER.STEPS", ()),
         ("SOLVER.WEIGHT_DECAY_BIAS", None),
+        ("SOLVER.WEIGHT_DECAY_EMBED", None),
         ("SOLVER.CLIP_GRADIENTS.NORM_TYPE", math.inf),
         ("TEST.EVAL_PERIOD", 0),
         ("TEST.EXPECTED_RESULTS", [["bbox", "AP", 38.5, 0.2]]),
@@ -174,6 +175,10 @@ def test_what_detectron2_defines_is_allowed(cfg, key, value):
         ({"INPUT.MIN_SIZE_TRAIN_SAMPLING": "range"}, "a minimum and a maximum"),
         ({"INPUT.CROP.SIZE": [0.5, 1.5]}, "two shares"),
         ({"MODEL.ROI_MASK_HEAD.POOLER_TYPE": ""}, "POOLER_TYPE is empty"),
+        ({"MODEL.ROI_HEADS.NAME": "PANetROIHeads"}, "ROI_BOX_HEAD.NAME is .*PANetBoxHead"),
+        ({"MODEL.ROI_HEADS.NAME": "RefineMaskROIHeads"}, "ROI_MASK_HEAD.NAME is .*RefineMaskHead"),
+        ({"MODEL.ROI_MASK_HEAD.NAME": "PANetMaskHead"}, "ROI_HEADS.NAME is .*PANetROIHeads"),
+        ({"MODEL.ROI_BOX_HEAD.NAME": "PANetBoxHead"}, "ROI_HEADS.NAME is .*PANetROIHeads"),
         ({"MODEL.RESNETS.NUM_GROUPS": 64}, "is 4096; it must be at most 2048"),
         ({"INPUT.CROP.TYPE": "absolute"}, "whole pixels"),
         ({"INPUT.CROP.TYPE": "absolute_range", "INPUT.CROP.SIZE": [9, 5]}, "a minimum"),
@@ -271,7 +276,7 @@ def test_one_key_moves_the_limits_of_all_models(tmp_path):
 
 
 # Images large enough that the model has more than 1500 candidates of one class.
-SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "mask_rcnn": 96}
+SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "rdsnet": 96, "mask_rcnn": 96}
 
 
 @pytest.mark.parametrize("name", SIDES)
@@ -280,7 +285,7 @@ def test_more_than_a_thousand_instances(name, tmp_path, scenes):
     """With thresholds that let all candidates pass, there are as many as the one key says."""
     overrides = {"TEST.DETECTIONS_PER_IMAGE": 1500, "MODEL.RPN.NMS_THRESH": 1.0}
     overrides["MODEL.SOLO.MASK_PRIOR_PROB"] = 0.5
-    for node in ("SOLOV2", "YOLACT", "CONDINST", "ROI_HEADS"):
+    for node in ("SOLOV2", "YOLACT", "CONDINST", "RDSNET", "ROI_HEADS"):
         overrides[f"MODEL.{node}.NUM_CLASSES"] = 1
         overrides[f"MODEL.{node}.SCORE_THRESH_TEST"] = 0.0
         if node != "ROI_HEADS":

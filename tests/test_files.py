@@ -1,4 +1,4 @@
-"""Files are replaced completely or not at all; files of the checkout are found or asked for."""
+"""Files are replaced completely or not at all; configs and train_net.py are found."""
 
 import pytest
 
@@ -45,5 +45,17 @@ def test_files_of_the_checkout(monkeypatch, tmp_path):
     assert paths.train_net().is_file()
     monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
     for find in (paths.configs, paths.train_net):
-        with pytest.raises(UserError, match="installed without its checkout"):
+        with pytest.raises(UserError, match="not installed completely"):
             find()
+
+
+def test_files_of_an_installed_package(monkeypatch, tmp_path):
+    """Its own files come before those of a folder that happens to have the same name."""
+    monkeypatch.setattr(paths, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "package")
+    for folder in ("configs", "package/model_zoo/configs", "package/commands"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("train_net.py", "package/commands/train_net.py"):
+        (tmp_path / file).touch()
+    assert paths.configs() == tmp_path / "package" / "model_zoo" / "configs"
+    assert paths.train_net() == tmp_path / "package" / "commands" / "train_net.py"

@@ -23,20 +23,28 @@ LAYERS = (
     (
         "config",
         "config_checks",
-        "model_zoo",
         "parallel",
         "paths",
         "scenes",
         "structures",
         "synthetic",
     ),
-    ("data", "modeling", "runtime", "visualization"),
+    ("data", "modeling", "runtime", "visualization", "zoo_files"),
     ("evaluation", "weights"),
     ("conversion", "engine", "registration"),
-    ("analysis", "checking", "clients", "experiments", "export", "preparing"),
+    ("analysis", "checking", "clients", "experiments", "export", "model_zoo", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
-MODELS = ("condinst", "roi_heads", "solo", "solov2", "yolact")
+MODELS = (
+    "condinst",
+    "mask2former",
+    "queryinst",
+    "rdsnet",
+    "roi_heads",
+    "solo",
+    "solov2",
+    "yolact",
+)
 
 LAYER_OF = {part: number for number, layer in enumerate(LAYERS) for part in layer}
 

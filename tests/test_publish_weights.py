@@ -10,7 +10,7 @@ from helpers import write_tiny_config
 from safetensors import safe_open
 
 import train_net
-from facenet_d2 import model_zoo
+from facenet_d2 import zoo_files
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.checkpointer import ModelCheckpointer, load_checkpoint
 
@@ -42,7 +42,7 @@ def test_publish_and_load_by_name(tmp_path, scenes, monkeypatch, capsys):
         for name in file.keys():  # noqa: SIM118
             assert torch.equal(file.get_tensor(name), state[name].half())
 
-    monkeypatch.setattr(model_zoo, "WEIGHTS", zoo)
+    monkeypatch.setattr(zoo_files, "WEIGHTS", zoo)
     evaluation = [*command, "--eval-only", *overrides, "MODEL.WEIGHTS", "zoo://tiny"]
     assert run(monkeypatch, train_net.run, *evaluation) == 0
     evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])

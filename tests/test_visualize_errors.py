@@ -52,6 +52,13 @@ PLANTED = [
     result((180, 70, 20, 20), 7, score=0.1),  # nothing, below the threshold
 ]
 
+PLACES = {
+    "aliasing": (10, 10, 64, 34),
+    "poor": (80, 10, 104, 18),
+    "missed": (20, 60, 50, 90),
+    "false_alarm": (150, 70, 170, 90),
+}
+
 
 @pytest.fixture
 def source(tmp_path):
@@ -137,18 +144,59 @@ def test_each_planted_error_is_found_and_drawn_in_its_place(monkeypatch, capsys,
     # Panels of 800 x 400 under strips of 36, with gaps of 6: ground truth, A, B.
     assert drawing.shape == (436, 3 * 800 + 2 * 6, 3)
     truth, a, b = (drawing[36:, x : x + 800] for x in (0, 806, 1612))
-    planted = {
-        "aliasing": (10, 10, 64, 34),
-        "poor": (80, 10, 104, 18),
-        "missed": (20, 60, 50, 90),
-        "false_alarm": (150, 70, 170, 90),
-    }
-    for kind, (x0, y0, x1, y1) in planted.items():
+    for kind, (x0, y0, x1, y1) in PLACES.items():
         color = visualize_errors.COLORS[kind]
         expected = np.array([4 * x0 - 3, 4 * y0 - 3, 4 * x1 + 3, 4 * y1 + 3])
         assert np.abs(colored_box(a, color) - expected).max() <= 2, kind
         assert colored_box(b, color) is None
         assert colored_box(truth, color) is None
+
+
+def test_a_figure_of_runs(monkeypatch, capsys, tmp_path, source):
+    """A row for each image, a column for each model, and rectangles in their places."""
+    for name, content in (("first", PLANTED), ("second", PERFECT)):
+        folder = tmp_path / name / "inference" / "test_set"
+        folder.mkdir(parents=True)
+        (folder / "coco_instances_results.json").write_text(json.dumps(content))
+    figure = tmp_path / "figures" / "figure.png"
+    arguments = [*source, "--results", tmp_path / "first", tmp_path / "second"]
+    arguments += ["--names", "A model", "Another\nmodel", "--figure", figure, "--original"]
+    arguments += ["--panel-width", 400, "--image", "scene.png", "empty.png"]
+    monkeypatch.setattr(sys, "argv", ["visualize_errors.py", *map(str, arguments)])
+    assert run_command(visualize_errors.main) == 0
+    assert f"2 images in {figure}" in capsys.readouterr().out
+    drawing = np.asarray(Image.open(figure))
+    # Titles and legend have twice the text's 22 pixels; panels are twice as large as the images.
+    assert drawing.shape == (44 + 2 * (200 + 6) + 44, 4 * 400 + 3 * 6, 3)
+    image, truth, a, b = (drawing[44:244, x : x + 400] for x in range(0, 1624, 406))
+    assert (image == 90).all()
+    colors = visualize_errors.COLORS
+    for kind, (x0, y0, x1, y1) in PLACES.items():
+        expected = np.array([2 * x0 - 3, 2 * y0 - 3, 2 * x1 + 3, 2 * y1 + 3])
+        assert np.abs(colored_box(a, colors[kind]) - expected).max() <= 2, kind
+        assert colored_box(b, colors[kind]) is None
+        assert colored_box(truth, colors[kind]) is None
+        # The second image has no objects and no predictions.
+        assert colored_box(drawing[250:450], colors[kind]) is None
+        assert colored_box(drawing[456:], colors[kind]) is not None
+    # Each column has its title.
+    for x in range(0, 1624, 406):
+        assert (drawing[:44, x : x + 400] < 100).any()
+
+    (tmp_path / "first" / "inference" / "other").mkdir()
+    (tmp_path / "first" / "inference" / "other" / "coco_instances_results.json").write_text("[]")
+    assert run_command(visualize_errors.main) == 2
+    error = capsys.readouterr().err
+    assert "must contain one file inference/*/coco_instances_results.json, but it contains" in error
+    assert "inference/other/coco_instances_results.json and inference/test_set/" in error
+
+
+def test_an_unmarked_figure_is_not_written(monkeypatch, capsys, tmp_path, source):
+    figure = tmp_path / "figure.jpg"
+    code, printed = run(monkeypatch, capsys, tmp_path, source, [PERFECT], "--figure", figure)
+    assert code == 0
+    assert f"{figure} is not written: there are no errors" in printed.out
+    assert not figure.exists()
 
 
 def test_the_table_names_classes_and_kinds(monkeypatch, capsys, tmp_path, source):
@@ -192,6 +240,7 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
         ),
         ([{**PERFECT[0], "file_name": "other.png"}], [], "no image other.png"),
         (PERFECT, ["--output", "{}", "--image", "no.png"], "--image no.png"),
+        (PERFECT, ["--figure", "{}/figure.gif"], "its suffix must be one of .png"),
         (PERFECT, ["--dataset", "nwpu_vhr10_test"], "either --annotations and --images"),
     ],
 )

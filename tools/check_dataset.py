@@ -47,6 +47,7 @@ from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced
 from facenet_d2.parallel import add_workers_option
 from facenet_d2.paths import configs
+from facenet_d2.scenes.tiles import tile_overlap
 
 NUM_EXAMPLES = 3
 CHANGES_SUFFIX = ".changes.txt"
@@ -159,6 +160,20 @@ def limit_sentence(report: DatasetReport, limit: int) -> str:
     )
 
 
+def overlap_sentence(report: DatasetReport, settings: GridSettings) -> str:
+    """State the overlap of tiles of whole scenes that fits the objects."""
+    boxes = report.objects.scaled(settings).boxes
+    sizes = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    if not len(sizes):
+        return "No objects, so no overlap of tiles of whole scenes is suggested."
+    size = float(np.percentile(sizes, 95))
+    overlap = tile_overlap(size, settings.shortest)
+    return (
+        f"95 % of the objects are at most {size:.0f} pixels long in the input. For the tiles of "
+        f"whole scenes, TEST.SCENE.OVERLAP {overlap} fits them."
+    )
+
+
 def print_report(report: DatasetReport, sentences: list[str]) -> None:
     print(f"{'class':24}{'small':>8}{'medium':>8}{'large':>8}{'all':>8}")
     rows = count_sizes(report)
@@ -235,6 +250,7 @@ def main() -> int:
         *grid_sentences(settings, now, suggested, then),
         *mask_sentences(report),
         limit_sentence(report, cfg.TEST.DETECTIONS_PER_IMAGE),
+        overlap_sentence(report, settings),
     ]
     if args.json:
         content = {

@@ -75,7 +75,7 @@ def raster_reader(
     if rule is not None and rule.kind == "percentile":
         unstretched = RasterReader(bands=bands, stretch="none", pixel_mean=zeros)
         fitted = fit_stretch(files, rule, unstretched, workers=workers)
-        stretch = str(StretchRule("range", fitted.low, fitted.high, fitted.decibels))
+        stretch = str(fitted.as_rule())
     return RasterReader(bands=bands, stretch=stretch, pixel_mean=zeros)
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Predict the instances of whole scenes, and write them as polygons with their place on the map.
 
+  predict_scenes.py scene.tif scene.gpkg --config-file output/harbour
   predict_scenes.py --config-file output/harbour/config.yaml --input scene.tif \\
       --output scene.gpkg scene.png --opts MODEL.WEIGHTS output/harbour/model_best.pth
   predict_scenes.py --config-file ... --input scenes/ 'https://example.org/a.tif' \\
@@ -34,7 +35,7 @@ from tqdm import tqdm
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.exported_options import add_exported_options, check_exported_options
-from facenet_d2.files import check_writable
+from facenet_d2.paths import check_writable
 from facenet_d2.scenes.extras import require_geo
 
 if TYPE_CHECKING:
@@ -51,16 +52,22 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", help="config of the model")
-    add_exported_options(parser)
     parser.add_argument(
-        "--input", nargs="+", required=True, help="rasters, folders, glob patterns or URLs"
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="inputs and, last, the output, in place of --input and --output",
     )
+    parser.add_argument(
+        "--config-file",
+        help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
+    )
+    add_exported_options(parser)
+    parser.add_argument("--input", nargs="+", help="rasters, folders, glob patterns or URLs")
     parser.add_argument(
         "--output",
         nargs="+",
         type=Path,
-        required=True,
         help="files for a single scene; their suffixes select the formats. A folder for several",
     )
     parser.add_argument(
@@ -75,11 +82,15 @@ def parse_args() -> argparse.Namespace:
         "--bands",
         nargs="+",
         type=int,
-        help="numbers of the bands, from 1 (default: INPUT.BANDS, or all but alpha)",
+        help="numbers of the bands, from 1 (default: TEST.SCENE.BANDS or INPUT.BANDS, or all but "
+        "alpha)",
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
-        "--pixel-size", type=float, help="pixel size of the training images, in metres"
+        "--pixel-size",
+        type=float,
+        help="pixel size of the training images, in metres (default: TEST.SCENE.PIXEL_SIZE, or "
+        "that of the scene)",
     )
     size.add_argument(
         "--scale", type=float, help="size of the training images relative to the scene"
@@ -87,13 +98,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--stretch",
         help='stretch of the values, such as "percentile 1 99" or "range 0 3000" (default: '
-        "INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
+        "TEST.SCENE.STRETCH or INPUT.STRETCH; none for 8 bits, otherwise percentile 1 99)",
     )
     parser.add_argument(
         "--tile-size", type=int, help="side of a tile in pixels (default: INPUT.MIN_SIZE_TEST)"
     )
     parser.add_argument(
-        "--overlap", type=int, help="overlap of tiles in pixels (default: a quarter of a tile)"
+        "--overlap",
+        type=int,
+        help="overlap of tiles in pixels (default: TEST.SCENE.OVERLAP, or a quarter of a tile)",
     )
     parser.add_argument(
         "--batch-size", type=int, default=4, help="tiles at once (default: %(default)s)"
@@ -142,6 +155,13 @@ def parse_args() -> argparse.Namespace:
         help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
     )
     args = parser.parse_args()
+    if args.paths and (args.input or args.output):
+        parser.error(f"name inputs and output either by options or without: {args.paths[0]}")
+    if len(args.paths) > 1:
+        *args.input, last = args.paths
+        args.output = [Path(last)]
+    if not (args.input and args.output):
+        parser.error("an input and an output are required")
     check_exported_options(parser, args)
     if args.weights is not None and args.ray is not None:
         parser.error("--ray does not run exported models; use --shard or --workers")
@@ -234,11 +254,11 @@ def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
 
 def open_raster(path: str, args: argparse.Namespace, predictor: TilePredictor) -> Any:
     from facenet_d2.scenes.area import Area
-    from facenet_d2.scenes.raster import Raster
 
     area = Area.from_file(args.aoi) if args.aoi else None
-    bands = args.bands or predictor.bands
-    return Raster(path, bands=bands, pixel_size=args.pixel_size, scale=args.scale, area=area)
+    return predictor.open(
+        path, bands=args.bands, pixel_size=args.pixel_size, scale=args.scale, area=area
+    )
 
 
 def read_picture(path: str, scene: Any, predictor: TilePredictor) -> Any:

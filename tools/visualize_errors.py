@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Find errors of predicted masks, count them by class and draw them next to the ground truth.
 
-  visualize_errors.py --dataset nwpu_vhr10_test --output errors \\
-      --results output/facenet/inference/nwpu_vhr10_test/coco_instances_results.json
+  visualize_errors.py --dataset nwpu_vhr10_test --results output/facenet --output errors
   visualize_errors.py --annotations val.json --images images/ --output errors \\
       --results solov2.json facenet.json --names SOLOv2 FACENet
+  visualize_errors.py --dataset isaid_val --results output/mask_rcnn output/solov2 output/facenet \\
+      --names "Mask R-CNN" SOLOv2 FACENet --figure figure4.png --image P0003_0_800_0_800.png
 
 The kinds and colours are those of the FACENet paper's Figures 4 to 6:
 
@@ -14,7 +15,9 @@ The kinds and colours are those of the FACENet paper's Figures 4 to 6:
   purple  false alarms: any other mask, including second masks of an object and wrong classes
 
 Results are the files that the evaluation writes to OUTPUT_DIR/inference and that
-demo.py --save-json writes.
+demo.py --save-json writes, or the OUTPUT_DIR of runs. --output is a folder for a picture of each
+image. --figure is one picture like the paper's figures: a row for each image, a column for the
+ground truth and for each model.
 """
 
 from __future__ import annotations
@@ -26,11 +29,11 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
-import cv2
 import numpy as np
 import pycocotools.mask as mask_util
 from detectron2.data import Metadata, MetadataCatalog
@@ -45,7 +48,7 @@ from facenet_d2.data.rle import compress_rle
 from facenet_d2.engine import run_command
 from facenet_d2.engine.dataset_options import add_dataset_options, find_dataset
 from facenet_d2.engine.setup import check_writable
-from facenet_d2.evaluation import read_results
+from facenet_d2.evaluation import find_results, read_results
 from facenet_d2.evaluation.mask_errors import (
     ALIASING,
     FALSE_ALARM,
@@ -59,7 +62,15 @@ from facenet_d2.evaluation.mask_errors import (
 )
 from facenet_d2.experiments.tables import markdown_table
 from facenet_d2.files import replaced
-from facenet_d2.visualization import draw_masks
+from facenet_d2.visualization import (
+    draw_figure,
+    draw_marks,
+    draw_masks,
+    resized,
+    side_by_side,
+    with_caption,
+)
+from facenet_d2.visualization.comparison import WHITE
 
 # RGB colours of the marked kinds.
 COLORS = {
@@ -69,6 +80,7 @@ COLORS = {
     FALSE_ALARM: (190, 60, 255),
 }
 LEGEND = {ALIASING: "aliasing", POOR: "poor", MISSED: "missed", FALSE_ALARM: "false alarm"}
+FIGURE_SUFFIXES = (".png", ".jpg", ".jpeg")
 COLUMNS = (
     "objects",
     "right",
@@ -87,15 +99,36 @@ def parse_args() -> argparse.Namespace:
     )
     add_dataset_options(parser)
     parser.add_argument(
-        "--results", type=Path, nargs="+", required=True, metavar="FILE", help="COCO results"
+        "--results",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE|RUN",
+        help="COCO results, or folders of runs with the results of one test set or of --dataset",
     )
     parser.add_argument(
         "--names",
         nargs="+",
-        help="names of the models (default: the paths of the files)",
+        help="names of the models (default: the paths of the results)",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder for the images; without it, errors are only counted"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="folder for the images; without it and --figure, errors are only counted",
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="one picture of all images, .png or .jpg"
+    )
+    parser.add_argument(
+        "--original", action="store_true", help="start with a column for the images without masks"
+    )
+    parser.add_argument(
+        "--panel-width",
+        type=int,
+        default=400,
+        metavar="PIXELS",
+        help="width of the columns of --figure (default: %(default)s)",
     )
     parser.add_argument(
         "--num-images",
@@ -126,6 +159,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f"--good-iou must be above {RELATED_IOU} and at most 1")
     if args.num_images < 1:
         parser.error("--num-images must be at least 1")
+    if not 50 <= args.panel_width <= 4000:
+        parser.error("--panel-width must be between 50 and 4000")
+    if args.figure and args.figure.suffix.lower() not in FIGURE_SUFFIXES:
+        raise UserError(
+            f"--figure {args.figure}: its suffix must be one of {', '.join(FIGURE_SUFFIXES)}."
+        )
     return args
 
 
@@ -173,61 +212,50 @@ def objects_of(coco: COCO, image_id: int) -> list[dict[str, Any]]:
     return [{**a, "segmentation": coco.annToRLE(a)} for a in annotations]
 
 
-def add_caption(image: np.ndarray, texts: Sequence[tuple[str, tuple[int, int, int]]]) -> np.ndarray:
-    """Add a dark strip with (text, colour) pairs above an image."""
-    strip = np.full((36, image.shape[1], 3), 32, np.uint8)
-    x = 8
-    for text, color in texts:
-        cv2.putText(strip, text, (x, 25), cv2.FONT_HERSHEY_SIMPLEX, 0.65, color, 1, cv2.LINE_AA)
-        x += cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.65, 1)[0][0] + 18
-    return np.concatenate([strip, image])
+@dataclass(frozen=True)
+class Panel:
+    """Picture of an image with the masks of the ground truth or of a model.
 
-
-def mark_errors(
-    drawing: np.ndarray,
-    scale: float,
-    objects: list[dict[str, Any]],
-    predictions: list[dict[str, Any]],
-    errors: MaskErrors,
-) -> None:
-    """Draw rectangles around errors.
-
-    Args:
-        drawing: enlarged image that is drawn into.
-        scale: size of ``drawing`` relative to the image.
-        objects: annotations of the image.
-        predictions: results of the image.
-        errors: their kinds.
+    Attributes:
+        title: title of the column.
+        drawing: the picture, RGB uint8, without marks.
+        caption: texts and their colours.
+        marks: boxes (x, y, width, height) around the errors, in pixels of the image, with colours.
     """
-    marked = [
-        (p["segmentation"], COLORS[kind])
-        for p, kind in zip(predictions, errors.predictions, strict=True)
-        if kind in COLORS
-    ] + [
-        (o["segmentation"], COLORS[MISSED])
-        for o, kind in zip(objects, errors.objects, strict=True)
-        if kind == MISSED
+
+    title: str
+    drawing: np.ndarray
+    caption: list[tuple[str, Sequence[int]]]
+    marks: list[tuple[Sequence[float], Sequence[int]]]
+
+
+def marks_of(
+    objects: list[dict[str, Any]], predictions: list[dict[str, Any]], errors: MaskErrors
+) -> list[tuple[Sequence[float], Sequence[int]]]:
+    """Return the boxes of the errors of an image with their colours."""
+    pairs = [
+        *zip(predictions, errors.predictions, strict=True),
+        *((o, kind) for o, kind in zip(objects, errors.objects, strict=True) if kind == MISSED),
     ]
-    for mask, color in marked:
-        x, y, w, h = mask_util.toBbox(mask) * scale
-        # Leave a margin, so that the outline of the object stays visible.
-        corners = (round(x) - 3, round(y) - 3), (round(x + w) + 3, round(y + h) + 3)
-        cv2.rectangle(drawing, *corners, color, 2, cv2.LINE_AA)
+    return [(mask_util.toBbox(x["segmentation"]), COLORS[k]) for x, k in pairs if k in COLORS]
 
 
-def draw_comparison(
+def make_panels(
     image: np.ndarray,
     objects: list[dict[str, Any]],
     models: Sequence[tuple[str, list[dict[str, Any]], MaskErrors]],
     metadata: Metadata,
-) -> np.ndarray:
-    """Draw the ground truth and the predictions of each model with their errors, side by side.
+    *,
+    original: bool,
+) -> list[Panel]:
+    """Draw the ground truth, and the predictions of each model.
 
     Args:
         image: ``(H, W, 3)`` uint8, RGB.
         objects: annotations of the image.
         models: (name, results, kinds of error) of each model.
         metadata: class names, colours and ids.
+        original: whether to start with the image without masks.
     """
 
     def overlay(entries: list[dict[str, Any]]) -> np.ndarray:
@@ -236,19 +264,25 @@ def draw_comparison(
         classes = [ids[e["category_id"]] for e in entries]
         return draw_masks(image, masks, classes, metadata, with_labels=False)
 
-    white = (255, 255, 255)
     kept = [o for o in objects if not o.get("iscrowd")]
-    panels = [add_caption(overlay(kept), [(f"ground truth: {len(kept)}", white)])]
+    panels = [Panel("image", overlay([]), [("image", WHITE)], [])] if original else []
+    caption = [(f"ground truth: {len(kept)}", WHITE)]
+    panels.append(Panel("ground truth", overlay(kept), caption, []))
     for name, predictions, errors in models:
-        drawing = overlay(predictions)
-        mark_errors(drawing, drawing.shape[1] / image.shape[1], objects, predictions, errors)
         kinds = Counter(errors.predictions)
         kinds[MISSED] = errors.objects.count(MISSED)
         legend = [(f"{LEGEND[k]} {kinds[k]}", c) for k, c in COLORS.items() if kinds[k]]
-        panels.append(add_caption(drawing, [(f"{name}: {len(predictions)}", white), *legend]))
-    gap = np.full((panels[0].shape[0], 6, 3), 255, np.uint8)
-    row = [part for panel in panels for part in (panel, gap)][:-1]
-    return np.concatenate(row, axis=1)
+        caption = [(f"{name}: {len(predictions)}", WHITE), *legend]
+        marks = marks_of(objects, predictions, errors)
+        panels.append(Panel(name, overlay(predictions), caption, marks))
+    return panels
+
+
+def marked(panel: Panel, image_width: int, width: int | None = None) -> np.ndarray:
+    """Draw a panel's marks on its picture, which is first resized to a width."""
+    drawing = panel.drawing.copy() if width is None else resized(panel.drawing, width)
+    draw_marks(drawing, panel.marks, drawing.shape[1] / image_width)
+    return drawing
 
 
 def print_counts(name: str, counts: dict[str, Counter]) -> None:
@@ -260,8 +294,10 @@ def print_counts(name: str, counts: dict[str, Counter]) -> None:
 def main() -> None:
     args = parse_args()
     annotations, folder = find_dataset(args)
-    if args.output:
-        check_writable(args.output)
+    files = [find_results(path, args.dataset) for path in args.results]
+    for folder_to_write in (args.output, args.figure and args.figure.parent):
+        if folder_to_write:
+            check_writable(folder_to_write)
     coco = COCO()
     coco.dataset = read_coco(annotations, "file", image_root=folder)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -275,7 +311,7 @@ def main() -> None:
     if known and hasattr(known, "thing_colors"):
         metadata.thing_colors = known.thing_colors
     groups = []
-    for file in args.results:
+    for file in files:
         results = [r for r in read_results(file) if r["score"] >= args.min_score]
         groups.append(group_by_image(file, results, coco))
     errors: dict[int, list[MaskErrors]] = {}
@@ -298,10 +334,15 @@ def main() -> None:
             print_counts(name, rows)
     if args.json:
         print(json.dumps(report))
-    if args.output:
+    if args.output or args.figure:
         drawn = draw_images(args, coco, folder, groups, errors, metadata)
         stream = sys.stderr if args.json else sys.stdout
-        print(f"{drawn} images in {args.output.resolve()}", file=stream)
+        if args.output:
+            print(f"{drawn} images in {args.output.resolve()}", file=stream)
+        if args.figure and drawn:
+            print(f"{drawn} images in {args.figure.resolve()}", file=stream)
+        elif args.figure:
+            print(f"{args.figure} is not written: there are no errors", file=stream)
 
 
 def draw_images(
@@ -312,7 +353,7 @@ def draw_images(
     errors: dict[int, list[MaskErrors]],
     metadata: Metadata,
 ) -> int:
-    """Draw the chosen images and return their number."""
+    """Draw the chosen images to ``--output`` and ``--figure``, and return their number."""
 
     def num_errors(image_id: int) -> int:
         return sum(
@@ -329,6 +370,7 @@ def draw_images(
     else:
         chosen = [i for i in sorted(errors, key=num_errors, reverse=True) if num_errors(i)]
         chosen = chosen[: args.num_images]
+    rows, titles = [], []
     for number, image_id in enumerate(tqdm(chosen, desc="Drawing", unit="image", disable=None)):
         entry = coco.imgs[image_id]
         file = folder / entry["file_name"]
@@ -345,11 +387,26 @@ def draw_images(
             ]
             kept = MaskErrors([kind for _, kind in shown], found.objects)
             models.append((name, [p for p, _ in shown], kept))
-        drawing = draw_comparison(image, objects, models, metadata)
-        name = f"{number:03d}_{Path(entry['file_name']).stem}.png"
-        with replaced(args.output / name) as temporary:
-            Image.fromarray(drawing).save(temporary)
+        panels = make_panels(image, objects, models, metadata, original=args.original)
+        if args.figure:
+            titles = [panel.title for panel in panels]
+            rows.append([marked(panel, image.shape[1], args.panel_width) for panel in panels])
+        if args.output:
+            drawing = side_by_side(
+                [with_caption(marked(p, image.shape[1]), p.caption) for p in panels]
+            )
+            name = f"{number:03d}_{Path(entry['file_name']).stem}.png"
+            save_image(drawing, args.output / name)
+    if rows:
+        save_image(
+            draw_figure(rows, titles, [(LEGEND[k], c) for k, c in COLORS.items()]), args.figure
+        )
     return len(chosen)
+
+
+def save_image(image: np.ndarray, file: Path) -> None:
+    with replaced(file) as temporary:
+        Image.fromarray(image).save(temporary)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
 
-from .operators import FORMULAS, count_extra_operations, multiplies_nothing, operator_name
+from .operators import FORMULAS, count_operations, multiplies_nothing, operator_name
 
 # Modules whose weights of two or more dimensions are looked up or scale elements.
 _NO_PRODUCTS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)
@@ -27,13 +27,18 @@ class Counts:
     Attributes:
         multiply_adds: multiply-adds of convolutions and matrix products.
         activations: number of elements of their outputs.
-        extra: operations that only MMDetection counts, see
-            :func:`~.operators.count_extra_operations`.
+        operations: what published counters treat differently, see
+            :func:`~.operators.count_operations`; "deformable" are the multiply-adds of deformable
+            convolutions, which are also among ``multiply_adds``.
     """
 
     multiply_adds: int = 0
     activations: int = 0
-    extra: int = 0
+    operations: Counter[str] = field(default_factory=Counter)
+
+    def published(self, weights: Mapping[str, int]) -> int:
+        """Return the multiply-adds plus a weighted sum of the other operations."""
+        return self.multiply_adds + sum(w * self.operations[kind] for kind, w in weights.items())
 
 
 class OperatorCounter:
@@ -125,11 +130,13 @@ class OperatorCounter:
         name = operator_name(operator)
         harmless = not flops and multiplies_nothing(operator)
         counts = self.parts[self._running[-1][0]]
-        counts.extra += count_extra_operations(operator, args, output)
+        counts.operations.update(count_operations(operator, args, output))
         # A counted operator on empty tensors has a count of zero.
         if flops or (not harmless and self._knows(operator)):
             self.counted[name] += 1
             counts.multiply_adds += flops // 2
+            if name == "torchvision.deform_conv2d":
+                counts.operations["deformable"] += flops // 2
             outputs = tree_flatten(output)[0]
             counts.activations += sum(x.numel() for x in outputs if isinstance(x, torch.Tensor))
         elif harmless:

@@ -36,6 +36,10 @@ def _affine_grid(theta: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     return 2 * prod(out_shape) * theta[-1]
 
 
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return 2 * prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 # FLOPs (two per multiply-add) of operators that torch.utils.flop_counter.FlopCounterMode lacks, as
 # functions of the shapes of their tensors.
 FORMULAS: Mapping[Any, Callable[..., int]] = {
@@ -46,6 +50,8 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     aten.vdot: _dot,
     aten.addbmm: _addbmm,
     aten.affine_grid_generator: _affine_grid,
+    # The variants of GPUs are in FlopCounterMode.
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
 }
 
 # Operators of aten without convolutions or matrix products, other than views and those that PyTorch
@@ -113,37 +119,52 @@ NOT_MULTIPLYING = {f"aten.{name}" for name in _OF_ATEN.split()} | {
 
 
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "elu", "hardtanh", "_prelu_kernel"}
+_NORMS = ("batch norm", "group norm", "layer norm")
+
+# Operations per unit of count_operations() that MMDetection 2's counter adds to multiply-adds, and
+# its reading of transposed convolutions in version 1.
+MMDETECTION: Mapping[str, int] = {
+    "bias": 1,
+    "rectifier": 1,
+    "pooling": 1,
+    "batch norm": 2,
+    "group norm": 2,
+    "layer norm": 2,
+    "transposed": 1,
+}
 
 
-def count_extra_operations(
+def count_operations(
     operator: torch._ops.OpOverload, args: tuple[Any, ...], output: Any
-) -> int:
-    """Count the operations that MMDetection adds to the multiply-adds of an operator.
-
-    Many published numbers come from MMDetection's counter. It counts one operation per element that
-    enters a pooling or leaves a rectifier or a convolution with bias, and two per normalised
-    element. It also applies the whole kernel of a transposed convolution at each pixel of the
-    output, which follows from its 351.65 G for Mask R-CNN.
+) -> dict[str, int]:
+    """Count what published counters treat differently, apart from multiply-adds.
 
     Args:
         operator: operator that ran.
         args: positional arguments of the call.
         output: result of the call.
+
+    Returns:
+        Numbers by kind, those of the operator's kinds only: elements that leave a "rectifier" or a
+        convolution with "bias", elements that enter a "pooling" or a "batch norm", "group norm" or
+        "layer norm", and, as "transposed", the multiply-adds that a transposed convolution would
+        have more if its whole kernel were applied at each pixel of the output.
     """
     name = operator_name(operator).removeprefix("aten.").removesuffix("_")
     if name in _RECTIFIERS:
-        return output.numel()
+        return {"rectifier": output.numel()}
     if "pool" in name and isinstance(args[0], torch.Tensor):
-        return args[0].numel()
-    if any(kind in name for kind in ("batch_norm", "group_norm", "layer_norm")):
-        return 2 * args[0].numel()
+        return {"pooling": args[0].numel()}
+    for norm in _NORMS:
+        if norm.replace(" ", "_") in name:
+            return {norm: args[0].numel()}
     if name != "convolution":
-        return 0
+        return {}
     x, weight, bias, _, _, _, transposed = args[:7]
-    extra = 0 if bias is None else output.numel()
+    counts = {} if bias is None else {"bias": output.numel()}
     if transposed:
-        extra += weight.numel() * (_positions(output) - _positions(x))
-    return extra
+        counts["transposed"] = weight.numel() * (_positions(output) - _positions(x))
+    return counts
 
 
 def _positions(x: torch.Tensor) -> int:

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from ..errors import UserError
-from ..modeling import SOLO, YOLACT, CondInst, SOLOv2
+from ..modeling import SOLO, YOLACT, CondInst, Mask2Former, QueryInst, RDSNet, SOLOv2
 from ..modeling.grids import GridModel
 
 # Context manager that attributes operators outside of modules to a part.
@@ -146,6 +146,45 @@ def _condinst(model: CondInst, instances: int) -> Plan:
     return Plan(run, prefixes, _what(instances))
 
 
+def _rdsnet(model: RDSNet, instances: int) -> Plan:
+    def run(image: torch.Tensor, part: Part) -> None:
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        representations = torch.cat(predictions.representations, dim=1)[0]
+        some = _spread(len(representations), instances, "anchors").to(model.device)
+        with part(_masks_part(instances)):
+            model.masks(representations[some], predictions.pixel_map[0])
+
+    prefixes = {"anchor_head.": "anchor head", "pixel_branch.": "pixel branch"}
+    return Plan(run, prefixes, _what(instances))
+
+
+def _queryinst(model: QueryInst, instances: int) -> Plan:
+    some = _spread(model.num_queries, instances, "queries")
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
+        model.masks(predictions, 0, some.to(model.device))
+
+    prefixes = {
+        "query_": "queries",
+        "box_heads.": "box heads",
+        "mask_heads.": "mask heads",
+        "mask_pooler.": "mask heads",
+        "box_pooler.": "box heads",
+    }
+    return Plan(run, prefixes, _what(instances))
+
+
+def _mask2former(model: Mask2Former, instances: int) -> Plan:
+    _spread(model.num_queries, instances, "queries")
+
+    def run(image: torch.Tensor, part: Part) -> None:
+        model.predict(model.preprocess_image([{"image": image}]).tensor)
+
+    what = f"One inference is the network, with the masks of all {model.num_queries} queries."
+    return Plan(run, {}, what)
+
+
 def given_boxes(count: int, height: int, width: int, device: torch.device) -> Boxes:
     """Return boxes with sides of 16 to 512 pixels all over an image, clipped to it."""
     i = torch.arange(count, device=device)
@@ -186,6 +225,7 @@ def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
         "roi_heads.box_": "box head",
         "roi_heads.mask_head.iou_head.": "mask IoU head",
         "roi_heads.mask_head.point_head.": "point head",
+        "roi_heads.semantic_branch.": "semantic branch",
         "roi_heads.mask_": "mask head",
     }
     what = (
@@ -201,5 +241,8 @@ PLANS: Mapping[type[nn.Module], Callable[..., Plan | None]] = {
     SOLO: _grid_model,
     YOLACT: _yolact,
     CondInst: _condinst,
+    RDSNet: _rdsnet,
+    QueryInst: _queryinst,
+    Mask2Former: _mask2former,
     GeneralizedRCNN: _rcnn,
 }

@@ -15,6 +15,22 @@ from .table import POOLERS
 # That of ResNeXt-101 32x48d is 1536.
 MAX_RESNET_WIDTH = 2048
 
+POOLED_MASK_HEADS = (
+    "MaskRCNNConvUpsampleHead",
+    "MaskScoringHead",
+    "PANetMaskHead",
+    "RefineMaskHead",
+)
+
+OWN_HEADS = {
+    "MODEL.ROI_BOX_HEAD.NAME": {"PANetROIHeads": "PANetBoxHead"},
+    "MODEL.ROI_MASK_HEAD.NAME": {
+        "PANetROIHeads": "PANetMaskHead",
+        "RefineMaskROIHeads": "RefineMaskHead",
+    },
+}
+"""Heads by MODEL.ROI_HEADS.NAME. Neither works with any other."""
+
 CHANNELS_OF_FORMAT = {"L": 1, "RGBA": 4, "CMYK": 4}
 """Number of channels of the values of INPUT.FORMAT that do not have three."""
 
@@ -91,11 +107,25 @@ def crop_size(cfg: CfgNode) -> str:
 def pooled_features(cfg: CfgNode) -> str:
     """Require pooled features for the mask heads that take them."""
     head = cfg.MODEL.ROI_MASK_HEAD
-    if head.NAME in ("MaskRCNNConvUpsampleHead", "MaskScoringHead") and not head.POOLER_TYPE:
+    if head.NAME in POOLED_MASK_HEADS and not head.POOLER_TYPE:
         return (
             "MODEL.ROI_MASK_HEAD.POOLER_TYPE is empty; for MODEL.ROI_MASK_HEAD.NAME "
             f"{head.NAME} it must be {' or '.join(POOLERS)}"
         )
+    return ""
+
+
+def own_heads(cfg: CfgNode) -> str:
+    """Require the RoI heads and the head that are made for each other."""
+    roi_heads = cfg.MODEL.ROI_HEADS.NAME
+    for key, owners in OWN_HEADS.items():
+        name = cfg.MODEL[key.split(".")[1]].NAME
+        expected = owners.get(roi_heads, name)
+        if name != expected:
+            return f"{key} is {name}; for MODEL.ROI_HEADS.NAME {roi_heads} it must be {expected}"
+        for owner, head in owners.items():
+            if name == head and roi_heads != owner:
+                return f"MODEL.ROI_HEADS.NAME is {roi_heads}; for {key} {head} it must be {owner}"
     return ""
 
 
@@ -134,6 +164,7 @@ RELATIONS: tuple[Callable[[CfgNode], str], ...] = (
     size_range,
     crop_size,
     pooled_features,
+    own_heads,
     coarse_mask_width,
     resnet_width,
 )

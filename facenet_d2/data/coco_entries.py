@@ -386,6 +386,11 @@ def as_int(value: Any) -> int | None:
     return None
 
 
+def class_key(name: str) -> str:
+    """Return what identifies a class by its name, however case, blanks and hyphens are written."""
+    return name.strip().lower().replace(" ", "_").replace("-", "_")
+
+
 def _is_encodable(text: str) -> bool:
     try:
         text.encode()

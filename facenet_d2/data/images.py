@@ -29,6 +29,7 @@ __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "ImageError",
+    "convert_image",
     "image_size",
     "open_rgb",
     "read_image",
@@ -101,12 +102,37 @@ def _read(file: str | Path, format: str) -> tuple[np.ndarray, bool]:
         # Pillow has applied the orientation of a TIFF.
         orientation = 1 if tiff else _orientation(image)
         pixels = _to_array(image, tiff, format if format in ("BGR", "L") else "RGB")
-    if orientation in _UPRIGHT:
-        pixels = _UPRIGHT[orientation](pixels).copy()
+    pixels = _turned_upright(pixels, orientation)
     is_turned = pixels.shape[1::-1] != size or orientation >= 5
     if format not in ("BGR", "RGB", "L"):
         pixels = convert_PIL_to_numpy(Image.fromarray(pixels), format)
     return pixels, is_turned
+
+
+def _turned_upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    return _UPRIGHT[orientation](pixels).copy() if orientation in _UPRIGHT else pixels
+
+
+def convert_image(image: Image.Image) -> np.ndarray:
+    """Convert an image that Pillow has opened as :func:`read_image` does.
+
+    Returns:
+        ``(H, W, 3)`` uint8, BGR.
+
+    Raises:
+        ImageError: if the image cannot be decoded, or its mode is not one of colours of 8 bits.
+    """
+    name = str(getattr(image, "filename", "")) or f"of mode {image.mode}"
+    try:
+        _check_colours(image)
+        image.load()
+        # Pillow has applied the orientation of a TIFF.
+        orientation = 1 if image.format == "TIFF" else _orientation(image)
+        return _turned_upright(_to_array(image, None, "BGR"), orientation)
+    except ImageError as error:
+        raise ImageError(error.kind, error.reason, name) from error
+    except OSError as error:
+        raise ImageError("image-unreadable", f"it cannot be decoded ({error})", name) from error
 
 
 def open_rgb(file: str | Path) -> Image.Image:
@@ -249,18 +275,24 @@ def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None, num_bytes
         arguments += tile[3] if isinstance(tile[3], tuple) else [tile[3]]
     is_deep_ppm = image.format == "PPM" and any(isinstance(a, int) and a > 255 for a in arguments)
     is_deep = any(isinstance(a, str) and ";16" in a for a in arguments) or is_deep_ppm
-    if is_deep or image.mode == "F" or image.mode[0] == "I":
+    if is_deep:
         raise depth_error(f"mode {image.mode}")
-    palette = image.palette.mode if image.palette and image.mode in ("P", "PA") else "RGB"
-    if image.mode not in ("P", *_WITHOUT_ALPHA, *_WITH_ALPHA) or palette not in ("RGB", "RGBA"):
-        name = image.mode if palette == "RGB" else f"a palette of {palette}"
-        raise ImageError("image-bands", f"its colours are {name}; convert it to RGB")
+    _check_colours(image)
     if image.format == "PNG" and "transparency" in image.info and arguments[0] in _PNG_STRETCH:
         value = image.info["transparency"] * _PNG_STRETCH[arguments[0]]
         image.info["transparency"] = min(value, 255)  # New versions stretch that of 1 bit.
 
 
-def _orientation(image: ImageFile.ImageFile, is_loaded: bool = True) -> int:
+def _check_colours(image: Image.Image) -> None:
+    if image.mode == "F" or image.mode[0] == "I":
+        raise depth_error(f"mode {image.mode}")
+    palette = image.palette.mode if image.palette and image.mode in ("P", "PA") else "RGB"
+    if image.mode not in ("P", *_WITHOUT_ALPHA, *_WITH_ALPHA) or palette not in ("RGB", "RGBA"):
+        name = image.mode if palette == "RGB" else f"a palette of {palette}"
+        raise ImageError("image-bands", f"its colours are {name}; convert it to RGB")
+
+
+def _orientation(image: Image.Image, is_loaded: bool = True) -> int:
     """Return the EXIF orientation, from 1 to 8; 1 if there is none or it is invalid."""
     if not is_loaded and image.format == "PNG" and not _may_be_turned(image):
         return 1
@@ -271,8 +303,9 @@ def _orientation(image: ImageFile.ImageFile, is_loaded: bool = True) -> int:
     return next((n for n in range(1, 9) if n == value), 1)
 
 
-def _may_be_turned(image: ImageFile.ImageFile) -> bool:
+def _may_be_turned(image: Image.Image) -> bool:
     """Return whether a PNG has metadata, which may follow its pixels: Pillow has to decode it."""
+    assert isinstance(image, ImageFile.ImageFile)
     assert image.fp is not None
     position = image.fp.tell()
     image.fp.seek(0)

@@ -113,17 +113,49 @@ def num_pixels(texts: Sequence[str | bytes]) -> np.ndarray:
     return result
 
 
-def _sums(texts: list[bytes]) -> np.ndarray:
-    """Return the sum of the counts in each text that matches :data:`COUNTS`; -1 if one is < 0."""
-    codes = np.frombuffer(b"".join(texts), np.uint8).astype(np.int64) - 48
+def run_edges(rle: dict[str, Any]) -> np.ndarray:
+    """Return where the runs of a mask start and end.
+
+    Args:
+        rle: compressed RLE from :func:`compress_rle` or :func:`segmentation_to_rle`.
+
+    Returns:
+        ``(2 R,)`` int64: the first pixel of each run and the pixel after its last one, in the order
+        of the columns.
+    """
+    counts, _ = _stored_counts(np.frombuffer(rle["counts"], np.uint8))
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    edges = np.cumsum(counts)
+    runs = edges[: len(edges) // 2 * 2].reshape(-1, 2)
+    # Runs without pixels are allowed, and separate runs that are one.
+    runs = runs[runs[:, 0] < runs[:, 1]]
+    if len(runs) == 0:
+        return np.zeros(0, np.int64)
+    apart = runs[1:, 0] != runs[:-1, 1]
+    first, last = runs[np.append(True, apart), 0], runs[np.append(apart, True), 1]
+    return np.stack([first, last], axis=1).ravel()
+
+
+def _stored_counts(characters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the counts and differences of counts that are stored, and where each starts.
+
+    Args:
+        characters: ``(N,)`` uint8, compressed counts.
+    """
+    codes = characters.astype(np.int64) - 48
     is_last = (codes & 32) == 0
     starts = np.flatnonzero(np.append(True, is_last[:-1]))
-    number = np.cumsum(is_last) - is_last
-    place = np.arange(len(codes)) - starts[number]
+    place = np.arange(len(codes)) - starts[np.cumsum(is_last) - is_last]
     counts = np.add.reduceat((codes & 31) << (5 * place), starts)
     ends = np.flatnonzero(is_last)
     counts -= np.where(codes[ends] & 16, np.int64(1) << (5 * (place[ends] + 1)), 0)
+    return counts, starts
 
+
+def _sums(texts: list[bytes]) -> np.ndarray:
+    """Return the sum of the counts in each text that matches :data:`COUNTS`; -1 if one is < 0."""
+    counts, starts = _stored_counts(np.frombuffer(b"".join(texts), np.uint8))
     owner = np.repeat(np.arange(len(texts)), [len(t) for t in texts])[starts]
     position = np.arange(len(counts)) - np.searchsorted(owner, owner)
     # Each mask has three chains of differences: the first count, odd and even positions.

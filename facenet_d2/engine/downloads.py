@@ -14,8 +14,8 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from ..errors import UserError
-from ..model_zoo import PREFIX
 from ..weights import PRETRAINED
+from ..zoo_files import PREFIX, config_file
 
 ALLOW = "FACENET_D2_ALLOW_DOWNLOADS"
 """Environment variable: if set to 1, any address in a config may be downloaded."""
@@ -52,7 +52,15 @@ def check_weights_address(cfg: CfgNode, overrides: Sequence[str]) -> None:
 
 
 class LocalConfig(CfgNode):
-    """Detectron2's ``CfgNode``, whose files are local."""
+    """Detectron2's ``CfgNode``, whose files are local; ``_BASE_`` can be ``zoo://NAME``."""
+
+    @classmethod
+    def load_yaml_with_base(cls, filename: str, allow_unsafe: bool = False) -> CfgNode:
+        # Detectron2 joins a _BASE_ with the folder of the config.
+        _, prefix, name = filename.partition(PREFIX)
+        return super().load_yaml_with_base(
+            str(config_file(name)) if prefix else filename, allow_unsafe
+        )
 
     @classmethod
     def _open_cfg(cls, filename: str) -> Any:

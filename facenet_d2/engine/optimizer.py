@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     - ``OPTIMIZER``: ``SGD``, or ``AdamW`` with PyTorch's default betas;
     - ``BACKBONE_MULTIPLIER`` and ``OFFSET_MULTIPLIER``: learning rate multipliers of the bottom-up
       network and of the offsets and modulation of deformable convolutions;
+    - ``WEIGHT_DECAY_EMBED``: weight decay of embeddings, as Detectron2's ``WEIGHT_DECAY_NORM`` is
+      that of normalisation layers;
     - ``CLIP_GRADIENTS.CLIP_TYPE full_model`` for both optimizers: clips the norm of the whole
       gradient. Detectron2's ``norm`` clips each parameter separately, which changes the direction
       of the step.
@@ -45,6 +47,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=solver.BIAS_LR_FACTOR,
         weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
     )
+    if solver.WEIGHT_DECAY_EMBED is not None:
+        decay = {"weight_decay": solver.WEIGHT_DECAY_EMBED}
+        groups = change_groups(groups, embedding_parameters(model), lambda group: decay)
     factors = {
         "BACKBONE_MULTIPLIER": bottom_up_parameters(model),
         "OFFSET_MULTIPLIER": offset_parameters(model),
@@ -87,6 +92,11 @@ def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
     ]
 
 
+def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of embeddings, such as learned queries."""
+    return [p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
+
+
 def multiply_learning_rate(
     groups: Iterable[dict[str, Any]], parameters: Iterable[nn.Parameter], factor: float
 ) -> list[dict[str, Any]]:
@@ -97,14 +107,28 @@ def multiply_learning_rate(
         parameters: parameters whose learning rate is multiplied.
         factor: multiplier.
     """
+    return change_groups(groups, parameters, lambda group: {"lr": group["lr"] * factor})
+
+
+def change_groups(
+    groups: Iterable[dict[str, Any]],
+    parameters: Iterable[nn.Parameter],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """Split parameter groups, and change the options of the given parameters.
+
+    Args:
+        groups: parameter groups.
+        parameters: parameters whose options are changed.
+        change: function from a group to its new options by name.
+    """
     chosen = {id(p) for p in parameters}
     split = []
     for group in groups:
-        for multiplied in (False, True):
-            part = [p for p in group["params"] if (id(p) in chosen) == multiplied]
+        for changed in (False, True):
+            part = [p for p in group["params"] if (id(p) in chosen) == changed]
             if part:
-                rate = group["lr"] * (factor if multiplied else 1)
-                split.append({**group, "params": part, "lr": rate})
+                split.append({**group, "params": part, **(change(group) if changed else {})})
     return split
 
 

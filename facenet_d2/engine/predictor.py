@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -13,17 +14,22 @@ from detectron2.engine import DefaultPredictor
 from detectron2.structures import Instances
 
 from ..data.augmentation import build_augmentations
-from ..data.images import read_image
+from ..data.images import convert_image, read_image
 from ..data.readers import RasterReader, build_reader
 from ..errors import UserError
 from ..modeling import accelerate, set_tf32
 from .checkpointer import ModelCheckpointer, load_checkpoint
 from .cli import user_errors
+from .model_files import find_model
 from .setup import load_config
 
 
 class Predictor:
-    """Detectron2's ``DefaultPredictor`` with checked config and weights and the ``TEST`` switches.
+    """Detectron2's ``DefaultPredictor`` with checked config and weights and the ``TEST`` switches::
+
+        predictor = Predictor("facenet_lite0_320_9ep")  # A trained model of the model zoo.
+        predictor = Predictor("output/harbour")  # The best checkpoint of a training run.
+        instances = predictor("image.jpg")
 
     Attributes:
         cfg: frozen config.
@@ -36,24 +42,29 @@ class Predictor:
 
     def __init__(
         self,
-        config_file: str | Path,
+        model: str | Path,
         weights: str | Path | None = None,
         overrides: Sequence[str] = (),
     ) -> None:
         """
         Args:
-            config_file: config of the model, for example the ``config.yaml`` of a training run. The
-                data set is not needed.
-            weights: checkpoint file or URL; by default ``MODEL.WEIGHTS``.
-            overrides: KEY VALUE pairs, as on the command line.
+            model: name of a model in the model zoo, ``OUTPUT_DIR`` of a training run, or a file;
+                see :func:`~facenet_d2.engine.model_files.find_model`. The data set is not needed.
+            weights: checkpoint file or URL, in place of the model's own weights.
+            overrides: KEY VALUE pairs, as on the command line; ``MODEL.WEIGHTS`` is like
+                ``weights``.
 
         Raises:
             UserError: If the config is invalid, or the weights are missing or belong to another
                 model.
         """
+        is_given = weights is not None or "MODEL.WEIGHTS" in overrides[::2]
+        files = find_model(model, with_weights=not is_given)
+        if not is_given:
+            weights = files.weights
         if weights is not None:
             overrides = [*overrides, "MODEL.WEIGHTS", str(weights)]
-        self.cfg = cfg = load_config(config_file, overrides, need_data=False)
+        self.cfg = cfg = load_config(files.config, overrides, need_data=False)
         if not cfg.MODEL.WEIGHTS:
             raise UserError("MODEL.WEIGHTS is empty; set it to the checkpoint of a trained model.")
         self.metadata = Metadata(thing_classes=list(cfg.DATASETS.CLASS_NAMES))
@@ -67,7 +78,7 @@ class Predictor:
         without_weights = cfg.clone()
         without_weights.defrost()
         without_weights.MODEL.WEIGHTS = ""
-        with user_errors(f"the model of {config_file} cannot be built"):
+        with user_errors(f"the model of {files.config} cannot be built"):
             self._predictor = DefaultPredictor(without_weights)
         self.reader = build_reader(cfg)
         if isinstance(self.reader, RasterReader):
@@ -89,18 +100,30 @@ class Predictor:
         """
         return self.reader(file) if isinstance(self.reader, RasterReader) else read_image(file)
 
-    def __call__(self, image: np.ndarray | str | Path) -> Instances:
+    def __call__(self, image: np.ndarray | PIL.Image.Image | str | Path) -> Instances:
         """Predict the instances of an image.
 
         Args:
-            image: a file, or an array: ``(H, W, 3)`` uint8, BGR; or ``(H, W, bands)`` float32 after
-                the stretch, if the config has ``INPUT.BANDS`` or ``INPUT.STRETCH``.
+            image: a file, an image of Pillow, or an array: ``(H, W, 3)`` uint8, BGR; or
+                ``(H, W, bands)`` float32 after the stretch, if the config has ``INPUT.BANDS`` or
+                ``INPUT.STRETCH``.
 
         Returns:
             Instances on the CPU, by decreasing score, with ``pred_masks``
             (:class:`~facenet_d2.structures.rle_masks.RLEMasks`), ``pred_boxes``, ``pred_classes``
             and ``scores``.
+
+        Raises:
+            ImageError: if the image cannot be used.
+            UserError: if an image of Pillow is given to a model of other bands than colours.
         """
+        if isinstance(image, PIL.Image.Image):
+            if isinstance(self.reader, RasterReader):
+                raise UserError(
+                    "An image of Pillow has 8-bit colours, but the model was trained with "
+                    "INPUT.BANDS or INPUT.STRETCH; give its file, or an array of the bands."
+                )
+            image = convert_image(image)
         if not isinstance(image, np.ndarray):
             image = self.read(image)
         return self._predictor(image)["instances"].to("cpu")

@@ -24,7 +24,7 @@ class ScenePredictor(TilePredictor):
     A scene is cut into overlapping tiles of the size that the model was trained with, and the
     instances of the tiles are merged over their seams::
 
-        predict = ScenePredictor("output/harbour/config.yaml", "output/harbour/model_best.pth")
+        predict = ScenePredictor("output/harbour")
         result = predict("scene.tif")
         result.write("scene.gpkg")
 
@@ -34,7 +34,7 @@ class ScenePredictor(TilePredictor):
 
     def __init__(
         self,
-        config_file: str | Path,
+        model: str | Path,
         weights: str | Path | None = None,
         overrides: Sequence[str] = (),
         *,
@@ -44,18 +44,20 @@ class ScenePredictor(TilePredictor):
     ) -> None:
         """
         Args:
-            config_file: config of the model, for example the ``config.yaml`` of a training run.
-            weights: checkpoint file; by default ``MODEL.WEIGHTS``.
+            model: name of a model in the model zoo, ``OUTPUT_DIR`` of a training run, or a file;
+                see :func:`~facenet_d2.engine.model_files.find_model`.
+            weights: checkpoint file or URL, in place of the model's own weights.
             overrides: KEY VALUE pairs, as on the command line.
             tile_size: side of a tile in pixels; by default ``INPUT.MIN_SIZE_TEST``.
-            overlap: overlap of tiles in pixels; by default a quarter of a tile. Objects up to this
-                size are seen whole in at least one tile.
+            overlap: overlap of tiles in pixels; by default ``TEST.SCENE.OVERLAP``, at most half a
+                tile, or a quarter of a tile if that is 0. Objects up to this size are seen whole in
+                at least one tile.
             batch_size: number of tiles that the model processes at once.
 
         Raises:
             UserError: if the config or the weights are not usable.
         """
-        self.predictor = Predictor(config_file, weights, overrides)
+        self.predictor = Predictor(model, weights, overrides)
         super().__init__(
             scene_model(self.predictor),
             tile_size=tile_size,
@@ -112,12 +114,14 @@ def scene_model(predictor: Predictor) -> SceneModel:
         class_ids=tuple(predictor.category_ids.get(i, i + 1) for i in range(len(names))),
         class_colors=tuple(map(tuple, known.get("thing_colors", None) or ())),
         pixel_mean=tuple(cfg.MODEL.PIXEL_MEAN),
-        bands=tuple(cfg.INPUT.BANDS),
-        stretch=cfg.INPUT.STRETCH,
+        bands=tuple(cfg.TEST.SCENE.BANDS or cfg.INPUT.BANDS),
+        pixel_size=cfg.TEST.SCENE.PIXEL_SIZE or None,
+        stretch=cfg.TEST.SCENE.STRETCH or cfg.INPUT.STRETCH,
         is_bgr=cfg.INPUT.FORMAT == "BGR",
         # With INPUT.BANDS or INPUT.STRETCH, bands are listed in the order of INPUT.FORMAT.
         has_pictures=not uses_raster_reader(cfg),
         tile_size=int(cfg.INPUT.MIN_SIZE_TEST),
         max_size=cfg.INPUT.MAX_SIZE_TEST,
+        overlap=cfg.TEST.SCENE.OVERLAP,
         max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
     )

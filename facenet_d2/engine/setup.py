@@ -18,10 +18,11 @@ from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..data.readers import build_reader
 from ..errors import UserError
-from ..files import check_writable as check_writable
 from ..modeling.backbone import check_sem
+from ..paths import check_writable as check_writable
 from .amp import amp_dtype
 from .downloads import LocalConfig, check_weights_address
+from .model_files import WEIGHTS_SUFFIX, find_config, stored_config
 from .num_classes import num_classes_key, resolve_num_classes
 
 # Raised by yacs for unknown keys and values of a wrong type.
@@ -46,7 +47,8 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     :func:`~facenet_d2.config.raise_limits`.
 
     Args:
-        config_file: YAML file, loaded without executing code.
+        config_file: YAML file, loaded without executing code, or another source of a config that
+            :func:`~facenet_d2.engine.model_files.find_config` knows.
         overrides: KEY VALUE pairs, as on the command line.
 
     Raises:
@@ -54,22 +56,26 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     """
     cfg = get_cfg()
     add_facenet_config(cfg)
-    config_file = Path(config_file)
-    if not config_file.is_file():
-        raise UserError(f"config file {config_file} does not exist or is not a file.")
-    size = config_file.stat().st_size
+    config_file = find_config(config_file)
+    in_weights = config_file.suffix == WEIGHTS_SUFFIX
+    stored = stored_config(config_file).encode() if in_weights else b""
+    size = len(stored) if in_weights else config_file.stat().st_size
     if size > MAX_BYTES:
         raise UserError(
             f"config file {config_file} has {size} bytes; at most {MAX_BYTES} are read."
         )
-    text = config_file.read_bytes()
+    text = stored if in_weights else config_file.read_bytes()
     if not text.strip():
         raise UserError(f"config file {config_file} is empty.")
     try:
         # The first event is the start of the stream, the second that of the document.
         if not any(isinstance(e, yaml.MappingStartEvent) for e in islice(yaml.parse(text), 3)):
             raise UserError(f"config file {config_file} does not consist of keys and values.")
-        content = LocalConfig.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        content = (
+            yaml.safe_load(text)
+            if in_weights
+            else LocalConfig.load_yaml_with_base(str(config_file), allow_unsafe=False)
+        )
         _check_size(config_file, content)
         if "POINT_HEAD" in (content.get("MODEL") or {}):
             add_point_rend_config(cfg)
@@ -145,7 +151,7 @@ def load_config(
     only.
 
     Args:
-        config_file: YAML file, loaded without executing code.
+        config_file: YAML file, or another source of a config; see :func:`read_config`.
         overrides: KEY VALUE pairs, as on the command line.
         train: whether to check keys that only training uses.
         need_data: whether the data sets must exist. If not, they are read only if the config lacks

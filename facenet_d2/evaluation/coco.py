@@ -26,7 +26,7 @@ from .. import compat
 from ..data.rle import segmentation_to_rle
 from ..errors import UserError
 from ..files import disk_errors_of_torch, remove_temporary_files, replaced_files
-from .results import instances_to_results
+from .results import RESULTS_FILE, instances_to_results
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class InstanceEvaluator(COCOEvaluator):
                 "with MODEL.SOLOV2.SCALE_RANGES and NUM_GRIDS, or with the anchors' sizes."
             )
         if self._output_dir:
-            file = Path(self._output_dir, "coco_instances_results.json")
+            file = Path(self._output_dir, RESULTS_FILE)
             file.write_text(json.dumps(self._with_dataset_ids(results)))
         if not self._do_evaluation:
             logger.info("Annotations are not available for evaluation.")

@@ -13,6 +13,9 @@ from ..errors import UserError
 from ..files import read_json
 from ..structures.rle_masks import RLEMasks
 
+# Written by an evaluation, in OUTPUT_DIR/inference/DATASET.
+RESULTS_FILE = "coco_instances_results.json"
+
 
 def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, Any]]:
     """Convert predictions to COCO results, as Detectron2 does, without masks of full size.
@@ -37,6 +40,30 @@ def instances_to_results(instances: Instances, image_id: int) -> list[dict[str, 
     ]
 
 
+def find_results(path: Path, dataset: str | None = None) -> Path:
+    """Find the predictions of a run.
+
+    Args:
+        path: file of COCO results, or the output folder of a training or an evaluation.
+        dataset: name of the test set, if it is known; needed if the folder has several.
+
+    Raises:
+        UserError: if the folder contains no results, or those of several test sets.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob(f"inference/*/{RESULTS_FILE}"))
+    if dataset is not None:
+        files = [file for file in files if file.parent.name == dataset]
+    if len(files) != 1:
+        found = " and ".join(str(file.relative_to(path)) for file in files) or "none"
+        of = f"inference/{dataset or '*'}/{RESULTS_FILE}"
+        raise UserError(
+            f"{path} must contain one file {of}, but it contains {found}; name the file."
+        )
+    return files[0]
+
+
 def read_results(file: Path) -> list[dict[str, Any]]:
     """Read the predicted masks that an evaluation or ``demo.py --save-json`` wrote.
 
@@ -56,7 +83,7 @@ def read_results(file: Path) -> list[dict[str, Any]]:
             f"{type(results).__name__}."
         )
     for number, result in enumerate(results):
-        if not _is_result(result):
+        if not is_result(result):
             raise UserError(
                 f"{file} does not contain COCO results of masks: entry {number} is not an object "
                 "with an integer category_id, a segmentation as RLE, a number as score, and an "
@@ -65,7 +92,8 @@ def read_results(file: Path) -> list[dict[str, Any]]:
     return results
 
 
-def _is_result(entry: Any) -> bool:
+def is_result(entry: Any) -> bool:
+    """Return whether an entry has the fields that :func:`read_results` requires."""
     if not isinstance(entry, dict):
         return False
     mask = entry.get("segmentation")

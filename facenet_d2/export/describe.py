@@ -45,7 +45,7 @@ def describe(
         class_names: name of each class index.
         category_ids: category id by class index; None if it is not known.
         class_colors: RGB colour of each class index, 0 to 255; empty if they are not known.
-        pixel_size: side of the training images' pixels in metres, if it is known.
+        pixel_size: side of the training images' pixels in metres; by default that of the config.
 
     Raises:
         UserError: for another meta-architecture than SOLOv2, SOLO, YOLACT and CondInst, or classes
@@ -76,7 +76,10 @@ def describe(
         size_divisibility=max(1, model.backbone.size_divisibility),
         min_size=cfg.INPUT.MIN_SIZE_TEST,
         max_size=cfg.INPUT.MAX_SIZE_TEST,
-        pixel_size=pixel_size,
+        pixel_size=pixel_size or cfg.TEST.SCENE.PIXEL_SIZE or None,
+        scene_bands=tuple(cfg.TEST.SCENE.BANDS),
+        scene_stretch=cfg.TEST.SCENE.STRETCH,
+        scene_overlap=cfg.TEST.SCENE.OVERLAP,
     )
 
 

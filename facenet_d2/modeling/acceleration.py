@@ -49,8 +49,8 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
     if test.AUTOCAST or test.COMPILE:
         if not isinstance(model, _Predicting):
             raise ValueError(
-                "TEST.AUTOCAST and TEST.COMPILE are for SOLOv2, SOLO, YOLACT and CondInst, not for "
-                f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
+                "TEST.AUTOCAST and TEST.COMPILE are for this project's own models, such as SOLOv2, "
+                f"not for MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE}"
             )
         predicting = model
     if test.FOLD_BATCH_NORM and not fold_batch_norm(model):

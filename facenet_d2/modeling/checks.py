@@ -103,3 +103,11 @@ def dense_levels(
             f"stride of the previous one. The strides of the backbone are {available}"
         )
     return [shapes[level] for level in levels]
+
+
+def check_multiple(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Require a number that another one divides."""
+    if value % divisor:
+        raise ValueError(
+            f"{name} is {value}; it must be a multiple of {divisor_name}, which is {divisor}"
+        )

@@ -58,10 +58,11 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
         Args:
             batched_inputs: one dict per image. ``image`` is ``(3, H, W)`` in the config's channel
                 order and range. Training also needs ``instances`` with ``gt_boxes``, ``gt_classes``
-                and masks: ``gt_masks``, or the ``gt_stride4_masks`` and ``gt_centers`` of
-                :class:`~facenet_d2.data.SceneMapper`. Its ``ignore_map``, the crowds at stride 4,
-                ``(ceil(H/4), ceil(W/4))`` bool, is optional. In inference, ``height`` and
-                ``width`` set the size of the result; it defaults to the size of ``image``.
+                and masks: ``gt_masks``, or the ``gt_stride4_masks``, ``gt_centers`` and
+                ``gt_covariances`` of :class:`~facenet_d2.data.SceneMapper`. Its ``ignore_map``, the
+                crowds at stride 4, ``(ceil(H/4), ceil(W/4))`` bool, is optional. In inference,
+                ``height`` and ``width`` set the size of the result; it defaults to the size of
+                ``image``.
 
         Returns:
             The losses by name in training. In inference, one dict per image with ``instances``.

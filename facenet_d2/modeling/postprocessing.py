@@ -7,6 +7,7 @@ from detectron2.modeling import detector_postprocess
 from detectron2.structures import Instances
 
 from ..structures.enlarge import enlarge_masks
+from ..structures.masks import widen_boxes
 from ..structures.paste import paste_masks
 
 
@@ -15,15 +16,19 @@ def with_full_masks(
     probabilities: torch.Tensor,
     output_size: tuple[int, int],
     threshold: float,
+    box_margin: float | None = None,
 ) -> Instances:
     """Scale detections to the image's own size and add their binary masks.
 
     Args:
         detected: ``pred_boxes``, ``scores`` and ``pred_classes`` of N instances. Its
             ``image_size`` is the network's input without padding.
-        probabilities: mask probabilities over the padded input, ``(N, H/4, W/4)``.
+        probabilities: mask probabilities over the padded input, or their logits,
+            ``(N, H/4, W/4)``.
         output_size: (height, width) of the result.
-        threshold: mask pixels have a probability above it.
+        threshold: mask pixels have a probability, or a logit, above it.
+        box_margin: masks end outside of their box, widened by this share of its sides and by at
+            least one pixel; None for no such limit.
 
     Returns:
         The detections at ``output_size`` with ``pred_masks``, M :class:`RLEMasks`, without those
@@ -33,7 +38,10 @@ def with_full_masks(
     detected.probabilities = probabilities
     # Scales and clips the boxes.
     result = detector_postprocess(detected, *output_size)
-    masks = enlarge_masks(result.probabilities, input_size, output_size, threshold)
+    boxes = None
+    if box_margin is not None:
+        boxes = widen_boxes(result.pred_boxes.tensor, box_margin)
+    masks = enlarge_masks(result.probabilities, input_size, output_size, threshold, boxes)
     result.remove("probabilities")
     result.pred_masks = masks
     return result[torch.from_numpy(masks.areas() > 0).to(probabilities.device)]

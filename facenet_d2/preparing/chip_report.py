@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from ..scenes.stretch import Stretch
+from ..scenes.tiles import tile_overlap
 from .chip_plan import ChipPlan
 
 
@@ -107,19 +110,44 @@ def yaml_snippet(chip_set: ChipSet, output: Path) -> str:
     folder = output.resolve()
     names = {split: f"{folder.name}_{split}" for split in chip_set.chips}
     first, *others = names.values()
-    mean, std = chip_set.info["pixel_mean"], chip_set.info["pixel_std"]
-    image_format = chip_set.info["format"]
-    if image_format == "png" and len(mean) == 1:
-        # Grey images are read with three equal channels.
-        mean, std = mean * 3, std * 3
-    lines = ["DATASETS:", "  COCO:"]
-    for split, name in names.items():
-        entry = [name, str(folder / f"{split}.json"), str(folder)]
-        lines.append(f"    - {json.dumps(entry)}")
-    lines += [f"  TRAIN: {json.dumps([first])}", f"  TEST: {json.dumps(others[:1])}"]
-    lines += ["DATALOADER:", "  FILTER_EMPTY_ANNOTATIONS: False"]
-    if image_format == "png":
-        lines += ["INPUT:", '  FORMAT: "RGB"']
-    lines += ["MODEL:", f"  PIXEL_MEAN: {json.dumps(mean)}"]
-    lines += [f"  PIXEL_STD: {json.dumps([value or 1.0 for value in std])}"]
-    return "\n".join(lines)
+    info = chip_set.info
+    mean, std, bands = info["pixel_mean"], info["pixel_std"], info["bands"]
+    stretch = Stretch.from_dict(info["stretch"])
+    side = info["chip_size"]
+    inputs: dict[str, Any] = {
+        "MIN_SIZE_TRAIN": [side],
+        "MAX_SIZE_TRAIN": side,
+        "MIN_SIZE_TEST": side,
+        "MAX_SIZE_TEST": side,
+    }
+    if info["format"] == "png":
+        inputs["FORMAT"] = "RGB"
+        if len(bands) == 1:
+            # Grey images are read with three equal channels.
+            mean, std, bands = mean * 3, std * 3, bands * 3
+    else:
+        inputs["BANDS"] = list(range(1, len(bands) + 1))
+        # Of 8-bit values, the range is known without a stretch.
+        is_plain = stretch.is_identity and info["dtype"] == "uint8"
+        inputs["STRETCH"] = "" if is_plain else str(stretch.as_rule())
+    scene = {
+        "BANDS": bands,
+        "PIXEL_SIZE": info["pixel_size"] or 0.0,
+        "OVERLAP": tile_overlap(info["object_size"]["p95"], side),
+    }
+    if info["format"] == "png" and not stretch.is_identity:
+        scene["STRETCH"] = str(stretch.as_rule())
+    config = {
+        "DATASETS": {
+            "COCO": [
+                [name, str(folder / f"{split}.json"), str(folder)] for split, name in names.items()
+            ],
+            "TRAIN": [first],
+            "TEST": others[:1],
+        },
+        "DATALOADER": {"FILTER_EMPTY_ANNOTATIONS": False},
+        "INPUT": inputs,
+        "MODEL": {"PIXEL_MEAN": mean, "PIXEL_STD": [value or 1.0 for value in std]},
+        "TEST": {"SCENE": scene},
+    }
+    return yaml.safe_dump(config, sort_keys=False, default_flow_style=None, width=1000).rstrip()

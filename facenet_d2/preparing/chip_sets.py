@@ -118,6 +118,7 @@ def prepare_chips(options: ChipSetOptions) -> ChipSet:
         _check_folder(options, settings, plan, list(rasters.values()))
         resolutions = [r.pixel_metres for r in rasters.values() if r.pixel_metres]
         info = _info(options, settings, next(iter(rasters.values())).bands, dtype, labels)
+        places = {name: _place(raster) for name, raster in rasters.items()}
     if options.pixel_size is None and resolutions:
         info["pixel_size"] = float(np.median([np.sqrt(x * y) for x, y in resolutions]))
     jobs = _jobs(plan, settings, options.output)
@@ -142,7 +143,7 @@ def prepare_chips(options: ChipSetOptions) -> ChipSet:
         for job, patches in zip(jobs, chosen)
     ]
     _run(write_chips, kept, options.workers, "Writing chips", lambda job: not job.chips)
-    return _write_splits(jobs, records, chosen, plan, info, options)
+    return _write_splits(jobs, records, chosen, plan, info, places, options)
 
 
 def _default_bands(paths: Sequence[str]) -> tuple[int, ...] | None:
@@ -222,6 +223,18 @@ def _info(
         },
         "min_visible": options.min_visible,
         "min_pixels": options.min_pixels,
+    }
+
+
+def _place(raster: Raster) -> dict[str, Any]:
+    """Return the size of a scene in pixels of its chips and its place, as JSON values."""
+    crs = raster.crs
+    code = crs.to_epsg() if crs else None
+    return {
+        "height": raster.height,
+        "width": raster.width,
+        "transform": list(raster.transform)[:6],
+        "crs": f"EPSG:{code}" if code else crs.to_wkt() if crs else None,
     }
 
 
@@ -372,6 +385,7 @@ def _write_splits(
     chosen: Sequence[list[dict[str, Any]]],
     plan: ChipPlan,
     info: dict[str, Any],
+    places: Mapping[str, dict[str, Any]],
     options: ChipSetOptions,
 ) -> ChipSet:
     classes = options.labels.rules.names
@@ -396,6 +410,7 @@ def _write_splits(
         own_info = info | {
             "class_counts": {name: objects[name] for name in classes},
             "ignored": sum(a["iscrowd"] for a in entries),
+            "scenes": {name: places[name] for name in sorted({i["scene"] for i in images})},
         }
         write_split(
             options.output / f"{split}.json",

@@ -14,6 +14,7 @@ from typing import Any
 import pycocotools.mask as mask_util
 from tqdm import tqdm
 
+from ..data.coco_entries import class_key
 from ..data.coco_json import read_coco
 from ..data.images import ImageError, size_problem
 from ..data.rle import segmentation_to_rle
@@ -75,11 +76,11 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
     Raises:
         UserError: if a class is not in the list, or more than 1 % of the annotations are unusable.
     """
-    ids = {_normalize(name): i + 1 for i, name in enumerate(classes)}
+    ids = {class_key(name): i + 1 for i, name in enumerate(classes)}
     names = {c["id"]: c["name"] for c in content["categories"]}
     annotations = content.get("annotations", [])
     used = {a["category_id"] for a in annotations}
-    unknown = sorted({names[i] for i in used if _normalize(names[i]) not in ids})
+    unknown = sorted({names[i] for i in used if class_key(names[i]) not in ids})
     if unknown:
         raise UserError(
             f"the annotations have classes that are not in the data set: {', '.join(unknown)}; its "
@@ -103,7 +104,7 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
                 # Starting from 1: pycocotools treats a match with annotation 0 as no match.
                 "id": len(cleaned) + 1,
                 "image_id": a["image_id"],
-                "category_id": ids[_normalize(names[a["category_id"]])],
+                "category_id": ids[class_key(names[a["category_id"]])],
                 "segmentation": a["segmentation"],
                 "bbox": [float(v) for v in mask_util.toBbox(rle)],
                 "area": area,
@@ -120,10 +121,6 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
             f"{len(problems)} annotations are left out: {_first_five(problems)}.", file=sys.stderr
         )
     return cleaned
-
-
-def _normalize(name: str) -> str:
-    return name.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _first_five(problems: Sequence[str]) -> str:

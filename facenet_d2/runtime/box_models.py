@@ -189,7 +189,7 @@ def _with_masks(
     Those whose box lies outside the image or whose mask is empty are left out.
     """
     boxes = rescale(boxes, enlarge.input_size, enlarge.image_size)
-    nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1).tolist()
+    nonempty: list[bool] = np.all(boxes[:, 2:] > boxes[:, :2], axis=1).tolist()
     crops = [
         _crop(part, enlarge) if visible else EMPTY_CROP for part, visible in zip(parts, nonempty)
     ]

@@ -174,7 +174,13 @@ class ModelDescription:
         min_size: length to which the shorter side of an image is resized (``INPUT.MIN_SIZE_TEST``);
             0 to keep the size.
         max_size: maximum length of the longer side (``INPUT.MAX_SIZE_TEST``).
-        pixel_size: side of the training images' pixels in metres, if it is known.
+        pixel_size: side of the training images' pixels in metres (``TEST.SCENE.PIXEL_SIZE``), if it
+            is known.
+        scene_bands: numbers of the bands of whole scenes (``TEST.SCENE.BANDS``); empty for
+            ``bands``.
+        scene_stretch: stretch of whole scenes (``TEST.SCENE.STRETCH``); empty for ``stretch``.
+        scene_overlap: overlap of the tiles of whole scenes in pixels (``TEST.SCENE.OVERLAP``); 0
+            for a quarter of a tile.
 
     Raises:
         ValueError: if values do not fit together; the message starts with the name of one.
@@ -195,6 +201,9 @@ class ModelDescription:
     bands: tuple[int, ...] = ()
     stretch: str = ""
     pixel_size: float | None = None
+    scene_bands: tuple[int, ...] = ()
+    scene_stretch: str = ""
+    scene_overlap: int = 0
 
     def __post_init__(self) -> None:
         choices = {
@@ -221,7 +230,8 @@ class ModelDescription:
         channels = len(self.pixel_mean)
         if channels == 0:
             raise ValueError("pixel_mean is empty")
-        for name in ("pixel_std", *(["bands"] if self.bands else [])):
+        lists = [name for name in ("bands", "scene_bands") if getattr(self, name)]
+        for name in ("pixel_std", *lists):
             count = len(getattr(self, name))
             if count != channels:
                 raise ValueError(f"{name} has {count} values, but pixel_mean has {channels}")
@@ -230,6 +240,8 @@ class ModelDescription:
         _check_limits(self, "size_divisibility", "max_size")
         if self.min_size < 0:
             raise ValueError(f"min_size is {self.min_size}, which is negative")
+        if self.scene_overlap < 0:
+            raise ValueError(f"scene_overlap is {self.scene_overlap}, which is negative")
         if self.pixel_size is not None and self.pixel_size <= 0:
             raise ValueError(f"pixel_size is {self.pixel_size}, not positive")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..files import replaced
-from .tiles import Tile, TileGrid
+from .tiles import Grid, Tile
 
 BITS_SET = np.array([bin(value).count("1") for value in range(256)], np.int64)
 """Number of bits set in each value of a byte."""
@@ -180,7 +180,7 @@ class TileDetections:
     @classmethod
     def from_crops(
         cls,
-        grid: TileGrid,
+        grid: Grid,
         tile: Tile,
         classes: Sequence[int] | np.ndarray,
         scores: Sequence[float] | np.ndarray,

@@ -21,7 +21,7 @@ from .groups import (
     parts_of_tile,
 )
 from .suppression import DropLeftovers, DropRepeats, Suppression, as_boxes
-from .tiles import Tile, TileGrid
+from .tiles import Grid, Tile
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class SeamMerger:
         report: counts up to now; complete after the last row.
     """
 
-    def __init__(self, grid: TileGrid, settings: MergeSettings) -> None:
+    def __init__(self, grid: Grid, settings: MergeSettings) -> None:
         self.grid = grid
         self.settings = settings
         self.report = MergeReport()
@@ -320,7 +320,7 @@ def _scene_instances(instances: Sequence[Instance], first_id: int) -> SceneInsta
 
 
 def merge_rows(
-    grid: TileGrid, rows: Iterable[Iterable[TileDetections]], settings: MergeSettings
+    grid: Grid, rows: Iterable[Iterable[TileDetections]], settings: MergeSettings
 ) -> tuple[SceneInstances, MergeReport]:
     """Merge all rows of tiles, and hold the instances of the whole scene in memory.
 

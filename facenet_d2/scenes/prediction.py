@@ -16,8 +16,8 @@ from .detections import Detections, TileDetections
 from .merge import MergeReport, MergeSettings, SeamMerger
 from .raster import Raster
 from .stretch import Stretch
-from .tile_store import TileStore
-from .tiles import Tile, TileGrid
+from .tile_store import TileSource, TileStore
+from .tiles import Grid, Tile, TileGrid
 
 
 class TileImage(NamedTuple):
@@ -176,8 +176,8 @@ class InstanceStream:
 
     def __init__(
         self,
-        grid: TileGrid,
-        store: TileStore,
+        grid: Grid,
+        store: TileSource,
         settings: MergeSettings,
         *,
         min_score: float = 0.0,
@@ -185,7 +185,7 @@ class InstanceStream:
         """
         Args:
             grid: the tiles of the scene.
-            store: store with the detections of all tiles.
+            store: source of the detections of all tiles.
             settings: settings of the merge.
             min_score: minimum score of the instances, after the merge.
         """

@@ -35,7 +35,7 @@ from .writers import write_scene
 
 logger = logging.getLogger(__name__)
 
-# Overlap of tiles as a share of their side, unless it is given.
+# Overlap of tiles as a share of their side, unless the model states the size of objects.
 DEFAULT_OVERLAP = 0.25
 # Distance in pixels up to which the masks of an object may differ in two tiles: the stride of the
 # models' masks.
@@ -71,11 +71,10 @@ class ScenePrediction:
 
 
 @contextmanager
-def _opened(source: str | Path | np.ndarray, options: dict[str, Any]) -> Iterator[Raster]:
-    """Open a raster, or an array ``(H, W, bands)`` as one."""
+def _file_name(source: str | Path | np.ndarray) -> Iterator[str]:
+    """Return a name by which GDAL opens a raster or an array ``(H, W, bands)``."""
     if not isinstance(source, np.ndarray):
-        with Raster(source, **options) as raster:
-            yield raster
+        yield str(source)
         return
     if source.ndim != 3 or 0 in source.shape:
         raise UserError(f"A scene is an array (H, W, bands), not one of shape {source.shape}.")
@@ -88,8 +87,7 @@ def _opened(source: str | Path | np.ndarray, options: dict[str, Any]) -> Iterato
                 dataset.write(np.moveaxis(source, 2, 0))
         except (TypeError, ValueError) as error:
             raise UserError(f"An array of {source.dtype} is not a scene ({error}).") from error
-        with Raster(file.name, **options) as raster:
-            yield raster
+        yield file.name
 
 
 @dataclass(frozen=True)
@@ -101,14 +99,16 @@ class SceneModel:
         class_ids: category id of each class index; empty for 1, 2, 3 ...
         class_colors: RGB colour of each class index, 0 to 255; empty for Detectron2's palette.
         pixel_mean: mean of each channel of the network's input.
-        bands: numbers of the bands that the model was trained with; empty for all but alpha.
-        stretch: stretch that it was trained with; empty for none.
+        bands: numbers of the bands of scenes; empty for all but alpha.
+        stretch: rule of the stretch of scenes; empty for the default of their type of values.
         is_bgr: whether the first three channels are blue, green and red.
         has_pictures: whether it was trained with pictures of 8-bit colours. The bands of a raster
             are then red, green and blue; otherwise, they have the order of the channels.
         tile_size: side in pixels of the images that it was trained with.
         max_size: maximum side in pixels of these images.
         max_instances: maximum number of instances that it finds in an image.
+        pixel_size: size of the training images' pixels on the ground in metres; None if unknown.
+        overlap: overlap of tiles in pixels that fits the objects; 0 if unknown.
     """
 
     class_names: tuple[str, ...]
@@ -122,6 +122,8 @@ class SceneModel:
     tile_size: int
     max_size: int
     max_instances: int
+    pixel_size: float | None = None
+    overlap: int = 0
 
 
 class TilePredictor(ABC):
@@ -134,7 +136,7 @@ class TilePredictor(ABC):
         tile_size: side of a tile in pixels.
         overlap: overlap of tiles in pixels.
         batch_size: number of tiles that the model processes at once.
-        bands: numbers of the bands that the model was trained with; None for all but an alpha band.
+        bands: numbers of the bands of scenes; None for all but an alpha band.
     """
 
     def __init__(
@@ -144,15 +146,23 @@ class TilePredictor(ABC):
         Args:
             model: description of the model.
             tile_size: side of a tile in pixels; by default that of the training images.
-            overlap: overlap of tiles in pixels; by default a quarter of a tile. Objects up to this
-                size are seen whole in at least one tile.
+            overlap: overlap of tiles in pixels; by default that of the model, at most half a tile,
+                or a quarter of a tile. Objects up to this size are seen whole in at least one tile.
             batch_size: number of tiles that the model processes at once.
+
+        Raises:
+            UserError: if the model's stretch is not a rule.
         """
         self.model = model
         self.tile_size = tile_size or model.tile_size
-        self.overlap = round(DEFAULT_OVERLAP * self.tile_size) if overlap is None else overlap
+        if overlap is None:
+            known = min(model.overlap, self.tile_size // 2)
+            overlap = known or round(DEFAULT_OVERLAP * self.tile_size)
+        self.overlap = overlap
         self.batch_size = batch_size
         self.bands = list(model.bands) or None
+        if model.stretch:
+            StretchRule.parse(model.stretch)
         if self.tile_size > model.max_size:
             logger.warning(
                 "The tile size, %d pixels, is larger than INPUT.MAX_SIZE_TEST, %d: the model was "
@@ -190,13 +200,14 @@ class TilePredictor(ABC):
         Args:
             source: raster file, URL or other name that GDAL opens, or an array ``(H, W, bands)``,
                 RGB if it has three bands.
-            bands: numbers of the bands, from 1; by default ``INPUT.BANDS``, or all but an alpha
-                band.
-            pixel_size: side of the pixels that the model sees, in metres.
+            bands: numbers of the bands, from 1; by default ``TEST.SCENE.BANDS`` or
+                ``INPUT.BANDS``, or all but an alpha band.
+            pixel_size: side of the pixels that the model sees, in metres; by default
+                ``TEST.SCENE.PIXEL_SIZE``.
             scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
             area: area of interest.
             stretch: rule of the stretch, see :class:`~facenet_d2.scenes.stretch.StretchRule`; by
-                default ``INPUT.STRETCH``.
+                default ``TEST.SCENE.STRETCH`` or ``INPUT.STRETCH``.
             min_score: minimum score of the instances.
 
         Returns:
@@ -205,13 +216,10 @@ class TilePredictor(ABC):
         Raises:
             UserError: if the scene is not readable, or its bands do not fit the model.
         """
-        options: dict[str, Any] = {
-            "bands": bands or self.bands,
-            "pixel_size": pixel_size,
-            "scale": scale,
-            "area": area,
-        }
-        with _opened(source, options) as raster:
+        with (
+            _file_name(source) as name,
+            self.open(name, bands=bands, pixel_size=pixel_size, scale=scale, area=area) as raster,
+        ):
             scene = self.scene(raster, stretch)
             store = MemoryStore()
             detect_tiles(scene, tile_batches(scene.grid, self.batch_size), self.detect, store)
@@ -219,6 +227,47 @@ class TilePredictor(ABC):
             instances = list(stream)
             self.warn(stream.report)
             return ScenePrediction(self.describe(scene), instances, stream.report)
+
+    def open(
+        self,
+        path: str,
+        *,
+        bands: Sequence[int] | None = None,
+        pixel_size: float | None = None,
+        scale: float | None = None,
+        area: Area | None = None,
+    ) -> Raster:
+        """Open a raster with the bands and the pixel size that the model was trained with.
+
+        Args:
+            path: raster file, URL or other name that GDAL opens.
+            bands: numbers of the bands, as in :meth:`__call__`.
+            pixel_size: size of the pixels that the model sees, as in :meth:`__call__`.
+            scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
+            area: area of interest.
+
+        Raises:
+            UserError: if the raster cannot be opened.
+        """
+        model = self.model
+        bands = bands or self.bands
+        use_model_size = pixel_size is None and scale is None and model.pixel_size is not None
+        if bands is None or use_model_size:
+            with Raster(path, bands=bands) as raster:
+                found, metres = raster.bands, raster.pixel_metres
+            if bands is None and len(found) == 1 and model.has_pictures:
+                # Training reads grey images as colours, too.
+                bands = found * 3
+            if use_model_size and metres is not None:
+                pixel_size = model.pixel_size
+            elif use_model_size:
+                logger.warning(
+                    "%s: the size of its pixels is unknown; it is assumed to be that of the "
+                    "training images, %g m.",
+                    raster.name,
+                    model.pixel_size,
+                )
+        return Raster(path, bands=bands, pixel_size=pixel_size, scale=scale, area=area)
 
     def scene(self, raster: Raster, stretch: str | None = None) -> Scene:
         """Return a raster with its tiles and its stretch.
@@ -233,7 +282,7 @@ class TilePredictor(ABC):
                 "choose them by their numbers, from 1."
             )
         text = stretch or self.model.stretch
-        rule: StretchRule = StretchRule.parse(text) if text else default_rule(raster)
+        rule = StretchRule.parse(text) if text else default_rule(raster)
         grid = TileGrid(raster.height, raster.width, self.tile_size, self.overlap)
         return Scene(raster, rule.fit([raster]), grid)
 

@@ -112,6 +112,11 @@ class Stretch:
         result[:, ~valid] = 0
         return result
 
+    def as_rule(self) -> StretchRule:
+        """Return the rule that sets the same bounds for other scenes."""
+        kind = "none" if self.is_identity else "range"
+        return StretchRule(kind, self.low, self.high, self.decibels)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the stretch as JSON values."""
         if self.is_identity:

@@ -10,14 +10,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import UserError
-from ..files import remove_temporary_files, write_whole
+from ..files import write_whole
 from .detections import TileDetections
 from .tiles import Tile
 
 FINGERPRINT = "fingerprint.json"
 
 
-class TileStore(Protocol):
+class TileSource(Protocol):
+    """Where the detections of tiles come from."""
+
+    def load(self, tile: Tile) -> TileDetections:
+        """Return the detections of a tile that has been processed."""
+
+
+class TileStore(TileSource, Protocol):
     """Where the detections of tiles are kept."""
 
     def __contains__(self, tile: Tile) -> bool:
@@ -25,9 +32,6 @@ class TileStore(Protocol):
 
     def save(self, tile: Tile, detections: TileDetections) -> None:
         """Keep the detections of a tile."""
-
-    def load(self, tile: Tile) -> TileDetections:
-        """Return the detections of a tile that has been processed."""
 
 
 class MemoryStore:
@@ -71,13 +75,12 @@ class FolderStore:
         self._text = text
 
     def open(self) -> None:
-        """Create the folder, or remove what killed processes have left in it.
+        """Create the folder, if it does not exist.
 
         Raises:
             UserError: if the folder is that of another fingerprint.
         """
         self.folder.mkdir(exist_ok=True)
-        remove_temporary_files(self.folder)
         file = self.folder / FINGERPRINT
         if not file.is_file():
             write_whole(file, self._text)

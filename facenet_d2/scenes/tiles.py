@@ -1,16 +1,20 @@
-"""Tiles: overlapping windows of one size that cover a scene."""
+"""Tiles: overlapping windows of a scene."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
+from math import ceil, inf
+from typing import Protocol
 
 import numpy as np
 
 from ..errors import UserError
+
+# Pixels of context between an object and the side of its tile.
+OVERLAP_MARGIN = 8
 
 
 def tile_starts(length: int, size: int, overlap: int) -> list[int]:
@@ -29,6 +33,16 @@ def tile_starts(length: int, size: int, overlap: int) -> list[int]:
         return [0]
     strides = -(-(length - size) // (size - overlap))
     return [i * (length - size) // strides for i in range(strides + 1)]
+
+
+def tile_overlap(object_size: float, tile_size: int) -> int:
+    """Return an overlap of tiles with which objects are whole in at least one tile.
+
+    Args:
+        object_size: longer side of large objects in pixels.
+        tile_size: side of a tile in pixels; the overlap is at most half of it.
+    """
+    return min(ceil(object_size) + OVERLAP_MARGIN, tile_size // 2)
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,42 @@ class Tile:
         distances = (sides - np.array(window, np.float64)) * (1, 1, -1, -1)
         distances[:, ~np.array(self.inner)] = inf
         return distances.min(axis=1)
+
+
+class Grid(Protocol):
+    """The tiles of a scene in rows, as the merge needs them.
+
+    The tiles of a row begin with the same row of pixels, and those of later rows further down.
+    """
+
+    @property
+    def height(self) -> int:
+        """Height of the scene in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Width of the scene in pixels."""
+
+    @property
+    def overlap(self) -> int:
+        """Largest width and height at which every object lies within at least one tile."""
+
+    @property
+    def tops(self) -> Sequence[int]:
+        """First row of pixels of each row of tiles."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows of tiles, and the largest number of tiles in a row."""
+
+    def row(self, row: int) -> list[Tile]:
+        """Return the tiles of a row, from left to right."""
+
+    def tile(self, row: int, column: int) -> Tile:
+        """Return one tile."""
+
+    def tiles_around(self, box: tuple[int, int, int, int]) -> Iterator[Tile]:
+        """Yield the tiles that contain a box (left, top, right, bottom)."""
 
 
 @dataclass(frozen=True)

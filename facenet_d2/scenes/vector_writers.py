@@ -6,7 +6,7 @@ import importlib
 import json
 import sqlite3
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,22 +46,48 @@ class GeoPackageWriter(SceneWriter):
         self._append(batch.features, append=True)
 
     def _append(self, features: Features, **options: Any) -> None:
-        with _gdal(self.path):
-            pyogrio.raw.write(
-                self.path,
-                shapely.to_wkb(features.polygons),
-                list(features.attributes.values()),
-                list(features.attributes),
-                geometry_type="MultiPolygon",
-                crs=_wkt(self.scene),
-                driver="GPKG",
-                layer=LAYER,
-                **options,
-            )
+        write_package(
+            self.path, self.scene, LAYER, features.polygons, features.attributes, **options
+        )
 
     def finish(self) -> None:
         with closing(sqlite3.connect(self.path)) as database, database:
             _add_style(database, qgis_style(self.scene))
+
+
+def write_package(
+    path: Path,
+    scene: SceneDescription,
+    layer: str,
+    polygons: np.ndarray,
+    attributes: Mapping[str, np.ndarray],
+    **options: Any,
+) -> None:
+    """Write a layer of a GeoPackage.
+
+    Args:
+        path: the file.
+        scene: description of the scene.
+        layer: name of the layer.
+        polygons: array of N MultiPolygons in the scene's coordinates.
+        attributes: columns ``(N,)`` by name.
+        options: further options of ``pyogrio.raw.write``.
+
+    Raises:
+        UserError: if the file cannot be written.
+    """
+    with _gdal(path):
+        pyogrio.raw.write(
+            path,
+            shapely.to_wkb(polygons),
+            list(attributes.values()),
+            list(attributes),
+            geometry_type="MultiPolygon",
+            crs=_wkt(scene),
+            driver="GPKG",
+            layer=layer,
+            **options,
+        )
 
 
 def _add_style(database: sqlite3.Connection, style: str) -> None:

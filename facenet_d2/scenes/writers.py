@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ import numpy as np
 from rasterio.errors import RasterioError
 
 from ..errors import UserError
-from ..files import replaced
+from ..files import remove_temporary_files, replaced
 from .base_writer import SceneWriter
 from .description import SceneDescription, SceneInstance
 from .mask_writers import CocoResultsWriter, IdRasterWriter, check_rle
@@ -131,6 +132,8 @@ def write_scene(
     if picture is not None:
         makers[".png"] = partial(OverviewWriter, picture=picture)
     paths = tuple(Path(output) for output in outputs)
+    for path in paths:
+        remove_temporary_files(path.parent, glob.escape(path.stem))
     vectorize = Vectorizer(scene, simplify=simplify)
     counts = np.zeros(len(scene.class_names), int)
     try:

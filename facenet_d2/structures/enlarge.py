@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .masks import MASK_STRIDE, tight_boxes
+from .masks import MASK_STRIDE, crop_to_boxes, tight_boxes
 from .rle_masks import RLEMasks, find_changes, join_changes
 
 # Number of floats in one chunk of enlarged masks, 64 MiB: hundreds of instances on a large image
@@ -22,6 +22,7 @@ def enlarge_masks(
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     threshold: float,
+    boxes: torch.Tensor | None = None,
 ) -> RLEMasks:
     """Enlarge mask probabilities at stride 4 to binary masks at the image's size.
 
@@ -35,12 +36,14 @@ def enlarge_masks(
         input_size: (height, width) of the network's input without padding.
         image_size: (height, width) of the result.
         threshold: probability above which a pixel is set.
+        boxes: box of each mask in pixels of the result, ``(N, 4)``; no pixel whose centre lies
+            outside is set.
 
     Returns:
         N masks of ``image_size``.
     """
     enlarge = _enlarge_parts if masks.device.type == "cpu" else _enlarge_whole
-    return RLEMasks(enlarge(masks, input_size, image_size, threshold), image_size)
+    return RLEMasks(enlarge(masks, input_size, image_size, threshold, boxes), image_size)
 
 
 def _enlarge_whole(
@@ -48,17 +51,22 @@ def _enlarge_whole(
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     threshold: float,
+    boxes: torch.Tensor | None = None,
 ) -> list[np.ndarray]:
     """Enlarge whole masks, chunk by chunk; return the :attr:`RLEMasks.changes`."""
     padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
+    step = max(1, CHUNK_FLOATS // pixels)
     changes = []
-    for chunk in masks[:, None].split(max(1, CHUNK_FLOATS // pixels)):
+    for start, chunk in zip(range(0, len(masks), step), masks[:, None].split(step)):
         chunk = F.interpolate(chunk, size=padded, mode="bilinear", align_corners=False)
         chunk = chunk[:, :, : input_size[0], : input_size[1]]
         if chunk.shape[-2:] != image_size:
             chunk = F.interpolate(chunk, size=image_size, mode="bilinear", align_corners=False)
-        changes += find_changes((chunk[:, 0] > threshold).transpose(1, 2), 0, 0, image_size[0])
+        pixels_set = chunk[:, 0] > threshold
+        if boxes is not None:
+            pixels_set &= crop_to_boxes(boxes[start : start + step], image_size)
+        changes += find_changes(pixels_set.transpose(1, 2), 0, 0, image_size[0])
     return changes
 
 
@@ -67,6 +75,7 @@ def _enlarge_parts(
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     threshold: float,
+    boxes: torch.Tensor | None = None,
 ) -> list[np.ndarray]:
     """Enlarge each mask around its pixels; return the :attr:`RLEMasks.changes`.
 
@@ -74,12 +83,14 @@ def _enlarge_parts(
     one pixel from those that do.
     """
     lines = [_sampled_lines(size, full) for size, full in zip(input_size, image_size)]
-    extents = tight_boxes(masks > threshold).int().tolist()
+    extents = tight_boxes(masks > threshold)
+    if boxes is not None:
+        extents = _intersect(extents, boxes, input_size, image_size)
     changes = []
-    for mask, (x0, y0, x1, y1) in zip(masks, extents):
+    for i, (x0, y0, x1, y1) in enumerate(extents.int().tolist()):
         # A margin of two: the second pixel is a neighbour in the interpolation at the first.
         x0, y0 = max(0, x0 - 2), max(0, y0 - 2)
-        part = mask[None, None, y0 : y1 + 2, x0 : x1 + 2]
+        part = masks[i][None, None, y0 : y1 + 2, x0 : x1 + 2]
         # From here on, coordinates are pixels of the network's input.
         x0, y0 = x0 * MASK_STRIDE, y0 * MASK_STRIDE
         bands = []
@@ -94,10 +105,32 @@ def _enlarge_parts(
                 top = y0
                 if lines[0] is not None:
                     band, top = _resample(band, y0, lines[0], dim=0)
-                bands += find_changes((band > threshold).T[None], x0, top, image_size[0])
+                pixels_set = band > threshold
+                if boxes is not None:
+                    own = boxes[i : i + 1] - boxes.new_tensor([x0, top, x0, top])
+                    pixels_set &= crop_to_boxes(own, (band.shape[0], band.shape[1]))[0]
+                bands += find_changes(pixels_set.T[None], x0, top, image_size[0])
                 x0 += band.shape[1]
         changes.append(join_changes(bands) if bands else np.zeros(0, np.uint32))
     return changes
+
+
+def _intersect(
+    extents: torch.Tensor,
+    boxes: torch.Tensor,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> torch.Tensor:
+    """Reduce extents of masks, in pixels at stride 4, to boxes in pixels of the image.
+
+    The result is empty, with zeros, where the two do not meet. One pixel is added around the box,
+    because scaling to the size of the image samples a neighbour there.
+    """
+    scale_y, scale_x = (old / new / MASK_STRIDE for old, new in zip(input_size, image_size))
+    near = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
+    low = torch.maximum(extents[:, :2], near[:, :2].floor() - 1)
+    high = torch.minimum(extents[:, 2:], near[:, 2:].ceil() + 1)
+    return torch.cat([low, high], dim=1) * (low < high).all(dim=1, keepdim=True)
 
 
 # For each new line, the index of the first of its two old neighbours and the second one's weight.

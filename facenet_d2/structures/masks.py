@@ -158,6 +158,27 @@ def mass_centers(masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return (columns @ xs) / area, (rows @ ys) / area
 
 
+def mass_covariances(masks: torch.Tensor) -> torch.Tensor:
+    """Return the covariance of x and y over the area of each mask, its second central moments.
+
+    A pixel is a square, not a point, which adds 1/12 to both variances.
+
+    Args:
+        masks: ``(N, H, W)`` bool.
+
+    Returns:
+        variance of x, covariance of x and y, variance of y, in squared pixels, ``(N, 3)`` float64;
+        NaN for an empty mask.
+    """
+    covariances = [torch.zeros((0, 3), device=masks.device, dtype=torch.float64)]
+    for mask in masks:
+        places = mask.nonzero().double()
+        places -= places.mean(dim=0)
+        (yy, xy), (_, xx) = places.T @ places / len(places)
+        covariances.append(torch.stack([xx + 1 / 12, xy, yy + 1 / 12])[None])
+    return torch.cat(covariances)
+
+
 def crop_to_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return a mask for each box, set at the pixels whose centres lie in it.
 
@@ -174,6 +195,20 @@ def crop_to_boxes(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     in_columns = (xs >= x0) & (xs <= x1)
     in_rows = (ys >= y0) & (ys <= y1)
     return in_rows[:, :, None] & in_columns[:, None, :]
+
+
+def widen_boxes(boxes: torch.Tensor, share: float) -> torch.Tensor:
+    """Move each side of boxes outwards, by a share of the box's width or height.
+
+    Args:
+        boxes: ``(N, 4)``, (x0, y0, x1, y1).
+        share: share of the width and of the height; the distance is at least 1.
+
+    Returns:
+        ``(N, 4)``.
+    """
+    margin = ((boxes[:, 2:] - boxes[:, :2]) * share).clamp(min=1)
+    return torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
 
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:

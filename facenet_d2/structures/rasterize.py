@@ -143,7 +143,8 @@ def rasterize_instances(
 
     Returns:
         the N instances with at least one pixel in the new image: ``gt_classes``, ``gt_boxes``
-        (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels) and
+        (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels),
+        ``gt_covariances`` ``(N, 3)`` float64 (as :func:`~.masks.mass_covariances` returns them) and
         ``gt_stride4_masks`` ``(N, ceil(H/4), ceil(W/4))`` bool.
 
     Raises:
@@ -159,6 +160,7 @@ def rasterize_instances(
     classes: list[int] = []
     boxes = np.zeros((len(annotations), 4), dtype=np.float32)
     centers = np.zeros((len(annotations), 2))
+    covariances = np.zeros((len(annotations), 3))
     for i, annotation in enumerate(annotations):
         if i in mapped:
             crop = rasterize_polygons(mapped[i], size)
@@ -189,6 +191,12 @@ def rasterize_instances(
             (columns @ np.arange(crop.x, crop.x + len(columns))) / area,
             (rows @ np.arange(crop.y, crop.y + len(rows))) / area,
         )
+        moments = cv2.moments(crop.pixels, binaryImage=True)
+        covariances[n] = (
+            moments["mu20"] / area + 1 / 12,
+            moments["mu11"] / area,
+            moments["mu02"] / area + 1 / 12,
+        )
         small = downsample_mask(crop.pixels)
         top, left = crop.y // MASK_STRIDE, crop.x // MASK_STRIDE
         as_array[n, top : top + small.shape[0], left : left + small.shape[1]] = small
@@ -198,6 +206,7 @@ def rasterize_instances(
     instances.gt_classes = torch.tensor(classes, dtype=torch.int64)
     instances.gt_boxes = Boxes(torch.from_numpy(boxes[:n]))
     instances.gt_centers = torch.from_numpy(centers[:n])
+    instances.gt_covariances = torch.from_numpy(covariances[:n])
     instances.gt_stride4_masks = masks[:n]
     return instances
 

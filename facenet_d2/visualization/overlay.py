@@ -164,10 +164,9 @@ class _Canvas:
             height: height of the object, which determines the size of the text.
             centered: whether ``place`` is the middle.
         """
-        # JSON can contain single surrogates, which are not characters.
-        text = " ".join(text.encode(errors="replace").decode().split())
+        text = one_line(text)
         factor = min(max((height / self.geometric_side - 0.02) / 0.08 + 1, 1.2), 2) * 0.5
-        font = _font(self._pixels(factor * self.points * self.scale))
+        font = text_font(self._pixels(factor * self.points * self.scale))
         pad = max(1, int(font.size) // 10)
         x0, y0, x1, y1 = (round(v) for v in font.getbbox(text))
         w, h = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
@@ -190,8 +189,15 @@ class _Canvas:
         return max(1, round(points * 100 / 72))
 
 
+def one_line(text: str) -> str:
+    """Return a text that can be drawn: without line breaks and broken characters."""
+    # JSON can contain single surrogates, which are not characters.
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
 @functools.lru_cache(maxsize=64)
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def text_font(size: int) -> ImageFont.FreeTypeFont:
+    """Return the sans-serif font in a size in pixels."""
     # Pillow's other layout engine fails on control characters.
     return ImageFont.truetype(
         findfont(FontProperties(["sans-serif"])), size, layout_engine=ImageFont.Layout.BASIC

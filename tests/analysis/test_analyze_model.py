@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from types import SimpleNamespace
 
 import analyze_model
@@ -13,8 +14,10 @@ from helpers import REPOSITORY, write_tiny_config
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 
-from facenet_d2.analysis import OperatorCounter, analyze
-from facenet_d2.engine import load_config, run_command
+from facenet_d2 import UserError
+from facenet_d2.analysis import PAPER_RULES, OperatorCounter, analyze
+from facenet_d2.analysis.counter import Counts
+from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
 
@@ -162,15 +165,110 @@ def test_heads_on_mask_rcnn(tmp_path, scenes):
     assert analysis.parts["point head"]["multiply_adds"] == 4 * 784 * 4 * point
 
 
-@pytest.mark.parametrize("name", ["yolact", "condinst"])
+def test_panet(tmp_path, scenes):
+    options = ("MODEL.RPN.POST_NMS_TOPK_TEST", "30", "MODEL.ROI_BOX_HEAD.FC_DIM", "16")
+    rows = analyze(tiny_model(tmp_path, scenes, "panet", *options), 128, 128, instances=4).parts
+    check_sums(rows)
+    conv = 9 * 32 * 32
+    # The first convolution on each of four levels, three more, and a fully connected layer.
+    box = 49 * (4 + 3) * conv + 49 * 32 * 16 + 16 * (6 + 20)
+    assert rows["box head"]["multiply_adds"] == 30 * box
+    # Two shared convolutions, then one, the transposed one and the prediction, and two and a fully
+    # connected layer.
+    mask = 14**2 * ((4 + 2 + 1 + 2) * conv + 4 * 32 * 32) + 28**2 * (32 * 5 + 14**2 * 32)
+    assert rows["mask head"]["multiply_adds"] == 4 * mask
+
+
+def test_refine_mask(tmp_path, scenes):
+    options = ("MODEL.RPN.POST_NMS_TOPK_TEST", "30")
+    model = tiny_model(tmp_path, scenes, "refinemask", *options)
+    analysis = analyze(model, 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    semantic = analysis.parts["semantic branch"]["multiply_adds"]
+    assert semantic == 32**2 * (4 * 9 * 32 * 32 + 32)
+    # The semantic features of each stage are shared by all instances.
+    shared = 32**2 * 32 * (32 + 16 + 8)
+    mask = 2 * 14**2 * 9 * 32 * 32 + 112**2 * 4
+    for size, c in ((14, 32), (28, 16), (56, 8)):
+        # The mask of one class, then semantic features, fusion, three branches, two more.
+        mask += size**2 * (c + c * c + (2 * c + 2) * c + 3 * 9 * c * c + c * c + c * (c // 2 - 2))
+    assert analysis.parts["mask head"]["multiply_adds"] == shared + 4 * mask
+
+
+@pytest.mark.parametrize("name", ["yolact", "condinst", "rdsnet"])
 def test_boxes_first(tmp_path, scenes, name):
     model = tiny_model(tmp_path, scenes, name, "MODEL.YOLACT.NUM_PROTOTYPES", "8")
     analysis = analyze(model, 128, 128, instances=9)
     check_sums(analysis.parts)
     assert analysis.not_counted == {}
-    # Prototypes at stride 4; or a pixel's two coordinates and 8 features, to 8, 8, 1 at stride 8.
-    masks = 8 * 32**2 if name == "yolact" else (10 * 8 + 8 * 8 + 8) * 16**2
+    # Prototypes or a pixel map of 8 channels at stride 4; or a pixel's two coordinates and 8
+    # features, to 8, 8, 1 at stride 8.
+    masks = (10 * 8 + 8 * 8 + 8) * 16**2 if name == "condinst" else 8 * 32**2
     assert analysis.parts["masks of 9 instances"]["multiply_adds"] == 9 * masks
+
+
+def test_query_inst(tmp_path, scenes):
+    analysis = analyze(tiny_model(tmp_path, scenes, "queryinst"), 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    attention = 4 * 100 * 32 * 32 + 2 * 100 * 100 * 32
+    # Two matrices of 32x8 for each query, applied to 7x7 pixels; then the pixels as one vector.
+    interaction = 100 * (32 * 512 + 49 * 512 + 49 * 32 * 32)
+    rest = 100 * 32 * (2 * 32 + 4 * 32 + 5 + 4)
+    box_heads = 2 * (attention + interaction + rest)
+    assert analysis.parts["box heads"]["multiply_adds"] == box_heads
+    # The same on 14x14 pixels, a convolution, the transposed one and 5 classes at 28x28.
+    mask = 32 * 512 + 196 * (512 + 9 * 32 * 32 + 4 * 32 * 32) + 784 * 32 * 5
+    assert analysis.parts["mask heads"]["multiply_adds"] == 4 * mask
+    assert analysis.parts["queries"]["parameters"] == 100 * (32 + 4)
+    with pytest.raises(UserError, match="101 instances are too many: the model has 100 queries"):
+        analyze(tiny_model(tmp_path, scenes, "queryinst"), 128, 128, instances=101)
+
+
+def test_mask2former(tmp_path, scenes):
+    analysis = analyze(tiny_model(tmp_path, scenes, "mask2former"), 128, 128, instances=4)
+    check_sums(analysis.parts)
+    assert analysis.not_counted == {}
+    levels, channels = (4**2, 8**2, 16**2), (512, 256, 128)
+    decoder = 4 * 20 * 32 * (6 + 3 * 32 + 32**2)
+    for pixels in levels:
+        decoder += 2 * (20 + pixels) * 32 * 32 + 2 * 20 * pixels * 32
+        decoder += 4 * 20 * 32 * 32 + 2 * 20 * 20 * 32 + 2 * 20 * 32 * 32
+    assert analysis.parts["decoder"]["multiply_adds"] == decoder
+    encoder = sum(levels) * 32 * (8 * 3 * 4 * 3 + 2 * 32 + 2 * 32)
+    projections = sum(n * c * 32 for n, c in zip(levels, channels))
+    finest = 32**2 * 32 * (64 + 9 * 32 + 32)
+    assert analysis.parts["pixel decoder"]["multiply_adds"] == encoder + projections + finest
+
+
+def test_rdsnet(tmp_path, scenes):
+    model = tiny_model(tmp_path, scenes, "rdsnet")
+    rows = analyze(model, 128, 128, instances=9).parts
+    # Levels of strides 8 to 128, 9 anchors a position: 5 classes, 4 sides and two vectors of 8.
+    positions = 16**2 + 8**2 + 4**2 + 2**2 + 1
+    tower = 9 * (3 * 32 * 64 + 64 * 9 * (5 + 4 + 16))
+    assert rows["anchor head"]["multiply_adds"] == positions * tower
+    # p3 and p4 once, p5 twice, then stride 8 and, after doubling, 8 channels at stride 4.
+    convs = 9 * 64 * (32 * (16**2 + 8**2 + 4**2) + 64 * (8**2 + 16**2)) + 64 * 8 * 32**2
+    assert rows["pixel branch"]["multiply_adds"] == convs
+
+
+def test_rdsnet_at_the_size_of_table_2():
+    """The detector's 227.75 G and the pixel branch's 15.44 G, with strides in the 3x3."""
+    cfg = read_config(
+        REPOSITORY / "configs" / "iSAID" / "rdsnet_R_101_36ep.yaml",
+        ["MODEL.DEVICE", "meta", "MODEL.RDSNET.NUM_CLASSES", "15"]
+        + ["MODEL.RESNETS.STRIDE_IN_1X1", "False"],
+    )
+    with torch.device("meta"):
+        model = build_model(cfg).eval()
+    with torch.no_grad(), OperatorCounter(model, lambda name: name.partition(".")[0]) as counter:
+        model.predict(torch.zeros(1, 3, 800, 800, device="meta"))
+    found = {name: part.multiply_adds / 1e9 for name, part in counter.parts.items()}
+    assert found["backbone"] + found["anchor_head"] == pytest.approx(227.75, abs=0.005)
+    assert found["pixel_branch"] == pytest.approx(15.44, abs=0.005)
+    assert not counter.not_counted
 
 
 RETINANET = ("MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", "5")
@@ -242,7 +340,7 @@ def test_operators(function, multiply_adds, activations):
     assert not counter.not_counted
 
 
-def test_extra_operations_of_mmdetection():
+def test_what_published_counters_add():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
         nn.BatchNorm2d(4),
@@ -255,15 +353,17 @@ def test_extra_operations_of_mmdetection():
         model(torch.rand(1, 3, 8, 8))
     assert counter.multiply_adds == 64 * 3 * 9 * 4 + 16 * 4 * 4 * 2 + 64 * 2 * 2
     expected = {
-        "0": 64 * 4,  # Biases.
-        "1": 2 * 64 * 4,
-        "2": 64 * 4,
-        "3": 64 * 4,
-        # Its kernel of 2x2 at each of 64 pixels, of which 16 times is what there is; biases.
-        "4": (64 - 16) * 4 * 4 * 2 + 64 * 2,
-        "5": 0,
+        "0": {"bias": 64 * 4},
+        "1": {"batch norm": 64 * 4},
+        "2": {"rectifier": 64 * 4},
+        "3": {"pooling": 64 * 4},
+        # Its kernel of 2x2 at each of 64 pixels, of which 16 times is what there is.
+        "4": {"bias": 64 * 2, "transposed": (64 - 16) * 4 * 4 * 2},
+        "5": {},
     }
-    assert {name: counter.parts[name].extra for name in expected} == expected
+    assert {name: counter.parts[name].operations for name in expected} == expected
+    counts = Counts(multiply_adds=5, operations=Counter({"bias": 7, "group norm": 11}))
+    assert counts.published({"bias": 1, "group norm": 4, "pooling": 1}) == 5 + 7 + 4 * 11
 
 
 def test_inference_mode():
@@ -321,12 +421,22 @@ def test_table_2(run, monkeypatch):
     monkeypatch.setattr(
         analyze_model, "analyze_config", lambda cfg, size, instances: built.append(cfg) or counted
     )
+    as_paper = {"SOLOv2": (65.0, 250.0), "FACENet": (90.0, 300.0)}
+    monkeypatch.setattr(
+        analyze_model,
+        "count_row_as_paper",
+        lambda row, rule: as_paper.get(row.name, (1.0, 1.0)),
+    )
     table = run("--table", 2, output=None)
-    assert "| SOLOv2 | 64.00 | 65.84 | 0.972 | 300.00 | 320.00 | 284.44 | 1.125 |" in table
-    assert "| Luo et al. | \N{EN DASH} | 43.83 | \N{EN DASH} |" in table
-    assert "| CondInst | 64.00 | \N{EN DASH} |" in table
-    assert "1.000 times SOLOv2's (paper: 1.335)" in table
-    assert len(built) == 1 + sum(row.model is not None for row in TABLES[2].rows)
+    cells = {line.split(" | ")[0]: line for line in table.splitlines() if line.startswith("| ")}
+    expected = "| SOLOv2 | 64.00 | 65.00 | 65.84 | 0.987 | 300.00 | 250.00 | 284.44 | 0.879 |"
+    assert cells["| SOLOv2"] == expected
+    assert cells["| CondInst"].endswith("| 300.00" + " | \N{EN DASH}" * 3 + " |")
+    assert "1.000 times SOLOv2's (as the paper counted: 1.200; paper: 1.335)" in table
+    assert "- SOLOv2: 10 classes, 800x1280, ResNet-101, SOLO's repository" in table
+    # Every row with multiply-adds in the paper has a rule.
+    assert {row.name for row in TABLES[2].rows if row.multiply_adds} == set(PAPER_RULES)
+    assert len(built) == len(analyze_model.EXTRA) + len(TABLES[2].rows)
     assert {cfg.MODEL.RESNETS.DEPTH for cfg in built} == {101}
     assert {len(cfg.DATASETS.CLASS_NAMES) for cfg in built} == {15}
 

@@ -82,6 +82,23 @@ def test_factors(model, model_cfg):
     assert len(set(found.values())) == 3
 
 
+def test_weight_decay_of_embeddings(model, model_cfg):
+    """Only that of the embeddings changes; None leaves Detectron2's groups as they are."""
+    model.queries = torch.nn.Embedding(3, 4)
+    model_cfg.SOLVER.OPTIMIZER, model_cfg.SOLVER.WEIGHT_DECAY = "AdamW", 0.05
+    names = {id(p): n for n, p in model.named_parameters()}
+    stock = build_optimizer(model_cfg, model).param_groups
+    model_cfg.SOLVER.WEIGHT_DECAY_EMBED = 0.01
+    model_cfg.SOLVER.BACKBONE_MULTIPLIER = 0.5
+    groups = build_optimizer(model_cfg, model).param_groups
+    before, after = (
+        {names[id(p)]: g["weight_decay"] for g in x for p in g["params"]} for x in (stock, groups)
+    )
+    assert before["queries.weight"] == 0.05
+    assert after == before | {"queries.weight": 0.01}
+    assert len(stock) == 2
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("OPTIMIZER", "Adam"), ("BACKBONE_MULTIPLIER", -1.0), ("OFFSET_MULTIPLIER", -0.1)],

@@ -18,7 +18,7 @@ from detectron2.data.samplers import TrainingSampler
 from helpers import REPOSITORY, interrupt_training, write_tiny_config
 
 from facenet_d2.data import TrainLoader
-from facenet_d2.modeling.condinst.meta_arch import mean_over_processes
+from facenet_d2.modeling.processes import mean_over_processes
 
 # More threads than cores would slow the processes down.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}

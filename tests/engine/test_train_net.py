@@ -40,9 +40,14 @@ def assert_same(a, b, path=""):
         assert a == b, path
 
 
-# R-CNNs sample at random; CondInst's focal loss is compiled.
+# R-CNNs and Mask2Former sample at random; CondInst's focal loss is compiled.
 @pytest.mark.parametrize(
-    "model", ["facenet", "solo", "yolact", "condinst", "mask_scoring_rcnn", "cascade_mask_rcnn"]
+    "model",
+    [
+        *("facenet", "solo", "yolact", "condinst", "elliptic_centerness", "rdsnet"),
+        *("mask_scoring_rcnn", "cascade_mask_rcnn", "panet", "refinemask"),
+        *("queryinst", "mask2former"),
+    ],
 )
 def test_one_step_resume_three_steps_is_four_steps_to_the_bit(
     tmp_path, scenes, monkeypatch, caplog, model

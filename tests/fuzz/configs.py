@@ -50,6 +50,9 @@ NODES = {
     "SOLO": ("MODEL.SOLO.", "MODEL.SOLOV2."),
     "YOLACT": ("MODEL.YOLACT.",),
     "CondInst": ("MODEL.CONDINST.",),
+    "RDSNet": ("MODEL.RDSNET.",),
+    "QueryInst": ("MODEL.QUERYINST.",),
+    "Mask2Former": ("MODEL.MASK2FORMER.",),
     "MaskRCNN": ("MODEL.RPN.", "MODEL.ROI_", "MODEL.ANCHOR_", "MODEL.PROPOSAL_GENERATOR."),
 }
 

@@ -94,11 +94,13 @@ def test_full_precision_switches_tf32_and_autocast_off():
         set_tf32(before)
 
 
-@pytest.mark.parametrize("name", ["solov2", "solo", "solo_decoupled", "yolact", "condinst"])
+@pytest.mark.parametrize(
+    "name", ["solov2", "solo", "solo_decoupled", "yolact", "condinst", "rdsnet"]
+)
 def test_masks_are_computed_without_tf32(name, model_cfg, monkeypatch):
     """In evaluation mode all matrix products outside of the network."""
     model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / f"{name}.yaml"))
-    for node in ("YOLACT", "CONDINST"):
+    for node in ("YOLACT", "CONDINST", "RDSNET"):
         model_cfg.MODEL[node].NUM_CLASSES = 3
         model_cfg.MODEL[node].CONV_CHANNELS = 64
         model_cfg.MODEL[node].SCORE_THRESH_TEST = 0.0
@@ -190,13 +192,23 @@ def test_compiled_for_all_sizes(model_and_cfg, monkeypatch):
     assert len(graphs) == 1
 
 
-@pytest.mark.parametrize("name", ["solo", "yolact", "condinst"])
+@pytest.mark.parametrize(
+    "name", ["solo", "yolact", "condinst", "rdsnet", "queryinst", "mask2former"]
+)
 def test_other_models_too(name, model_cfg, monkeypatch):
     model_cfg.merge_from_file(str(REPOSITORY / "configs" / "models" / f"{name}.yaml"))
-    for node in ("YOLACT", "CONDINST"):
+    for node in ("YOLACT", "CONDINST", "RDSNET"):
         model_cfg.MODEL[node].NUM_CLASSES = 3
         model_cfg.MODEL[node].CONV_CHANNELS = 64
     model_cfg.MODEL.SOLO.NUM_CONVS = 1
+    for node in ("QUERYINST", "MASK2FORMER"):
+        model_cfg.MODEL[node].NUM_CLASSES = 3
+        model_cfg.MODEL[node].NUM_QUERIES = 10
+    model_cfg.MODEL.QUERYINST.NUM_STAGES = 2
+    model_cfg.MODEL.QUERYINST.DYNAMIC_CHANNELS = 8
+    model_cfg.MODEL.MASK2FORMER.CHANNELS = 32
+    model_cfg.MODEL.MASK2FORMER.NUM_ENCODER_LAYERS = 1
+    model_cfg.MODEL.MASK2FORMER.NUM_DECODER_LAYERS = 2
     model = build_model(model_cfg).eval()
     model_cfg.TEST.AUTOCAST = "bf16"
     fast = copy.deepcopy(model)

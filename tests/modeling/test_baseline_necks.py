@@ -29,9 +29,10 @@ def assert_levels(out, expected):
 
 
 @torch.no_grad()
-def test_pafpn():
+@pytest.mark.parametrize("path", ["panet", "mmdetection"])
+def test_pafpn(path):
     features = features_for(128, 96)
-    model = make(PAFPN, features)
+    model = make(PAFPN, features, path=path)
     laterals = [conv(getattr(model, f"fpn_lateral{i}"), features[f"res{i}"]) for i in (2, 3, 4, 5)]
     for i in (2, 1, 0):
         laterals[i] = laterals[i] + laterals[i + 1].repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -40,10 +41,37 @@ def test_pafpn():
         for i, x in zip((2, 3, 4, 5), laterals, strict=True)
     ]
     n = [p[0]]
-    for i in range(3):
-        down = conv(model.downsample[i], n[i], stride=2, padding=1).clamp(min=0)
-        n.append(conv(model.fuse[i], down + p[i + 1], padding=1).clamp(min=0))
+    if path == "panet":
+        for i in range(3):
+            down = conv(model.downsample[i], n[i], stride=2, padding=1).clamp(min=0)
+            n.append(conv(model.fuse[i], down + p[i + 1], padding=1).clamp(min=0))
+    else:
+        # All sums first, then the convolutions of all levels but the finest.
+        for i in range(3):
+            p[i + 1] += conv(model.downsample[i], p[i], stride=2, padding=1)
+        n += [conv(model.fuse[i], p[i + 1], padding=1) for i in range(3)]
     assert_levels(model(torch.zeros(2, 3, 128, 96)), [*n, n[-1][:, :, ::2, ::2]])
+
+
+def test_the_path_of_pafpn_is_a_key(model_cfg):
+    """Both have the same parameters: eight convolutions of the FPN and six of the path."""
+    model_cfg.MODEL.BACKBONE.NAME = "build_pafpn_backbone"
+    shapes = []
+    for path in ("panet", "mmdetection"):
+        model_cfg.MODEL.PAFPN.PATH = path
+        neck = build_backbone(model_cfg)
+        assert neck.path == path
+        own = {k: p.shape for k, p in neck.named_parameters() if not k.startswith("bottom_up.")}
+        assert sum(s.numel() for s in own.values()) == (
+            32 * (64 + 128 + 256 + 512) + 10 * 9 * 32 * 32 + 14 * 32
+        )
+        shapes.append(own)
+    assert shapes[0] == shapes[1]
+    model_cfg.MODEL.PAFPN.PATH = "PANet"
+    with pytest.raises(ValueError, match=r"MODEL\.PAFPN\.PATH is 'PANet'"):
+        build_backbone(model_cfg)
+    with pytest.raises(ValueError, match=r"^path is"):
+        make(PAFPN, features_for(64, 64), path="")
 
 
 # The second is odd at every level.

@@ -14,7 +14,10 @@ from test_yolact import nothing, scene
 from torch import nn
 
 from facenet_d2.modeling.condinst import CondInstPredictions, DynamicMaskHead, MaskBranch
-from facenet_d2.modeling.condinst.fcos_targets import match_positions
+from facenet_d2.modeling.condinst.fcos_targets import (
+    elliptic_centerness_targets,
+    match_positions,
+)
 from facenet_d2.modeling.sampling import best_of_each
 
 
@@ -303,6 +306,81 @@ def test_positions_are_sampled_around_the_centre_of_mass(model, full):
     assert owners != match_by_loops(SIZES, boxes.tolist(), middle, 1.5)
 
 
+def covariance_by_loops(mask):
+    """Return the centre and the covariance of a mask from points spread over its pixels."""
+    fine = torch.arange(32, dtype=torch.float64) / 32 + 1 / 64
+    points = torch.cat(
+        [torch.cartesian_prod(x + fine, y + fine) for y, x in mask.nonzero().tolist()]
+    )
+    return points.mean(dim=0), torch.cov(points.T, correction=0)
+
+
+def test_elliptic_centerness_of_a_tilted_bar():
+    """1 at the centre, the given value on the ellipse, falling faster across than along the bar."""
+    mask = torch.zeros(40, 60, dtype=torch.bool)
+    for i in range(30):
+        mask[5 + i, 10 + i : 16 + i] = True
+    _, matrix = covariance_by_loops(mask)
+    covariance = matrix.flatten()[[0, 1, 3]]
+    assert covariance[1] > 0.5 * covariance[0]
+    values, axes = torch.linalg.eigh(matrix)
+    angles = torch.linspace(0, 6, 20, dtype=torch.float64)
+    circle = torch.stack([angles.cos(), angles.sin()], dim=1)
+    ellipse = 2 * circle * values.sqrt() @ axes.T
+    for border in (0.1, 0.4):
+        found = elliptic_centerness_targets(ellipse, covariance.expand(20, 3), border)
+        torch.testing.assert_close(found, torch.full_like(found, border))
+        half = elliptic_centerness_targets(ellipse / 2, covariance.expand(20, 3), border)
+        # A Gaussian: the logarithm falls with the square of the distance.
+        torch.testing.assert_close(half, torch.full_like(half, border**0.25))
+    across, along = elliptic_centerness_targets(axes.T * 5, covariance.expand(2, 3), 0.1)
+    assert across < 0.2 < 0.8 < along
+    assert elliptic_centerness_targets(torch.zeros(1, 2), torch.eye(3)[:1] + 1, 0.1) == 1
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_loss_of_the_elliptic_centerness(model, full):
+    """Only the loss of the centerness changes."""
+    spread_scores(model)
+    masks = scene().gt_masks.tensor
+    instances = scene(full=full)
+    shapes = [covariance_by_loops(mask) for mask in masks]
+    if not full:
+        instances.gt_covariances = torch.stack([m.flatten()[[0, 1, 3]] for _, m in shapes])
+    batch = [instances, nothing(), instances]
+    predictions = model.train().predict(torch.randn(3, 3, 128, 160))
+    with EventStorage():
+        plain = model.losses(predictions, batch)
+        model.centerness, model.ellipse_border = "ellipse", 0.2
+        losses = model.losses(predictions, batch)
+    logits = torch.cat(predictions.centerness, dim=1)[..., 0].tolist()
+    anchors = torch.cat(predictions.anchors).double()
+    total, count = 0.0, 0
+    for i in (0, 2):
+        for place, owner in enumerate(model.match(predictions.anchors, instances).tolist()):
+            if owner < 0:
+                continue
+            center, matrix = shapes[owner]
+            offset = (anchors[place, :2] + anchors[place, 2:]) / 2 - center
+            distance = offset @ torch.linalg.inv(matrix) @ offset
+            target = math.exp(math.log(0.2) * float(distance) / 4)
+            p = 1 / (1 + math.exp(-logits[i][place]))
+            total -= target * math.log(p) + (1 - target) * math.log(1 - p)
+            count += 1
+    assert count > 10
+    assert losses["loss_fcos_ctr"].item() == pytest.approx(total / count, rel=1e-4)
+    assert losses["loss_fcos_ctr"] != plain["loss_fcos_ctr"]
+    for name in losses.keys() - {"loss_fcos_ctr"}:
+        assert torch.equal(losses[name], plain[name])
+
+
+def test_elliptic_centerness_of_a_batch_without_objects(model):
+    model.train().centerness = "ellipse"
+    with EventStorage():
+        losses = model.losses(model.predict(torch.randn(1, 3, 128, 160)), [nothing()])
+    assert losses["loss_fcos_ctr"] == 0
+
+
 @pytest.mark.parametrize("objects", [True, False])
 def test_every_parameter_has_a_gradient(model, objects):
     model.train()
@@ -444,6 +522,8 @@ def test_on_another_neck(cfg):
         ("NORM", "XN"),
         ("MASK_CONV_CHANNELS", 33),
         ("PRIOR_PROB", 0.0),
+        ("CENTERNESS", "circle"),
+        ("ELLIPSE_BORDER", 1.0),
     ],
 )
 def test_wrong_values_name_their_key(cfg, key, value):

@@ -6,8 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from helpers import REPOSITORY
+from test_yolact import scene
 
 from facenet_d2.modeling.grids import GridLayout
+from facenet_d2.modeling.grids.targets import assign_cells
 from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
 from facenet_d2.modeling.solov2.heads import SOLOv2InstanceHead, SOLOv2MaskHead
@@ -94,6 +98,32 @@ def test_grids_lie_on_strides_8_8_16_32_32():
     # Bilinear halving is the mean of 2x2.
     torch.testing.assert_close(levels[0], F.avg_pool2d(features["p2"], 2))
     assert levels[1] is features["p3"]
+    # Without p6, nothing else changes.
+    four = resize_instance_features(features, names[:4])
+    assert len(four) == 4
+    assert all(torch.equal(a, b) for a, b in zip(four, levels))
+    assert four[3] is features["p5"]
+
+
+@pytest.mark.parametrize("files", [["solov2"], ["facenet"], ["solov2", "solo"]])
+def test_four_levels(model_cfg, files):
+    """Every parameter is trained, and objects of 950 pixels belong to the last level."""
+    models = REPOSITORY / "configs" / "models"
+    model_cfg.merge_from_file(str(models / f"{files[0]}_four_levels.yaml"))
+    for file in files[1:]:
+        model_cfg.merge_from_file(str(models / f"{file}.yaml"))
+    model_cfg.MODEL.SOLO.NUM_CONVS, model_cfg.MODEL.SOLO.CONV_CHANNELS = 1, 32
+    model = build_model(model_cfg).train()
+    assert model.layout.num_grids == (40, 36, 24, 16)
+    middle = torch.tensor([512.0])
+    pairs = assign_cells(
+        torch.tensor([[37.0, 37.0, 987.0, 987.0]]), middle, middle, (1024, 1024), model.layout
+    )
+    assert [len(cells) > 0 for _, cells in pairs] == [False, False, False, True]
+    with EventStorage():
+        losses = model([{"image": torch.rand(3, 128, 160) * 255, "instances": scene()}])
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 @pytest.mark.parametrize("branches", [[], ["kernel"], ["category"], ["category", "kernel"]])

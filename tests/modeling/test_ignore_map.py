@@ -40,7 +40,7 @@ OBJECTS = [annotation(square(20, 20, 30))]
 CROWD = annotation(square(40, 4, 60), iscrowd=1)
 
 
-@pytest.fixture(params=["solov2", "solo", "solo_decoupled", "yolact", "condinst"])
+@pytest.fixture(params=["solov2", "solo", "solo_decoupled", "yolact", "condinst", "rdsnet"])
 def model(request):
     cfg = get_cfg()
     facenet_d2.add_facenet_config(cfg)
@@ -52,16 +52,18 @@ def model(request):
     cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 18, 64
     cfg.MODEL.RESNETS.NORM = "GN"
     cfg.MODEL.FPN.OUT_CHANNELS = 32
-    for node in (cfg.MODEL.SOLOV2, cfg.MODEL.YOLACT, cfg.MODEL.CONDINST):
+    for node in (cfg.MODEL.SOLOV2, cfg.MODEL.YOLACT, cfg.MODEL.CONDINST, cfg.MODEL.RDSNET):
         node.NUM_CLASSES = 3
         node.CONV_CHANNELS = 32
     # With the usual prior, background costs next to nothing at first.
-    cfg.MODEL.SOLOV2.PRIOR_PROB = cfg.MODEL.CONDINST.PRIOR_PROB = 0.3
+    for node in (cfg.MODEL.SOLOV2, cfg.MODEL.CONDINST, cfg.MODEL.RDSNET):
+        node.PRIOR_PROB = 0.3
     cfg.MODEL.SOLOV2.NUM_CONVS = 1
     cfg.MODEL.SOLOV2.MASK_CHANNELS = cfg.MODEL.SOLOV2.KERNEL_CHANNELS = 32
     cfg.MODEL.SOLO.NUM_CONVS, cfg.MODEL.SOLO.CONV_CHANNELS = 1, 32
     cfg.MODEL.CONDINST.NUM_CONVS, cfg.MODEL.CONDINST.MASK_NORM = 1, "GN"
     cfg.MODEL.CONDINST.MASK_CONV_CHANNELS = 32
+    cfg.MODEL.RDSNET.NUM_CONVS = 1
     torch.manual_seed(0)
     return build_model(cfg).train()
 
@@ -134,6 +136,24 @@ def position_loss(model, predictions, inputs):
     return {"loss_fcos_cls": total / max(positives, 1)}, skipped
 
 
+def retinanet_loss(model, predictions, inputs):
+    """Return ``loss_cls`` of a batch by loops over its anchors."""
+    anchors = torch.cat(predictions.anchors)
+    every = torch.cat(predictions.logits, dim=1).double().tolist()
+    total, positives, skipped = 0.0, 0, 0
+    for logits, given in zip(every, inputs, strict=True):
+        labels, _ = model.match(anchors, given["instances"])
+        # In float32, as some centres lie on the border of the crowd.
+        centers = (anchors[:, :2] + anchors[:, 2:]) / 2
+        for row, label, (x, y) in zip(logits, labels.tolist(), centers.tolist(), strict=True):
+            positives += 0 <= label < 3
+            if label == 3 and "ignore_map" in given and in_crowd(x, y):
+                skipped += 1
+            elif label >= 0:
+                total += sum(focal(row[c], c == label) for c in range(3))
+    return {"loss_cls": total / max(positives, 1)}, skipped
+
+
 def anchor_loss(model, predictions, inputs):
     """Return ``loss_cls`` and ``loss_semantic`` of a batch by loops over anchors and pixels."""
     total, positives, skipped, semantic = 0.0, 0, 0, 0.0
@@ -176,6 +196,7 @@ def test_losses_do_without_the_background_in_crowds(model):
         predictions = model.predict(model.preprocess_image(inputs).tensor)
         plain = model.losses(predictions, [i["instances"] for i in inputs])
     expected = {"SOLOv2": grid_loss, "SOLO": grid_loss, "YOLACT": anchor_loss}
+    expected["RDSNet"] = retinanet_loss
     found, skipped = expected.get(type(model).__name__, position_loss)(model, predictions, inputs)
     assert skipped > 20
     for name, value in found.items():

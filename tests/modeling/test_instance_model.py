@@ -10,7 +10,9 @@ from test_yolact import scene
 from facenet_d2.modeling import InstanceModel
 
 
-@pytest.mark.parametrize("name", ["SOLO", "SOLOv2", "YOLACT", "CondInst"])
+@pytest.mark.parametrize(
+    "name", ["SOLO", "SOLOv2", "YOLACT", "CondInst", "RDSNet", "QueryInst", "Mask2Former"]
+)
 def test_nodes_of_the_config(name, model_cfg):
     model = META_ARCH_REGISTRY.get(name)
     assert issubclass(model, InstanceModel)

@@ -13,10 +13,13 @@ import pycocotools.mask as mask_util
 import pytest
 import shapely
 import yaml
+from helpers import REPOSITORY, save_untrained_model
 from PIL import Image
 
+from facenet_d2 import ScenePredictor
 from facenet_d2.data.coco_json import read_coco
-from facenet_d2.engine import run_command
+from facenet_d2.data.readers import build_reader
+from facenet_d2.engine import load_config, run_command
 
 pyogrio = pytest.importorskip("pyogrio.raw")
 rasterio = pytest.importorskip("rasterio")
@@ -256,7 +259,7 @@ def test_the_config_snippet_and_the_reader_accept_the_files(tmp_path, prepare, c
         *("--split", "train=0.5", "val=0.5"),
     )
     assert code == 0, text
-    config = yaml.safe_load(text[text.index("DATASETS:") :])
+    config = yaml.safe_load(text[text.index("DATASETS:") :].partition("Annotating")[0])
     names = [entry[0] for entry in config["DATASETS"]["COCO"]]
     assert (
         names
@@ -272,6 +275,53 @@ def test_the_config_snippet_and_the_reader_accept_the_files(tmp_path, prepare, c
         assert not caplog.records
     assert len(config["MODEL"]["PIXEL_MEAN"]) == len(config["MODEL"]["PIXEL_STD"]) == 3
     assert config["DATALOADER"]["FILTER_EMPTY_ANNOTATIONS"] is False
+    scene = config["TEST"]["SCENE"]
+    assert scene["BANDS"] == [1, 1, 1]
+    assert scene["PIXEL_SIZE"] == pytest.approx(0.5, rel=1e-3)
+    sides = [max(np.ptp(p.exterior.xy, axis=1)) for p in blobs(40, 100, seed=1, low=2, high=5)]
+    assert scene["OVERLAP"] == pytest.approx(np.percentile(sides, 95) + 8, abs=1.01)
+    assert config["INPUT"]["MIN_SIZE_TEST"] == 48
+
+
+@pytest.mark.parametrize("kind", ["grey png", "rgb png", "tif"])
+def test_scenes_are_read_as_the_chips_of_the_snippet(tmp_path, prepare, kind):
+    """With the printed config, a scene's tile has the pixels that training reads from its chip."""
+    bands, chosen = {"grey png": (1, [1]), "rgb png": (4, [3, 2, 1]), "tif": (5, [5, 1, 2, 4])}[
+        kind
+    ]
+    write_raster(tmp_path / "scene.tif", noise(bands, 64, "uint16", 1, 60_000))
+    write_labels(tmp_path / "labels.gpkg", on_map([shapely.box(15, 15, 45, 40)]))
+    code, text = prepare(
+        *("--input", tmp_path / "scene.tif", "--labels", tmp_path / "labels.gpkg", *ONE_CLASS),
+        *("--chip-size", 64, *WHOLE, "--stretch", "percentile 2 90", "--bands", *chosen),
+    )
+    assert code == 0, text
+    snippet = tmp_path / "own.yaml"
+    base = REPOSITORY / "configs" / "synthetic" / "solov2_R_18_overfit.yaml"
+    snippet.write_text(
+        f'_BASE_: "{base}"\n' + text[text.index("DATASETS:") :].partition("Annotating")[0]
+    )
+    model = tmp_path / "model.pth"
+    overrides = ["MODEL.WEIGHTS", str(model)]
+    save_untrained_model(load_config(snippet, ["TEST.SCENE.PIXEL_SIZE", "2.0"]), model)
+    predictor = ScenePredictor(snippet, overrides=overrides)
+    cfg = predictor.predictor.cfg
+    assert (predictor.tile_size, predictor.overlap) == (64, 32)
+    with predictor.open(str(tmp_path / "scene.tif")) as raster:
+        scene = predictor.scene(raster)
+        values, valid = raster.read((0, 0, 64, 64))
+    tile = scene.stretch.apply(values, valid)
+    (image,) = (tmp_path / "out" / "train").iterdir()
+    chip = np.moveaxis(build_reader(cfg)(image), 2, 0).astype(np.float32)
+    assert chip.shape == (max(3, len(chosen)), 64, 64)
+    # PNG rounds the values.
+    np.testing.assert_allclose(tile, chip, atol=0.51 if "png" in kind else 1e-3)
+    # The chips have 0.5 m. Twice the pixel size halves the scene.
+    coarse = ScenePredictor(snippet, overrides=[*overrides, "TEST.SCENE.PIXEL_SIZE", "1.0"])
+    with coarse.open(str(tmp_path / "scene.tif")) as raster:
+        assert (raster.height, raster.width) == (32, 32)
+    with coarse.open(str(tmp_path / "scene.tif"), scale=1) as raster:
+        assert (raster.height, raster.width) == (64, 64)
 
 
 # Reference systems

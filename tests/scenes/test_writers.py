@@ -1,8 +1,10 @@
 """Files of a scene's instances, read back by other programs than the writers."""
 
 import json
+import os
 import sqlite3
 import struct
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
@@ -504,6 +506,17 @@ def test_an_error_leaves_old_files_and_nothing_else(tmp_path, scene, instances):
         write_scene(files, scene, interrupted(), picture=PICTURE)
     assert {path.read_text() for path in files} == {"old"}
     assert len(list(tmp_path.iterdir())) == len(files)
+
+
+def test_files_of_killed_processes_are_removed(tmp_path, scene, instances):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (tmp_path / f".out.{ended.pid}.tmp.gpkg").touch()
+    others = {f".other.{ended.pid}.tmp.gpkg", f".out.{os.getppid()}.tmp.gpkg"}
+    for name in others:
+        (tmp_path / name).touch()
+    write_scene([tmp_path / "out.gpkg"], scene, instances)
+    assert {path.name for path in tmp_path.iterdir()} == {"out.gpkg", *others}
 
 
 def test_simplification_reaches_the_files(tmp_path, scene, instances):

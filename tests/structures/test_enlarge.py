@@ -61,6 +61,28 @@ def test_equal_to_whole_maps(seed, monkeypatch):
     assert torch.equal(enlarged.to_tensor(), expected)
 
 
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(24))
+def test_masks_that_end_with_their_boxes(seed, whole, monkeypatch):
+    """Logits, with boxes anywhere; by parts as on a CPU, and by whole masks as on a GPU."""
+    masks, input_size, image_size, _ = random_case(seed)
+    logits = 8 * (masks - 0.4)
+    height, width = image_size
+    corners = torch.rand(2, len(masks), 2) * torch.tensor([width + 4.0, height + 4.0]) - 2
+    boxes = torch.cat([corners.amin(dim=0), corners.amax(dim=0)], dim=1)
+    boxes[-1] = torch.tensor([-5.0, -5, width + 5, height + 5])
+    monkeypatch.setattr(enlarge, "BAND_FLOATS", 2000)
+    function = enlarge._enlarge_whole if whole else enlarge._enlarge_parts
+    changes = function(logits, input_size, image_size, -0.4, boxes)
+    ys, xs = torch.arange(height) + 0.5, torch.arange(width) + 0.5
+    expected = enlarge_whole_maps(logits, input_size, image_size, -0.4)
+    for found, mask, (x0, y0, x1, y1) in zip(changes, expected, boxes.tolist(), strict=True):
+        mask &= ((ys >= y0) & (ys <= y1))[:, None] & (xs >= x0) & (xs <= x1)
+        difference = enlarge.RLEMasks([found], image_size)[0] != mask
+        # Interpolation of whole masks may round differently.
+        assert difference.sum() <= (2 if whole else 0)
+
+
 def test_the_cases_are_not_empty():
     filled = [int(enlarge_whole_maps(*random_case(s)).flatten(1).any(1).sum()) for s in range(64)]
     assert sum(filled) > 2 * 64

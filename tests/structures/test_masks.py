@@ -1,10 +1,16 @@
-"""The reductions of binary masks: one rule in PyTorch and NumPy, and SOLO's own."""
+"""Reductions of binary masks, one rule in PyTorch and NumPy, and SOLO's own; their covariances."""
 
 import numpy as np
 import pytest
 import torch
 
-from facenet_d2.structures.masks import downsample_mask, downsample_masks, reduce_masks
+from facenet_d2.structures.masks import (
+    downsample_mask,
+    downsample_masks,
+    mass_covariances,
+    reduce_masks,
+    widen_boxes,
+)
 
 
 def random_masks(seed):
@@ -26,6 +32,41 @@ def test_numpy_and_pytorch_downsample_alike(seed):
     actual = np.stack([downsample_mask(mask.astype(np.uint8)) for mask in masks])
     assert actual.dtype == bool
     assert np.array_equal(actual, expected.numpy())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_covariances_by_brute_force(seed):
+    """The covariance of points spread finely over the area of the pixels."""
+    masks = torch.from_numpy(random_masks(seed))
+    masks = masks[masks.flatten(1).any(dim=1)]
+    fine = 16
+    for mask, found in zip(masks, mass_covariances(masks), strict=True):
+        points = []
+        for y, x in mask.nonzero().tolist():
+            inside = (np.arange(fine) + 0.5) / fine
+            ys, xs = np.meshgrid(y + inside, x + inside, indexing="ij")
+            points.append(np.stack([xs.ravel(), ys.ravel()]))
+        matrix = np.cov(np.concatenate(points, axis=1), bias=True)
+        expected = torch.tensor([matrix[0, 0], matrix[0, 1], matrix[1, 1]])
+        # 16 points a side have 1/12 less 1/12/16**2.
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=4e-4)
+
+
+def test_covariances_of_known_masks():
+    """A pixel, a line, and none."""
+    masks = torch.zeros(3, 5, 9, dtype=torch.bool)
+    masks[0, 2, 3] = masks[1, 4, 1:7] = True
+    found = mass_covariances(masks)
+    wanted = torch.tensor([[1 / 12, 0, 1 / 12], [36 / 12, 0, 1 / 12]], dtype=torch.float64)
+    torch.testing.assert_close(found[:2], wanted)
+    assert found[2].isnan().all()
+    assert mass_covariances(masks[:0]).shape == (0, 3)
+
+
+def test_boxes_are_widened_by_a_share_of_their_sides():
+    boxes = torch.tensor([[10.0, 20, 50, 40], [1, 1, 4, 3]])
+    wanted = torch.tensor([[0.0, 15, 60, 45], [0, 0, 5, 4]])
+    assert torch.equal(widen_boxes(boxes, 0.25), wanted)
 
 
 def downsample_by_loops(mask, rule):

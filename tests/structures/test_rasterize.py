@@ -17,7 +17,12 @@ from facenet_d2.data.loader import augmentation_seed
 from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
 from facenet_d2.structures import rasterize
-from facenet_d2.structures.masks import downsample_mask, downsample_masks, mass_centers
+from facenet_d2.structures.masks import (
+    downsample_mask,
+    downsample_masks,
+    mass_centers,
+    mass_covariances,
+)
 from facenet_d2.structures.rasterize import affine_matrix, rasterize_instances
 
 FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
@@ -48,6 +53,7 @@ def assert_same_targets(small, full):
     assert torch.equal(small.gt_boxes.tensor, full.gt_boxes.tensor)
     assert torch.equal(small.gt_stride4_masks, downsample_masks(masks, size))
     assert torch.equal(small.gt_centers, torch.stack(mass_centers(masks), dim=1))
+    torch.testing.assert_close(small.gt_covariances, mass_covariances(masks))
     layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)), 0.2)
     padded = (-(-height // 32) * 8, -(-width // 32) * 8)
     a, b = (assign_targets(x, layout, 10, padded) for x in (small, full))

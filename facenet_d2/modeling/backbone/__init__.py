@@ -1,6 +1,6 @@
 """Necks and bottom-up networks; importing the package registers their backbone builders."""
 
-from . import fpn, sem_fpn
+from . import fpn, plain, sem_fpn
 from .bifpn import BiFPN
 from .face_fpn import FACEFPN
 from .hrfpn import HRFPN
@@ -19,6 +19,7 @@ __all__ = [
     "check_sem",
     "fpn",
     "neck_arguments",
+    "plain",
     "register_neck",
     "sem_fpn",
 ]

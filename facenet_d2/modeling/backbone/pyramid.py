@@ -127,7 +127,7 @@ def neck_arguments(
     """
     fpn, norm = cfg.MODEL.FPN, cfg.MODEL[norm_node].NORM
     if cfg.MODEL.SEM.ENABLED and not has_sem:
-        raise ValueError(_no_sem(cfg.MODEL.BACKBONE.NAME))
+        raise ValueError(no_sem(cfg.MODEL.BACKBONE.NAME))
     check_nodes(cfg, "MODEL.FPN")
     check_norm(f"MODEL.{norm_node}.NORM", norm, "MODEL.FPN.OUT_CHANNELS", fpn.OUT_CHANNELS)
     if strides is not None:
@@ -153,10 +153,11 @@ def check_sem(cfg: CfgNode) -> None:
         and name in BACKBONE_REGISTRY
         and BACKBONE_REGISTRY.get(name).__module__.startswith("detectron2.")
     ):
-        raise ValueError(_no_sem(name))
+        raise ValueError(no_sem(name))
 
 
-def _no_sem(name: str) -> str:
+def no_sem(name: str) -> str:
+    """Return the error message for ``MODEL.SEM.ENABLED`` with a backbone that has no SEM."""
     return (
         f"MODEL.SEM.ENABLED is True, but MODEL.BACKBONE.NAME {name} has no SEM; choose "
         "build_face_fpn_backbone or build_sem_fpn_backbone, or set MODEL.SEM.ENABLED False"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from detectron2.structures import Instances
 
-from ...structures.masks import full_size_masks, mass_centers
+from ...structures.masks import full_size_masks, mass_centers, mass_covariances
 
 # Upper bound of a level's range of object sizes, in strides: 64 pixels at stride 8. A size is the
 # largest distance from the position to a side of the box.
@@ -98,3 +98,43 @@ def centerness_targets(distances: torch.Tensor) -> torch.Tensor:
     pairs = distances[:, [0, 2]], distances[:, [1, 3]]
     horizontal, vertical = (p.min(dim=1).values / p.max(dim=1).values for p in pairs)
     return torch.sqrt(horizontal * vertical)
+
+
+def mask_covariances(instances: Instances) -> torch.Tensor:
+    """Return the covariances of ground-truth masks.
+
+    Args:
+        instances: N objects with the ``gt_covariances`` of :class:`~facenet_d2.data.SceneMapper` or
+            with ``gt_masks``.
+
+    Returns:
+        variance of x, covariance of x and y, variance of y, in squared pixels of the network's
+        input, ``(N, 3)`` float32.
+    """
+    if instances.has("gt_covariances"):
+        return instances.gt_covariances.float()
+    return mass_covariances(full_size_masks(instances)).float()
+
+
+def elliptic_centerness_targets(
+    offsets: torch.Tensor, covariances: torch.Tensor, border: float
+) -> torch.Tensor:
+    """Compute a centerness that falls from an object's centre of mass as a Gaussian.
+
+    An ellipse with the object's centre and covariance has half-axes of twice the standard
+    deviations. The centerness is 1 at the centre and ``border`` on the ellipse. This is our reading
+    of the abstract of Luo et al., Journal of Remote Sensing 2022, which gives no equation.
+
+    Args:
+        offsets: positions relative to the centres of their objects, (x, y), ``(P, 2)``.
+        covariances: variance of x, covariance, variance of y of the objects, ``(P, 3)``.
+        border: centerness on the ellipse, between 0 and 1.
+
+    Returns:
+        Centerness between 0 and 1, ``(P,)``.
+    """
+    x, y = offsets.unbind(dim=1)
+    xx, xy, yy = covariances.unbind(dim=1)
+    # The squared Mahalanobis distance, which is 4 on the ellipse.
+    distance = (yy * x.square() - 2 * xy * x * y + xx * y.square()) / (xx * yy - xy.square())
+    return border ** (distance / 4)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import batched_nms
@@ -14,17 +13,18 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransformLinear
 from detectron2.structures import Boxes, Instances
-from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
 from ...config_checks import check_nodes
 from ...structures.masks import inside_map, stride4_masks
-from ..checks import check_levels, check_norm, check_num_classes, dense_levels
+from ..candidates import best_candidates
+from ..checks import check_choice, check_levels, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..losses import dice_loss
 from ..postprocessing import with_full_masks
 from ..precision import full_precision
+from ..processes import mean_over_processes
 from ..sampling import best_of_each
 from ..shapes import spatial_size
 from .dynamic_head import DynamicMaskHead
@@ -32,7 +32,9 @@ from .fcos_targets import (
     SIZE_OF_INTEREST,
     anchor_strides,
     centerness_targets,
+    elliptic_centerness_targets,
     mask_centers,
+    mask_covariances,
     match_positions,
     position_centers,
 )
@@ -64,6 +66,8 @@ class CondInst(InstanceModel[CondInstPredictions]):
         anchor_generator: DefaultAnchorGenerator,
         num_classes: int,
         center_sampling_radius: float,
+        centerness: str = "box",
+        ellipse_border: float = 0.1,
         focal_alpha: float,
         focal_gamma: float,
         max_masks: int,
@@ -86,6 +90,8 @@ class CondInst(InstanceModel[CondInstPredictions]):
             anchor_generator: generator of one anchor per position with the stride as its size.
             num_classes: number of classes C.
             center_sampling_radius: radius of centre sampling, in strides.
+            centerness: target of the centerness, "box" for FCOS's or "ellipse".
+            ellipse_border: elliptic centerness on the border of an object's ellipse.
             focal_alpha: weight of the positive class in the focal loss.
             focal_gamma: focusing exponent of the focal loss.
             max_masks: approximate maximum number of positions of an image in the mask loss. Each
@@ -108,6 +114,9 @@ class CondInst(InstanceModel[CondInstPredictions]):
         self.box_transform = Box2BoxTransformLinear(normalize_by_size=True)
         self.num_classes = num_classes
         self.center_sampling_radius = center_sampling_radius
+        check_choice("centerness", centerness, ("box", "ellipse"))
+        self.centerness = centerness
+        self.ellipse_border = ellipse_border
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.max_masks = max_masks
@@ -164,6 +173,8 @@ class CondInst(InstanceModel[CondInstPredictions]):
             ),
             "num_classes": node.NUM_CLASSES,
             "center_sampling_radius": node.CENTER_SAMPLING_RADIUS,
+            "centerness": node.CENTERNESS,
+            "ellipse_border": node.ELLIPSE_BORDER,
             "focal_alpha": node.FOCAL_LOSS_ALPHA,
             "focal_gamma": node.FOCAL_LOSS_GAMMA,
             "max_masks": node.MAX_MASKS,
@@ -261,7 +272,7 @@ class CondInst(InstanceModel[CondInstPredictions]):
             boxes,
             reduction="sum",
         )
-        targets = centerness_targets(self.box_transform.get_deltas(own_anchors, boxes))
+        targets = self._centerness_targets(own_anchors, boxes, owners, gt_instances)
         ctr = F.binary_cross_entropy_with_logits(
             centerness[positive][:, 0], targets, reduction="sum"
         )
@@ -270,6 +281,30 @@ class CondInst(InstanceModel[CondInstPredictions]):
             "loss_fcos_loc": loc / normalizer,
             "loss_fcos_ctr": ctr / normalizer,
         }
+
+    def _centerness_targets(
+        self,
+        anchors: torch.Tensor,
+        boxes: torch.Tensor,
+        owners: Sequence[torch.Tensor],
+        gt_instances: Sequence[Instances],
+    ) -> torch.Tensor:
+        """Return the centerness of the positive positions of all images in turn, ``(P,)``.
+
+        Args:
+            anchors: their anchors, ``(P, 4)``.
+            boxes: boxes of their objects, ``(P, 4)``.
+            owners: object of each position, per image.
+            gt_instances: ground truth of each image.
+        """
+        if self.centerness == "box":
+            return centerness_targets(self.box_transform.get_deltas(anchors, boxes))
+        centers, covariances = (
+            torch.cat([of_objects(gt)[own[own >= 0]] for own, gt in zip(owners, gt_instances)])
+            for of_objects in (mask_centers, mask_covariances)
+        )
+        offsets = position_centers(anchors) - centers
+        return elliptic_centerness_targets(offsets, covariances, self.ellipse_border)
 
     def _labels(
         self, owners: Sequence[torch.Tensor], gt_instances: Sequence[Instances]
@@ -348,22 +383,19 @@ class CondInst(InstanceModel[CondInstPredictions]):
     ) -> list[Instances]:
         """Select boxes as FCOS does and compute their masks."""
         logits, distances, centerness, _, anchors, mask_features = predictions
-        firsts = torch.tensor([0, *(len(a) for a in anchors)]).cumsum(0).tolist()
         every = torch.cat(anchors)
         all_distances = torch.cat(distances, dim=1)
         parameters = torch.cat(predictions.parameters, dim=1)
         results = []
         for i, (input_size, output_size) in enumerate(zip(input_sizes, output_sizes, strict=True)):
-            candidates = []
-            for first, level_logits, level_centerness in zip(firsts, logits, centerness):
-                score = (
-                    level_logits[i].float().sigmoid() * level_centerness[i].float().sigmoid()
-                ).sqrt()
-                position, label = (score > self.score_threshold).nonzero(as_tuple=True)
-                found = score[position, label]
-                best = found.argsort(descending=True, stable=True)[: self.top_k]
-                candidates.append((first + position[best], label[best], found[best]))
-            positions, classes, scores = (torch.cat(x) for x in zip(*candidates))
+            positions, classes, scores = best_candidates(
+                [
+                    (x[i].float().sigmoid() * c[i].float().sigmoid()).sqrt()
+                    for x, c in zip(logits, centerness, strict=True)
+                ],
+                self.score_threshold,
+                self.top_k,
+            )
             boxes = self.box_transform.apply_deltas(
                 all_distances[i, positions].float(), every[positions]
             )
@@ -378,17 +410,3 @@ class CondInst(InstanceModel[CondInstPredictions]):
             masks = self.masks(parameters[i, positions], every[positions], mask_features[i])
             results.append(with_full_masks(detected, masks, output_size, self.mask_threshold))
         return results
-
-
-def mean_over_processes(value: float, device: torch.device) -> float:
-    """Average a number over the processes of distributed training.
-
-    CondInst divides its losses by the mean number of positive positions, as published. Detectron2's
-    FCOS divides by a moving average, which checkpoints do not contain: a resumed run would differ
-    from an uninterrupted one.
-    """
-    if comm.get_world_size() == 1:
-        return value
-    mean = torch.tensor(float(value), device=device)
-    dist.all_reduce(mean)
-    return mean.item() / comm.get_world_size()

@@ -23,6 +23,7 @@ from .layout import GridLayout
 from .losses import category_loss
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
 from .targets import ImageTargets, assign_targets, ignored_cells
+from .towers import LEVEL_STRIDES
 
 
 class GridPredictions(Protocol):
@@ -116,7 +117,8 @@ class GridModel(InstanceModel[GridPredictionsT]):
         layout = GridLayout.from_config(cfg)
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
-        check_levels("MODEL.SOLOV2.IN_FEATURES", node.IN_FEATURES, shapes, (4, 8, 16, 32, 64))
+        strides = LEVEL_STRIDES[:4] if len(node.IN_FEATURES) == 4 else LEVEL_STRIDES
+        check_levels("MODEL.SOLOV2.IN_FEATURES", node.IN_FEATURES, shapes, strides)
         names = ("IN_FEATURES", "NUM_GRIDS", "MIN_MASK_AREAS")
         check_equal_lengths({f"MODEL.SOLOV2.{name}": node[name] for name in names})
         return {

@@ -12,6 +12,9 @@ from torch import nn
 
 from ..layers import ModulatedDeformConv2d
 
+# Strides of the levels under the grids. The last level can be left out.
+LEVEL_STRIDES = (4, 8, 16, 32, 64)
+
 
 def conv_tower(
     in_channels: int, channels: int, num_convs: int, *, norm: str, deform_convs: int = 0
@@ -57,22 +60,25 @@ def resize_instance_features(
 ) -> list[torch.Tensor]:
     """Resize p2 to half its size and p6 to the size of p5: strides 8, 8, 16, 32, 32.
 
+    Without p6, p5 keeps its size: strides 8, 8, 16, 32.
+
     Args:
         features: feature pyramid by level name.
-        names: names of five levels, finest first.
+        names: names of p2 to p5 or p2 to p6, finest first.
 
     Returns:
         One map per grid.
     """
-    finest, *middle, coarsest = (features[name] for name in names)
-    return [
-        F.interpolate(
-            finest,
-            scale_factor=0.5,
-            mode="bilinear",
-            align_corners=False,
-            recompute_scale_factor=False,
-        ),
-        *middle,
-        F.interpolate(coarsest, size=middle[-1].shape[-2:], mode="bilinear", align_corners=False),
-    ]
+    maps = [features[name] for name in names]
+    maps[0] = F.interpolate(
+        maps[0],
+        scale_factor=0.5,
+        mode="bilinear",
+        align_corners=False,
+        recompute_scale_factor=False,
+    )
+    if len(maps) == len(LEVEL_STRIDES):
+        maps[-1] = F.interpolate(
+            maps[-1], size=maps[-2].shape[-2:], mode="bilinear", align_corners=False
+        )
+    return maps

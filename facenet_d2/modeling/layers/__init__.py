@@ -1,6 +1,7 @@
-"""Layers of FACENet's necks and heads."""
+"""Layers of FACENet's necks and heads, and of transformers."""
 
 from .aspp import ASPP
+from .attention import Attention, FeedForward
 from .cag import ChannelAttentionGuidance
 from .coordinates import append_coordinates
 from .deform import ModulatedDeformConv2d
@@ -10,7 +11,9 @@ from .subpixel import SubPixelConv2d
 
 __all__ = [
     "ASPP",
+    "Attention",
     "ChannelAttentionGuidance",
+    "FeedForward",
     "ModulatedDeformConv2d",
     "SemanticEnhancementModule",
     "SubPixelContextEnhancement",

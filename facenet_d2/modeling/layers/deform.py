@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.ops import deform_conv2d
 
+from ..precision import autocast_type
+
 
 def deform_conv2d_by_bags(
     x: torch.Tensor,
@@ -137,7 +139,7 @@ class ModulatedDeformConv2d(nn.Module):
         geometry = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
         # Autocast is disabled: not every device has a half-precision kernel of the operator, and
         # bfloat16 rounds sampling positions to whole pixels.
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with torch.autocast(autocast_type(x.device.type), enabled=False):
             x = x.to(self.weight.dtype)
             offsets, mask = self.offsets_and_mask(x)
             if x.device.type != "cpu":

@@ -2,5 +2,18 @@
 
 from .mask_scoring import MaskIoUHead, MaskScoringHead, mask_ious
 from .meta_arch import MaskRCNN
+from .panet import AdaptivePooler, PANetBoxHead, PANetMaskHead, PANetROIHeads
+from .refine_mask import RefineMaskHead, RefineMaskROIHeads
 
-__all__ = ["MaskIoUHead", "MaskRCNN", "MaskScoringHead", "mask_ious"]
+__all__ = [
+    "AdaptivePooler",
+    "MaskIoUHead",
+    "MaskRCNN",
+    "MaskScoringHead",
+    "PANetBoxHead",
+    "PANetMaskHead",
+    "PANetROIHeads",
+    "RefineMaskHead",
+    "RefineMaskROIHeads",
+    "mask_ious",
+]

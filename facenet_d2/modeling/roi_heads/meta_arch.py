@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY, GeneralizedRCNN
-from detectron2.structures import Instances
+from detectron2.structures import ImageList, Instances
 
 from ..postprocessing import with_pasted_masks
 
@@ -14,6 +14,13 @@ from ..postprocessing import with_pasted_masks
 @META_ARCH_REGISTRY.register()
 class MaskRCNN(GeneralizedRCNN):
     """Detectron2's ``GeneralizedRCNN``, whose results have masks as run lengths."""
+
+    def preprocess_image(self, batched_inputs: list[dict[str, torch.Tensor]]) -> ImageList:
+        """Normalise, pad and batch the images; keep their ignored regions for the RoI heads."""
+        images = super().preprocess_image(batched_inputs)
+        ignore_maps = [x.get("ignore_map") for x in batched_inputs]
+        images.ignore_maps = [None if m is None else m.to(self.device) for m in ignore_maps]
+        return images
 
     def inference(
         self,
