@@ -12,6 +12,11 @@ INPUT_NAME = "images"
 """Name of the input of all exported networks."""
 
 
+EXAMPLE = {"count": 2, "rows": 5, "columns": 9}
+"""Number and size of the recorded images: a number of 1, or a level of one row or column, would
+become a constant of the program. The coarsest level of YOLACT and CondInst has stride 128."""
+
+
 def example_images(
     network: ExportedNetwork, *, count: int, rows: int, columns: int
 ) -> torch.Tensor:
@@ -36,14 +41,13 @@ def example_images(
 def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
     """Record the operations of a network.
 
-    The program accepts any number of images, whose sides are multiples of the size divisibility and
-    at least twice as large, unless the network has a fixed size.
+    The program accepts any number of images whose sides are multiples of the size divisibility, and
+    whose levels have at least two rows and columns, unless the network has a fixed size.
 
     Args:
         network: network on the CPU.
     """
-    # A side or a number of 1 would become a constant of the program.
-    example = example_images(network, count=2, rows=3, columns=5)
+    example = example_images(network, **EXAMPLE)
     shapes = None
     if network.fixed_size is None:
         divisor = network.description.size_divisibility
@@ -59,7 +63,7 @@ def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
 
 def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
     """Record the operations of a network as TorchScript."""
-    example = example_images(network, count=2, rows=3, columns=5)
+    example = example_images(network, **EXAMPLE)
     with torch.no_grad(), warnings.catch_warnings():
         # Of conditions on sizes, which hold for all sizes that the description allows.
         warnings.simplefilter("ignore")

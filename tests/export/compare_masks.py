@@ -1,10 +1,11 @@
 """Compare final masks of exported files with those of the models in PyTorch.
 
   compare_masks.py small SOLOv2 FACENet FACENet-deformconv SOLO SOLO-decoupled YOLACT CondInst
+  compare_masks.py small SOLOv2-bifpn SOLOv2-pafpn SOLOv2-hrfpn SOLOv2-sem_fpn SOLOv2-face_fpn
   compare_masks.py file facenet.onnx output/facenet/config.yaml MODEL.WEIGHTS model.pth -- *.jpg
 
-The first form exports small models with random weights to ONNX and compares them on 50 images of
-different sizes. The second compares an exported file with its trained model on at most 50 images.
+The first two export small models with random weights to ONNX and compares them on 50 images of
+different sizes. The third compares an exported file with its trained model on at most 50 images.
 The files are run by facenet_d2.runtime, with post-processing in NumPy. Run the program in the
 repository with PYTHONPATH=.:tests.
 """

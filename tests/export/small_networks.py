@@ -40,14 +40,13 @@ def build_few_convs(cfg, input_shape):
     return FewConvs()
 
 
-def small_model(cfg: CfgNode, name: str = "SOLOv2", *, facenet: bool = False):
+def small_model(cfg: CfgNode, name: str = "SOLOv2", *, facenet: bool = False, neck: str = "fpn"):
     """Build a model with random weights that detects instances everywhere."""
     cfg.MODEL.BOTTOM_UP.NAME = "build_few_convs"
     cfg.MODEL.SOLOV2.NUM_CONVS = 1
     cfg.MODEL.SOLOV2.DEFORM_CONVS = 1
-    cfg.MODEL.BACKBONE.NAME = "build_fpn_backbone"
+    cfg.MODEL.BACKBONE.NAME = f"build_{'face_fpn' if facenet else neck}_backbone"
     if facenet:
-        cfg.MODEL.BACKBONE.NAME = "build_face_fpn_backbone"
         cfg.MODEL.SEM.ENABLED = True
         cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
     model = build(cfg, name)
@@ -59,8 +58,10 @@ def small_model(cfg: CfgNode, name: str = "SOLOv2", *, facenet: bool = False):
     return model
 
 
-def small_network(cfg: CfgNode, name: str = "SOLOv2", *, deform="gridsample", facenet=False):
+def small_network(
+    cfg: CfgNode, name: str = "SOLOv2", *, deform="gridsample", facenet=False, neck="fpn"
+):
     """Build a small model as a network of the contract "raw"."""
-    model = small_model(cfg, name, facenet=facenet)
+    model = small_model(cfg, name, facenet=facenet, neck=neck)
     description = describe(model, cfg, contract="raw", class_names=CLASSES)
     return RawNetwork(model, description, deform=deform)

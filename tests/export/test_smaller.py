@@ -1,12 +1,14 @@
 """Weights in float16 and convolutions in int8."""
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+import pytest
 from torch import nn
 
 from facenet_d2.export.smaller import halve_weights, quantize, sensitive_weights
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 CHANNELS = 16
 
