@@ -5,6 +5,7 @@
       --input harbour.jpg photos/ 'scenes/*.png' flight.mp4 --output overlays \\
       --opts MODEL.WEIGHTS output/model_best.pth
   demo.py --config-file output/harbour --input harbour.jpg
+  demo.py --weights facenet.onnx --input harbour.jpg
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from facenet_d2 import UserError
 from facenet_d2.data.readers import RasterReader
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.cli import user_errors
+from facenet_d2.engine.exported_predictor import ExportedPredictor
 from facenet_d2.engine.inputs import VIDEO_SUFFIXES, find_inputs, output_names
 from facenet_d2.engine.num_classes import score_threshold_key
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.evaluation.results import instances_to_results
+from facenet_d2.exported_options import add_exported_options, check_exported_options
 from facenet_d2.files import replaced, write_whole
 from facenet_d2.signals import StopAfter, StopRequested
 from facenet_d2.visualization.overlay import draw_instances
@@ -42,10 +45,10 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--config-file",
-        required=True,
         metavar="FILE",
         help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
     )
+    add_exported_options(parser)
     parser.add_argument(
         "--input",
         required=True,
@@ -83,7 +86,9 @@ def parse_args() -> argparse.Namespace:
         metavar="KEY VALUE",
         help="config overrides, for example MODEL.WEIGHTS model.pth; must be last",
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_exported_options(parser, args)
+    return args
 
 
 # Scale of the network's input below which a report says so.
@@ -96,11 +101,24 @@ class Demo:
     def __init__(self, args: argparse.Namespace, stop: StopAfter) -> None:
         self.stop = stop
         self.with_labels = not args.no_labels
-        self.predictor = Predictor(args.config_file, overrides=args.opts)
         self.threshold = args.confidence_threshold
-        self.threshold_key = score_threshold_key(self.predictor.cfg)
+        self._load(args)
         self.results: list[dict] = []
         self.images_seen = 0
+
+    def _load(self, args: argparse.Namespace) -> None:
+        """Load the model, and keep what the reports say of it."""
+        self.predictor: Predictor | ExportedPredictor
+        if args.weights is not None:
+            self.predictor = ExportedPredictor(args.weights, provider=args.runtime)
+            model = self.predictor.predictor.description
+            self.threshold_key = f"the file's score_threshold ({model.settings.score_threshold})"
+            self.sizes = model.min_size, model.max_size
+            return
+        self.predictor = Predictor(args.config_file, overrides=args.opts)
+        cfg = self.predictor.cfg
+        self.threshold_key = score_threshold_key(cfg)
+        self.sizes = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
 
     def run_image(self, image: np.ndarray, name: str) -> tuple[np.ndarray, str]:
         """Process an image that ``Predictor`` takes; return the overlay, in BGR, and a report.
@@ -138,10 +156,8 @@ class Demo:
     def _input_scale(self, image: np.ndarray) -> float:
         """Return the size of the network's input relative to an image."""
         short, long = sorted(image.shape[:2])
-        sizes = self.predictor.cfg.INPUT
-        if sizes.MIN_SIZE_TEST == 0:
-            return 1.0
-        return min(sizes.MIN_SIZE_TEST / short, sizes.MAX_SIZE_TEST / long)
+        min_size, max_size = self.sizes
+        return min(min_size / short, max_size / long) if min_size else 1.0
 
     def _keep(self, instances: Instances, name: str) -> None:
         self.images_seen += 1

@@ -1,4 +1,4 @@
-"""Patches that let Detectron2 0.6 run with current libraries; import this before Detectron2.
+"""Patches that let Detectron2 0.6 run with current libraries, applied before it is used.
 
 Each patch is applied only if it is needed: newer versions of Detectron2 and versions with compiled
 operators are left alone.

@@ -1,4 +1,4 @@
-"""Atomic writing of files, and reading of JSON."""
+"""Atomic writing of files, reading of JSON, and output folders."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .errors import UserError
 
 # Names of temporary files: a dot, the name, the process, "tmp", and the suffix.
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
@@ -169,3 +171,22 @@ def read_json(
         return None, f"it is not JSON ({error})"
     except RecursionError:
         return None, "its lists or objects are nested too deeply"
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Create a folder and check that it is writable.
+
+    Raises:
+        UserError: If it is not.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".write_probe_{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"output folder {folder} is not writable ({error.strerror}); choose another."
+        ) from error
+    return folder

@@ -13,18 +13,11 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
+from .cores import default_workers as default_workers
 from .errors import UserError
 from .signals import STOP_SIGNALS
-
-
-def default_workers() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1  # macOS and Windows.
 
 
 def add_workers_option(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +97,9 @@ def _start_worker() -> None:
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Not above: exported models run without it.
+    import torch
+
     # The processes keep all cores busy. PyTorch would also wait forever for the threads of the
     # parent's pool, which do not exist after a fork.
     torch.set_num_threads(1)

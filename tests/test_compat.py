@@ -74,7 +74,7 @@ def test_a_stand_in_for_pkg_resources_finds_files():
         find_spec = importlib.util.find_spec
         hidden = "pkg_resources"
         importlib.util.find_spec = lambda n, p=None: None if n == hidden else find_spec(n, p)
-        import facenet_d2
+        import facenet_d2, detectron2
         assert sys.modules["pkg_resources"].__spec__.loader is None
         import pkg_resources
         from detectron2.model_zoo import model_zoo

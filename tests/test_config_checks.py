@@ -276,7 +276,7 @@ def test_one_key_moves_the_limits_of_all_models(tmp_path):
 
 
 # Images large enough that the model has more than 1500 candidates of one class.
-SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "rdsnet": 64, "mask_rcnn": 96}
+SIDES = {"solov2": 64, "solo": 64, "yolact": 160, "condinst": 288, "rdsnet": 96, "mask_rcnn": 96}
 
 
 @pytest.mark.parametrize("name", SIDES)

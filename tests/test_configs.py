@@ -92,7 +92,7 @@ def test_config_builds_what_its_name_says(config):
     if epochs:
         steps = int(epochs.group(1)) * IMAGES[config.split("/")[1]] // cfg.SOLVER.IMS_PER_BATCH
         assert pytest.approx(steps, rel=0.01) == cfg.SOLVER.MAX_ITER
-        # The protocol of MODEL_ZOO.md has twice the paper's learning rate per image.
+        # The protocol of docs/EARLIER_RUNS.md has twice the paper's learning rate per image.
         faster = 2 if "_256_" in name else 1
         if cfg.SOLVER.OPTIMIZER == "SGD":
             rate = faster * 0.0025 * cfg.SOLVER.IMS_PER_BATCH / 2

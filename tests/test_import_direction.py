@@ -9,7 +9,17 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
-    ("compat", "errors", "files", "signals", "startup", "unpickling"),
+    (
+        "compat",
+        "cores",
+        "errors",
+        "exported_options",
+        "files",
+        "signals",
+        "startup",
+        "stride",
+        "unpickling",
+    ),
     (
         "config",
         "config_checks",
@@ -19,10 +29,10 @@ LAYERS = (
         "structures",
         "synthetic",
     ),
-    ("data", "modeling", "visualization", "zoo_files"),
+    ("data", "modeling", "runtime", "visualization", "zoo_files"),
     ("evaluation", "weights"),
-    ("conversion", "engine"),
-    ("analysis", "checking", "clients", "experiments", "model_zoo", "preparing"),
+    ("conversion", "engine", "registration"),
+    ("analysis", "checking", "clients", "experiments", "export", "model_zoo", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
 MODELS = (

@@ -1,4 +1,4 @@
-"""MODEL_ZOO.md and the README agree with the metrics.json files in docs/model_zoo."""
+"""The pages of runs and the README agree with the metrics.json files in docs/model_zoo."""
 
 import json
 import re
@@ -12,14 +12,20 @@ from helpers import REPOSITORY
 from facenet_d2 import add_facenet_config
 from facenet_d2.config import rename_keys
 from facenet_d2.engine import read_config
-from facenet_d2.engine.num_classes import resolve_num_classes
+from facenet_d2.engine.num_classes import keys_of_other_models, resolve_num_classes
 from facenet_d2.engine.run_record import read_sessions
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.plan import write_row_config
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
+EARLIER = (REPOSITORY / "docs" / "EARLIER_RUNS.md").read_text()
+# The runs of EARLIER_RUNS.md, and those of MODEL_ZOO.md.
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "nwpu_vhr10"
-RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
+LIGHT = FOLDER.with_name("nwpu_vhr10_lite0")
+EARLIER_RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
+LIGHT_RUNS = sorted(p.parent for p in LIGHT.glob("*/*/metrics.json"))
+RUNS = EARLIER_RUNS + LIGHT_RUNS
+PAGES = ((EARLIER, EARLIER_RUNS), (ZOO, LIGHT_RUNS))
 OTHER_MODELS = sorted(
     p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json")
 )
@@ -74,12 +80,12 @@ def recorded_settings(folder):
     return settings
 
 
-def of(row, key):
-    return np.array([final(f)[key] for f in sorted((FOLDER / row).iterdir())])
+def of(row, key, folder=FOLDER):
+    return np.array([final(f)[key] for f in sorted((folder / row).iterdir())])
 
 
-def table_with(*columns):
-    (found,) = (t for t in tables(ZOO) if set(columns) <= t[0].keys())
+def table_with(*columns, page=EARLIER):
+    (found,) = (t for t in tables(page) if set(columns) <= t[0].keys())
     return found
 
 
@@ -102,7 +108,7 @@ def check_cells(row, folder):
 
 
 def test_there_are_three_seeds_of_both_models():
-    assert {(f.parent.name, f.name) for f in RUNS} >= {
+    assert {(f.parent.name, f.name) for f in EARLIER_RUNS} >= {
         (row, f"seed{seed}") for row in (SOLOV2, FACENET) for seed in (1, 2, 3)
     }
 
@@ -117,27 +123,33 @@ def test_every_run_is_of_a_committed_config(folder):
     defaults = get_cfg()
     add_facenet_config(defaults)
     expected, defaults = map(flat, (expected, defaults))
-    assert {k: expected[k] for k in recorded if k not in OWN} == {
-        k: v for k, v in recorded.items() if k not in OWN
+    own = {k for k in expected.keys() | recorded.keys() if k not in OWN}
+    own = {k for k in own if not k.startswith(keys_of_other_models(cfg))}
+    assert {k: expected[k] for k in recorded if k in own} == {
+        k: v for k, v in recorded.items() if k in own
     }
     # Keys that are newer than the run.
-    assert all(expected[k] == defaults[k] for k in expected.keys() - recorded.keys())
+    assert all(expected[k] == defaults[k] for k in (expected.keys() - recorded.keys()) & own)
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
-def test_the_table_of_every_run():
-    rows = table_with("seed", "device")
-    assert len(rows) == len(RUNS)
+@pytest.mark.parametrize(("page", "runs"), PAGES, ids=["earlier", "zoo"])
+def test_the_table_of_every_run(page, runs):
+    rows = table_with("seed", "device", page=page)
+    folders = {(f"`{f.parent.name}`", f.name.removeprefix("seed")): f for f in runs}
+    assert {(row["row"], row["seed"]) for row in rows} == set(folders)
     for row in rows:
-        sessions = check_cells(row, FOLDER / row["row"].strip("`") / f"seed{row['seed']}")
+        sessions = check_cells(row, folders[row["row"], row["seed"]])
         assert {s["device"] for s in sessions} == {row["device"]}
 
 
-def test_the_table_of_classes():
-    rows = table_with("seed", "storage tank")
-    assert len(rows) == len(RUNS)
+@pytest.mark.parametrize(("page", "runs"), PAGES, ids=["earlier", "zoo"])
+def test_the_table_of_classes(page, runs):
+    rows = table_with("seed", "storage tank", page=page)
+    folders = {(f"`{f.parent.name}`", f.name.removeprefix("seed")): f for f in runs}
+    assert len(rows) == len(runs)
     for row in rows:
-        metrics = final(FOLDER / row.pop("row").strip("`") / f"seed{row.pop('seed')}")
+        metrics = final(folders[row.pop("row"), row.pop("seed")])
         assert len(row) == 10
         for column, cell in row.items():
             assert cell == f"{metrics['segm/AP-' + column.replace(' ', '_')]:.2f}"
@@ -158,7 +170,7 @@ def test_the_table_of_means_and_gains():
 def test_the_table_of_errors():
     errors = json.loads((FOLDER / "errors.json").read_text())
     rows = table_with("seed", "false alarms")
-    assert len(rows) == len(errors) == len(RUNS)
+    assert len(rows) == len(errors) == len(EARLIER_RUNS)
     for row in rows:
         model = row.pop("row").strip("`").split("_")[0]
         counts = errors[f"{model}_seed{row.pop('seed')}"]
@@ -194,7 +206,7 @@ def comparison_with_the_paper(text):
 
 
 def test_the_comparison_with_the_paper():
-    cells = comparison_with_the_paper(ZOO)
+    cells = comparison_with_the_paper(EARLIER)
     keys = {"mask AP": "segm/AP", "AP50": "segm/AP50", "AP75": "segm/AP75", "box AP": "bbox/AP"}
     for model, row in (("SOLOv2, CPU protocol", SOLOV2), ("FACENet, CPU protocol", FACENET)):
         for column, key in keys.items():
@@ -226,7 +238,7 @@ def test_every_other_model_is_a_model_file_on_the_same_protocol(folder, tmp_path
     protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
     write_row_config(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
     anchors = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
-    assert " ".join(anchors) in ZOO
+    assert " ".join(anchors) in EARLIER
     cfg = read_config(tmp_path / "row.yaml", anchors)
     resolve_num_classes(cfg)
     expected = flat(yaml.safe_load(cfg.dump()))
@@ -246,5 +258,6 @@ def test_the_table_of_other_models():
 
 
 def test_what_is_linked_is_there():
-    for name in re.findall(r"\]\((docs/[^)]+)\)", ZOO):
-        assert (REPOSITORY / name).exists(), name
+    for folder, page in ((REPOSITORY, ZOO), (REPOSITORY / "docs", EARLIER)):
+        for name in re.findall(r"\]\(([^)#:]+)\)", page):
+            assert (folder / name).exists(), name

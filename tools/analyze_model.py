@@ -182,16 +182,14 @@ def analyze_table_2(args: argparse.Namespace) -> dict[str, Any]:
         for row in tqdm([*TABLES[2].rows, *EXTRA], desc="models", leave=False):
             counts: dict[str, Any] = {"name": row.name}
             rows.append(counts)
-            if row.model is not None:
-                file = Path(folder, f"{row.model}.yaml")
-                write_row_config(configs() / PROTOCOL, row.config, file)
-                cfg = read_model_config(str(file), None)
-                analysis = analyze_config(cfg, tuple(args.input_size), args.instances)
-                counts.update(analysis.parts["all"], not_counted=analysis.not_counted)
-                counts["parts"] = analysis.parts
-                padded = analysis.input_size
+            file = Path(folder, f"{row.model}.yaml")
+            write_row_config(configs() / PROTOCOL, row.config, file)
+            cfg = read_model_config(str(file), None)
+            analysis = analyze_config(cfg, tuple(args.input_size), args.instances)
+            counts.update(analysis.parts["all"], not_counted=analysis.not_counted)
+            counts["parts"] = analysis.parts
             rule = PAPER_RULES.get(row.name)
-            if row.model is not None and rule is not None:
+            if rule is not None:
                 parameters, multiply_adds = count_row_as_paper(row, rule)
                 counts["as_paper"] = {
                     "parameters": round(parameters * 1e6),
@@ -209,7 +207,7 @@ def analyze_table_2(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "table": 2,
         "input_size": args.input_size,
-        "padded_size": padded,
+        "padded_size": analysis.input_size,
         "instances": args.instances,
         "rows": rows,
         "facenet_to_solov2": {

@@ -31,6 +31,7 @@ COMMANDS = {
     "prepare nwpu_vhr10": ("tools/prepare_nwpu_vhr10.py", "prepare NWPU VHR-10 for training"),
     "visualize data": ("tools/visualize_data.py", "draw training images as the model sees them"),
     "visualize errors": ("tools/visualize_errors.py", "count and draw the errors of masks"),
+    "export": ("tools/export_model.py", "export a model as ONNX, TorchScript or PT2"),
     "convert": ("tools/convert_weights.py", "convert a published SOLOv2 checkpoint"),
     "compare": ("tools/compare_results.py", "compare two files of results"),
     "reproduce": ("tools/reproduce.py", "train the rows of a table of the paper"),

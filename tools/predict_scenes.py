@@ -15,6 +15,9 @@ The detections of finished tiles are kept next to the output until it is complet
 command continues after an interruption. With --shard, several machines that share the folder
 process a part of the tiles each; the same command without it merges them. With --ray, the machines
 of a Ray cluster process the tiles.
+
+An exported model is used by --weights facenet.onnx in place of --config-file and --opts. Neither
+PyTorch nor Detectron2 need to be installed then.
 """
 
 from __future__ import annotations
@@ -25,17 +28,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import facenet_d2.compat  # noqa: F401  isort: skip
-import torch
 from tqdm import tqdm
 
 from facenet_d2 import UserError
-from facenet_d2.engine import run_command, scene_ray
-from facenet_d2.engine.scene_predictor import ScenePredictor
-from facenet_d2.engine.setup import check_writable
+from facenet_d2.engine import run_command
+from facenet_d2.exported_options import add_exported_options, check_exported_options
+from facenet_d2.files import check_writable
 from facenet_d2.scenes.extras import require_geo
+
+if TYPE_CHECKING:
+    from facenet_d2.engine import scene_ray
+    from facenet_d2.scenes.predictor import TilePredictor
 
 FORMATS = ("gpkg", "geojson", "fgb", "parquet", "json", "tif", "png")
 # Side of the overview picture in pixels.
@@ -55,9 +60,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--config-file",
-        required=True,
         help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
     )
+    add_exported_options(parser)
     parser.add_argument("--input", nargs="+", help="rasters, folders, glob patterns or URLs")
     parser.add_argument(
         "--output",
@@ -157,6 +162,9 @@ def parse_args() -> argparse.Namespace:
         args.output = [Path(last)]
     if not (args.input and args.output):
         parser.error("an input and an output are required")
+    check_exported_options(parser, args)
+    if args.weights is not None and args.ray is not None:
+        parser.error("--ray does not run exported models; use --shard or --workers")
     if args.batch_size < 1 or (args.workers is not None and args.workers < 1):
         parser.error("--batch-size and --workers must be at least 1")
     if args.ray is not None and args.shard is not None:
@@ -218,13 +226,33 @@ def kept_tiles() -> Iterator[None]:
         raise
 
 
+def build_predictor(args: argparse.Namespace) -> TilePredictor:
+    """Return the model."""
+    if args.weights is None:
+        return model_options(args).build()
+    from facenet_d2.cores import default_workers
+    from facenet_d2.runtime.scenes import OnnxScenePredictor
+
+    workers = args.workers or 1
+    return OnnxScenePredictor(
+        args.weights,
+        provider=args.runtime,
+        threads=None if workers == 1 else max(1, default_workers() // workers),
+        tile_size=args.tile_size,
+        overlap=args.overlap,
+        batch_size=args.batch_size,
+    )
+
+
 def model_options(args: argparse.Namespace) -> scene_ray.ModelOptions:
+    from facenet_d2.engine import scene_ray
+
     return scene_ray.ModelOptions(
         args.config_file, args.opts, args.tile_size, args.overlap, args.batch_size
     )
 
 
-def open_raster(path: str, args: argparse.Namespace, predictor: ScenePredictor) -> Any:
+def open_raster(path: str, args: argparse.Namespace, predictor: TilePredictor) -> Any:
     from facenet_d2.scenes.area import Area
 
     area = Area.from_file(args.aoi) if args.aoi else None
@@ -233,7 +261,7 @@ def open_raster(path: str, args: argparse.Namespace, predictor: ScenePredictor) 
     )
 
 
-def read_picture(path: str, scene: Any, predictor: ScenePredictor) -> Any:
+def read_picture(path: str, scene: Any, predictor: TilePredictor) -> Any:
     """Return the whole scene at a reduced size, ``(h, w, 3)`` uint8, RGB."""
     import numpy as np
 
@@ -249,7 +277,7 @@ def read_picture(path: str, scene: Any, predictor: ScenePredictor) -> Any:
 
 
 def process_tiles(
-    predictor: ScenePredictor, scene: Any, store: Any, shard: tuple[int, int], label: str
+    predictor: TilePredictor, scene: Any, store: Any, shard: tuple[int, int], label: str
 ) -> None:
     """Detect the instances of a part of the tiles that are not in the store yet."""
     from facenet_d2.scenes.prediction import detect_tiles, missing_batches, tile_batches
@@ -262,14 +290,22 @@ def process_tiles(
         detect_tiles(scene, missing, predictor.detect, store, on_batch=bar.update)
 
 
+def choose_gpu(number: int) -> None:
+    """Share several GPUs among the processes."""
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if gpus > 1:
+        torch.cuda.set_device(number % gpus)
+
+
 def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None:
     """Process a part of the tiles in a process of its own."""
 
     def work() -> None:
-        gpus = torch.cuda.device_count()
-        if gpus > 1:
-            torch.cuda.set_device(number % gpus)
-        predictor = model_options(args).build()
+        if args.weights is None:
+            choose_gpu(number)
+        predictor = build_predictor(args)
         with open_raster(path, args, predictor) as raster:
             scene = predictor.scene(raster, args.stretch)
             process_tiles(predictor, scene, store, (number, args.workers), f"part {number + 1}")
@@ -305,9 +341,7 @@ def run_workers(path: str, args: argparse.Namespace, store: Any) -> None:
         )
 
 
-def open_store(
-    predictor: ScenePredictor, scene: Any, output: Path, args: argparse.Namespace
-) -> Any:
+def open_store(predictor: TilePredictor, scene: Any, output: Path, args: argparse.Namespace) -> Any:
     """Return the store of a scene's tiles, with an existing folder."""
     from facenet_d2.scenes.tile_store import FolderStore
 
@@ -319,7 +353,7 @@ def open_store(
 
 
 def process_by_ray(
-    predictor: ScenePredictor, scenes: Sequence[tuple[str, Path]], args: argparse.Namespace
+    predictor: TilePredictor, scenes: Sequence[tuple[str, Path]], args: argparse.Namespace
 ) -> None:
     """Process the tiles of all scenes by a Ray cluster.
 
@@ -330,6 +364,7 @@ def process_by_ray(
         scenes: raster and one output file of each scene.
         args: arguments of the command.
     """
+    from facenet_d2.engine import scene_ray
     from facenet_d2.scenes.prediction import missing_batches, tile_batches
 
     with (
@@ -357,7 +392,7 @@ def process_by_ray(
 
 
 def predict_scene(
-    predictor: ScenePredictor, path: str, outputs: list[Path], args: argparse.Namespace
+    predictor: TilePredictor, path: str, outputs: list[Path], args: argparse.Namespace
 ) -> str:
     """Process one scene and return a line that reports the result."""
     from facenet_d2.scenes.prediction import InstanceStream
@@ -399,7 +434,7 @@ def main() -> int:
 
     rasters = find_rasters(args.input)
     outputs = output_files(rasters, args)
-    predictor = model_options(args).build()
+    predictor = build_predictor(args)
     if args.ray is not None:
         with kept_tiles():
             process_by_ray(predictor, [(p, f[0]) for p, f in zip(rasters, outputs)], args)

@@ -3,13 +3,16 @@
 
   reproduce.py --table 8
   reproduce.py --table 3 --rows FACENet YOLACT mask_rcnn --seeds 1 2 3 --num-gpus 2
+  reproduce.py --table 3 --schedule lite0_384
   reproduce.py --table 5 --dataset synthetic --schedule R_18_demo SOLVER.MAX_ITER 100
   reproduce.py --table 2 --dataset harbour.yaml --dry-run
 
 All rows share a protocol, that is a config with data, schedule, backbone and image sizes:
 configs/DATASET/solov2_SCHEDULE.yaml or a config of your own. Each row merges its model into it,
-configs/models/MODEL.yaml. Runs are written to OUTPUT/MODEL/seedN, with their log in train.log.
-Tables with the same --output share runs.
+configs/models/MODEL.yaml. --schedule lite0_384 is the light protocol, for CPUs, on every published
+data set; for a data set of your own, base your config on configs/Base-lite0_384.yaml. Runs are
+written to OUTPUT/MODEL/seedN, with their log in train.log. Tables with the same --output share
+runs.
 
 Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves a checkpoint and stops. The same command resumes an
 interrupted run and does not repeat finished ones. Runs with other settings are never mixed in: the
@@ -70,7 +73,8 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         "--schedule",
-        help=f"backbone and schedule (default: {DEFAULT_SCHEDULE}); a wrong one lists all",
+        help="backbone and schedule, or the beginning of the name (default: "
+        f"{DEFAULT_SCHEDULE}); a wrong one lists all",
     )
     parser.add_argument(
         "--rows",
@@ -117,12 +121,17 @@ def parse_args() -> argparse.Namespace:
 
 def print_commands(plan: TrainingPlan, num_gpus: int) -> None:
     """Print the commands that would be run, as lines for a shell."""
+    iterations = {r.row.name: r.cfg.SOLVER.MAX_ITER for r in plan.rows}
     for job in plan.jobs:
         what = f"{job.row.name}, seed {job.seed}"
+        total = iterations[job.row.name]
+        done = job.saved_iterations(total)
         if job.finished():
             print(f"# {what}: finished, in {job.folder}")
         else:
-            print(f"# {what}:\n{shell_line(training_command(job, num_gpus, plan.overrides))}")
+            left = f"{total} iterations" + (f", {done} of them done" if done else "")
+            command = shell_line(training_command(job, num_gpus, plan.overrides))
+            print(f"# {what}: {left}\n{command}")
 
 
 def train_unfinished(

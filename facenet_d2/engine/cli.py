@@ -14,8 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from torch.multiprocessing.spawn import ProcessExitedException
-
 from ..errors import UserError, user_message
 from ..signals import STOP_SIGNALS, StopRequested, is_ignored, stop_requests
 
@@ -86,6 +84,8 @@ def forward_signals_to_workers() -> Iterator[None]:
     Raises:
         StopRequested: After a signal, when the processes have ended.
     """
+    from torch.multiprocessing.spawn import ProcessExitedException
+
     requests: list[int] = []
 
     def forward(signum: int, frame: FrameType | None) -> None:

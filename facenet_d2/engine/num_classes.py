@@ -31,6 +31,13 @@ def model_node(cfg: CfgNode) -> str:
     return "RETINANET" if issubclass(meta_architecture, RetinaNet) else "ROI_HEADS"
 
 
+def keys_of_other_models(cfg: CfgNode) -> tuple[str, ...]:
+    """Return the prefixes of the keys that only other meta-architectures than the config's use."""
+    own = model_node(cfg)
+    nodes = {getattr(model, "CONFIG_NODE", own) for _, model in META_ARCH_REGISTRY}
+    return tuple(f"MODEL.{node}." for node in sorted(nodes - {own}))
+
+
 def num_classes_key(cfg: CfgNode) -> tuple[str, CfgNode]:
     """Return the config key with the model's number of classes, and the node that contains it."""
     node = model_node(cfg)

@@ -94,7 +94,7 @@ def offset_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 def embedding_parameters(model: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of embeddings, such as learned queries."""
-    return [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+    return [p for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()]
 
 
 def multiply_learning_rate(

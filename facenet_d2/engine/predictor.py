@@ -128,6 +128,17 @@ class Predictor:
             image = self.read(image)
         return self._predictor(image)["instances"].to("cpu")
 
+    def prepare(self, image: np.ndarray) -> torch.Tensor:
+        """Resize an image as the model expects it, ``(C, h, w)`` float32 before normalisation.
+
+        Args:
+            image: as for :meth:`__call__`.
+        """
+        if self._predictor.input_format == "RGB":
+            image = image[:, :, ::-1]
+        resized = self._predictor.aug.get_transform(image).apply_image(image)
+        return torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
+
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Predict the instances of several images in one pass of the network.
 
@@ -138,13 +149,10 @@ class Predictor:
         Returns:
             The instances of each image, as for a single one.
         """
-        inputs = []
-        for image in images:
-            if self._predictor.input_format == "RGB":
-                image = image[:, :, ::-1]
-            resized = self._predictor.aug.get_transform(image).apply_image(image)
-            tensor = torch.as_tensor(resized.astype(np.float32).transpose(2, 0, 1))
-            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+        inputs = [
+            {"image": self.prepare(image), "height": image.shape[0], "width": image.shape[1]}
+            for image in images
+        ]
         with torch.no_grad():
             outputs = self.model(inputs) if inputs else []
         return [output["instances"].to("cpu") for output in outputs]

@@ -18,6 +18,7 @@ from ..config_checks import check_values
 from ..data.datasets.coco import check_available, register_coco_from_config
 from ..data.readers import build_reader
 from ..errors import UserError
+from ..files import check_writable as check_writable
 from ..modeling.backbone import check_sem
 from .amp import amp_dtype
 from .downloads import LocalConfig, check_weights_address
@@ -273,22 +274,3 @@ def check_weights(weights: str) -> None:
             f"MODEL.WEIGHTS {weights[:300]} does not exist; set it to a checkpoint, or to '' for "
             "none."
         )
-
-
-def check_writable(folder: str | Path) -> Path:
-    """Create a folder and check that it is writable.
-
-    Raises:
-        UserError: If it is not.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".write_probe_{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output folder {folder} is not writable ({error.strerror}); choose another."
-        ) from error
-    return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..paths import configs
-from .paper import TABLES, Row, Table
+from .paper import Row, Table
 
 DEFAULT_SCHEDULE = "R_101_36ep"
 # Protocol configs are named by this prefix and their schedule.
@@ -34,8 +34,8 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
 
     Args:
         dataset: a folder in configs, ignoring case and punctuation, or a YAML file of the user.
-        schedule: backbone and schedule as in the names of the configs, by default
-            :data:`DEFAULT_SCHEDULE`; None for a YAML file.
+        schedule: backbone and schedule as in the names of the configs, or the only one's beginning;
+            by default :data:`DEFAULT_SCHEDULE`; None for a YAML file.
 
     Raises:
         UserError: if there is no such config; the message lists the available ones.
@@ -50,7 +50,8 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
         if not file.is_file():
             raise UserError(f"--dataset {dataset}: there is no such file.")
         return Protocol(file, file.stem)
-    folders = sorted({p.parent for p in configs().glob(f"*/{PROTOCOL_PREFIX}*.yaml")})
+    folders = {p.parent for p in configs().glob(f"*/{PROTOCOL_PREFIX}*.yaml")}
+    folders = sorted(folders - {configs() / "models"})
     wanted = _normalised(dataset.rstrip("/"))
     folder = next((f for f in folders if _normalised(f.name) == wanted), None)
     if folder is None:
@@ -63,13 +64,16 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
         for p in sorted(folder.glob(f"{PROTOCOL_PREFIX}*.yaml"))
     }
     wanted = schedule or DEFAULT_SCHEDULE
-    name = next((n for n in files if _normalised(n) == _normalised(wanted)), None)
-    if name is None:
+    beginning = _normalised(wanted)
+    names = [n for n in files if _normalised(n).startswith(beginning)]
+    names = [n for n in names if _normalised(n) == beginning] or names
+    if len(names) != 1:
         given = "" if schedule else " (the default)"
+        found = f"several schedules {wanted}..." if names else f"no schedule {wanted}{given}"
         raise UserError(
-            f"{folder.name} has no schedule {wanted}{given}; choose one of: --schedule "
-            f"{', '.join(files)}."
+            f"{folder.name} has {found}; choose one of: --schedule {', '.join(names or files)}."
         )
+    (name,) = names
     return Protocol(files[name], f"{folder.name}_{name}")
 
 
@@ -86,29 +90,22 @@ def choose_rows(table: Table, names: Sequence[str] | None) -> list[Row]:
         names: names of rows or of files in configs/models; None for all rows of the table.
 
     Returns:
-        Rows of the table in its order, then the other models. With ``names`` None, this includes
-        the rows that this project has no model for.
+        Rows of the table in its order, then the other models.
 
     Raises:
-        UserError: for an unknown name, or a row that this project has no model for.
+        UserError: for an unknown name.
     """
     if names is None:
         return list(table.rows)
     models = {_normalised(p.stem): p.stem for p in sorted((configs() / "models").glob("*.yaml"))}
-    missing = {_normalised(r.name) for t in TABLES.values() for r in t.rows if r.model is None}
     chosen = {table.baseline: table.row(table.baseline)}
     for name in names:
         wanted = _normalised(name)
         row = next((r for r in table.rows if _normalised(r.name) == wanted), None) or next(
-            (r for r in table.rows if r.model and _normalised(r.model) == wanted), None
+            (r for r in table.rows if _normalised(r.model) == wanted), None
         )
-        if wanted in missing:
-            raise UserError(
-                f"--rows {name}: this project has no such model and cannot train it; a table made "
-                "without --rows contains the paper's metrics of it."
-            )
         if row is None and wanted not in models:
-            own = ", ".join(r.name for r in table.rows if r.model)
+            own = ", ".join(r.name for r in table.rows)
             raise UserError(
                 f"--rows {name}: the rows of the table are {own}; others can be taken from "
                 f"configs/models: {', '.join(models.values())}."

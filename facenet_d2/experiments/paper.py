@@ -15,7 +15,7 @@ class Row:
 
     Attributes:
         name: name in the printed table.
-        model: name of the file in configs/models; None if this project has no such model.
+        model: name of the file in configs/models.
         metrics: mask AP, AP50, AP75, APs, APm and APl in percent; empty for models that are not in
             the paper's table.
         parameters: number of parameters in millions (Table 2 only).
@@ -23,20 +23,14 @@ class Row:
     """
 
     name: str
-    model: str | None
+    model: str
     metrics: tuple[float, ...]
     parameters: float | None = None
     multiply_adds: float | None = None
 
     @property
     def config(self) -> Path:
-        """Config of the model, to be merged into a :class:`~.choice.Protocol`.
-
-        Raises:
-            ValueError: if this project has no such model.
-        """
-        if self.model is None:
-            raise ValueError(f"this project has no model for row {self.name}")
+        """Config of the model, to be merged into a :class:`~.choice.Protocol`."""
         return configs() / "models" / f"{self.model}.yaml"
 
 

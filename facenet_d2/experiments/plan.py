@@ -16,7 +16,7 @@ from detectron2.config import CfgNode
 
 from ..engine import Trainer, load_config, read_config
 from ..engine.cli import user_errors
-from ..engine.num_classes import num_classes_key
+from ..engine.num_classes import keys_of_other_models, num_classes_key
 from ..errors import UserError
 from ..files import write_whole
 from .choice import Protocol
@@ -105,8 +105,6 @@ class TrainingPlan:
         protocol: config that the rows share.
         overrides: KEY VALUE pairs for all rows.
         rows: rows to train in the table's order, including the baseline.
-        left_out: rows of the table that this project has no model for; empty if the user chose the
-            rows by name.
         jobs: runs in the order of training: all rows with the first seed, the baseline first, then
             all rows with the next seed.
     """
@@ -115,7 +113,6 @@ class TrainingPlan:
     protocol: Protocol
     overrides: tuple[str, ...]
     rows: tuple[PlannedRow, ...]
-    left_out: tuple[Row, ...]
     jobs: tuple[Job, ...]
 
     def write_configs(self) -> None:
@@ -130,9 +127,9 @@ class TrainingPlan:
         Raises:
             UserError: if they do not; runs of different settings are never mixed.
         """
-        settings = {r.row.name: r.settings for r in self.rows}
+        planned = {r.row.name: r for r in self.rows}
         for job in self.jobs:
-            _check_recorded(job, settings[job.row.name])
+            _check_recorded(job, planned[job.row.name])
 
 
 def write_row_config(protocol: Path, model: Path, file: Path) -> None:
@@ -175,11 +172,11 @@ def make_plan(
             raise UserError(f"{key} cannot be overridden: use {OPTION_OF_KEY[key]}.")
     # Read the protocol first, so that an error names it and not a temporary file.
     read_config(protocol.file, overrides)
-    wanted = [r for r in rows if r.model is not None]
     loaded: dict[str, CfgNode] = {}
-    first = [r for r in wanted if r.name == table.baseline]
+    first = [r for r in rows if r.name == table.baseline]
+    order = first + [r for r in rows if r not in first]
     with tempfile.TemporaryDirectory() as folder:
-        for row in first + [r for r in wanted if r not in first]:
+        for row in order:
             file = Path(folder, f"{row.model}.yaml")
             write_row_config(protocol.file, row.config, file)
             # An error in the baseline's config is one of the protocol, the data or an override.
@@ -189,13 +186,11 @@ def make_plan(
     baseline = loaded[table.baseline]
     settings = {n: dict(flatten(yaml.safe_load(cfg.dump()))) for n, cfg in loaded.items()}
     planned = []
-    for row in wanted:
+    for row in rows:
         changes = _changes(row, table, loaded, settings) if loaded[row.name] != baseline else {}
         planned.append(PlannedRow(row, loaded[row.name], settings[row.name], changes))
-    order = first + [r for r in wanted if r not in first]
     jobs = [Job(row, seed, output) for seed in seeds for row in order]
-    left_out = tuple(r for r in rows if r.model is None)
-    return TrainingPlan(table, protocol, tuple(overrides), tuple(planned), left_out, tuple(jobs))
+    return TrainingPlan(table, protocol, tuple(overrides), tuple(planned), tuple(jobs))
 
 
 @contextmanager
@@ -260,7 +255,7 @@ def _keys(file: Path) -> list[str]:
     return [key for key, _ in flatten(CfgNode.load_yaml_with_base(str(file)))]
 
 
-def _check_recorded(job: Job, settings: dict[str, Any]) -> None:
+def _check_recorded(job: Job, planned: PlannedRow) -> None:
     folder = job.folder
     way_out = f"choose another --output, or remove {folder}"
     trained = [p.name for p in (folder / "metrics.json", *folder.glob("*.pth")) if p.is_file()]
@@ -274,11 +269,15 @@ def _check_recorded(job: Job, settings: dict[str, Any]) -> None:
             )
         return
     recorded = read_settings(folder)
-    expected = settings | {"SEED": job.seed}
+    expected = planned.settings | {"SEED": job.seed}
+    # A protocol can get keys of new models without affecting the runs of other models.
+    ignored = keys_of_other_models(planned.cfg)
     keys = sorted(
         k
         for k in recorded.keys() | expected.keys()
-        if k not in IGNORED_KEYS and recorded.get(k) != expected.get(k)
+        if k not in IGNORED_KEYS
+        and not k.startswith(ignored)
+        and recorded.get(k) != expected.get(k)
     )
     if keys:
         listed = [f"{k} {recorded.get(k)!r} there, {expected.get(k)!r} now" for k in keys]

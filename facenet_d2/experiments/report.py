@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from ..engine import read_config
 from ..engine.run_record import read_sessions
 from ..evaluation import METRICS
@@ -24,7 +26,8 @@ PANELS = (
     Panel("segm/AP50", "mask AP50"),
     Panel("total_loss", "sum of the losses", log=True),
 )
-NO_MODEL = "not in this project"
+# In pixels; section 4.2 of the paper.
+PAPER_SIZE = 800
 
 
 class Report:
@@ -48,12 +51,9 @@ class Report:
         self.failures: dict[Job, str] = {}
         output = plan.jobs[0].output
         self.files = {kind: output / f"table{number}.{kind}" for kind in ("md", "png")}
-        planned = {r.row.name: r.row for r in plan.rows}
-        left_out = {r.name: r for r in plan.left_out}
         # Rows of the table in its order, then other models.
-        order = [r.name for r in self.table.rows if r.name in planned | left_out]
-        self.rows = [(planned | left_out)[n] for n in dict.fromkeys([*order, *planned])]
-        self.baseline = planned[self.table.baseline]
+        self.rows = [r.row for r in plan.rows]
+        self.baseline = self.table.row(self.table.baseline)
         self.cfg = plan.rows[0].cfg
 
     def write(self) -> None:
@@ -66,13 +66,17 @@ class Report:
 
     def markdown(self) -> str:
         """Return metrics, gains over the baseline, and settings as Markdown."""
-        own = self._own_data()
+        own, changed = self._own_data(), self._own_network()
         title = f"# Table {self.number}: {self.table.title}"
         sections = [title + (f" (here on {own})" if own else "")]
         if own:
             sections.append(
                 f"**Trained on {own}, not on {self._paper_data()}: the values are not comparable "
                 "with the paper's.**"
+            )
+        if changed:
+            sections.append(
+                f"**Trained with {changed}: the values are not comparable with the paper's.**"
             )
         several = len({j.seed for j in self.plan.jobs}) > 1
         spread = "; ours is the mean ± standard deviation over the seeds" if several else ""
@@ -114,7 +118,7 @@ class Report:
             "baseline": self.baseline.name,
             "trained_on": list(self.cfg.DATASETS.TRAIN),
             "evaluated_on": list(self.cfg.DATASETS.TEST),
-            "comparable_with_paper": not self._own_data(),
+            "comparable_with_paper": not (self._own_data() or self._own_network()),
             "rows": rows,
             "failed": {f"{j.row.name}, seed {j.seed}": e for j, e in self.failures.items()},
             "files": list(map(str, self.existing_files())),
@@ -129,8 +133,6 @@ class Report:
         return [self.runs[j] for j in self.plan.jobs if j in self.runs and j.row.name == name]
 
     def _state(self, row: Row) -> str:
-        if row.model is None:
-            return NO_MODEL
         jobs = [j for j in self.plan.jobs if j.row == row]
         if all(j in self.runs for j in jobs):
             return "finished"
@@ -192,6 +194,16 @@ class Report:
         same = (tuple(ours.TRAIN), tuple(ours.TEST)) == (tuple(paper.TRAIN), tuple(paper.TEST))
         return None if same else ", ".join(ours.TRAIN)
 
+    def _own_network(self) -> str | None:
+        """Describe bottom-up network and image size if they are not the paper's, else None.
+
+        The paper's network is ResNet-101 (docs/TABLES.md); its images have 800 pixels or more.
+        """
+        network, size = _bottom_up(self.cfg), self.cfg.INPUT.MAX_SIZE_TEST
+        own = [network] if network != "ResNet-101" else []
+        own += [f"images of at most {size} pixels"] if size < PAPER_SIZE else []
+        return " and ".join(own) or None
+
     def _failed(self) -> list[str]:
         if not self.failures:
             return []
@@ -212,7 +224,7 @@ class Report:
             f"Overrides: {'`' + ' '.join(plan.overrides) + '`' if plan.overrides else 'none'}",
             f"{cfg.SOLVER.MAX_ITER} iterations of {cfg.SOLVER.IMS_PER_BATCH} images (the paper "
             f"gives no schedule), learning rate {cfg.SOLVER.BASE_LR}, lowered after: {steps}",
-            f"ResNet-{cfg.MODEL.RESNETS.DEPTH}, initial weights: "
+            f"{_bottom_up(cfg)}, initial weights: "
             f"{cfg.MODEL.WEIGHTS or 'none'}; images of at most {cfg.INPUT.MAX_SIZE_TEST} pixels",
             *self._versions(),
         ]
@@ -261,6 +273,16 @@ class Report:
                 listed = "; ".join(f"{value}: {', '.join(of)}" for value, of in jobs.items())
                 lines.append(f"**The runs used {len(jobs)} {plural}**: {listed}")
         return lines
+
+
+def _bottom_up(cfg: CfgNode) -> str:
+    """Return the name of the bottom-up network."""
+    if (
+        cfg.MODEL.BOTTOM_UP.NAME == "build_timm_backbone"
+        and "resnet" not in cfg.MODEL.BACKBONE.NAME
+    ):
+        return cfg.MODEL.TIMM.NAME
+    return f"ResNet-{cfg.MODEL.RESNETS.DEPTH}"
 
 
 def _pair(ours: str, paper: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import tempfile
 import warnings
 from pathlib import Path
 
 import numpy as np
-import pycocotools.mask as mask_util
 import rasterio
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.windows import Window
@@ -28,8 +28,15 @@ def check_rle(path: Path, scene: SceneDescription) -> None:
     """Check that the masks of a scene can be written as RLE.
 
     Raises:
-        UserError: If the scene has too many pixels.
+        UserError: If the scene has too many pixels, or pycocotools is not installed.
     """
+    try:
+        importlib.import_module("pycocotools.mask")
+    except ImportError as error:
+        raise UserError(
+            f"{path}: COCO results need pycocotools, which cannot be imported ({error}); install "
+            "it with pip install pycocotools, or use .gpkg, .fgb or .geojson."
+        ) from error
     pixels = scene.height * scene.width
     if pixels > MAX_RLE_PIXELS:
         raise UserError(
@@ -66,6 +73,9 @@ def scene_rle(mask: np.ndarray, x0: int, y0: int, height: int, width: int) -> di
     counts = np.diff(edges, prepend=0, append=height * width).tolist()
     # There is no run after a mask that ends with the scene.
     counts = counts if counts[-1] else counts[:-1]
+    # Not above: exported models run without it.
+    import pycocotools.mask as mask_util
+
     rle = mask_util.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     return {"size": [height, width], "counts": rle["counts"].decode()}
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import cv2
-import matplotlib
 import numpy as np
 import shapely
 from affine import Affine
@@ -71,7 +70,7 @@ class OverviewWriter(SceneWriter):
 
     def _legend(self, width: int) -> np.ndarray:
         """Return a dark strip with the colour, name and number of instances of each class."""
-        font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 14)
+        font = _font()
         line = _FONT_SIZE + _MARGIN
         entries = []
         x = y = _MARGIN
@@ -90,6 +89,15 @@ class OverviewWriter(SceneWriter):
             draw.rectangle((x, y, x + _FONT_SIZE, y + _FONT_SIZE), fill=color)
             draw.text((x + line, y), text, font=font, fill=(255, 255, 255))
         return np.asarray(strip)
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        import matplotlib
+    except ImportError:
+        # Pillow's own font, which has fewer characters.
+        return ImageFont.load_default(_FONT_SIZE)
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
 
 
 def _fixed_point(ring: shapely.LinearRing) -> np.ndarray:

@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 
-MASK_STRIDE = 4
-"""Stride of the mask features, and of the ground-truth masks they are trained with."""
-
+from ..stride import MASK_STRIDE as MASK_STRIDE
 
 MASKS_AT_ONCE = 16
 """Number of full-size masks processed together where an operation copies them to a wider type."""

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import pytest
 import reproduce
@@ -18,6 +17,7 @@ from helpers import REPOSITORY, write_tiny_config
 from PIL import Image
 
 from facenet_d2 import UserError
+from facenet_d2.config import LIMITS
 from facenet_d2.engine import read_config, run_command
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments import choose_rows, find_protocol, make_plan
@@ -151,25 +151,42 @@ def test_the_table_says_what_the_runs_and_the_paper_say(monkeypatch, capsys, pro
     assert (solo["paper"], solo["ours"]["APl"]) == (None, None)
 
 
-def test_rows_without_a_model_have_the_papers_metrics(monkeypatch, capsys, protocol, tmp_path):
-    """All rows have a model now; here, one of them has none."""
-    rows = tuple(replace(r, model=None) if r.name == "QueryInst" else r for r in TABLES[3].rows)
-    monkeypatch.setitem(TABLES, 3, replace(TABLES[3], rows=rows))
-    monkeypatch.setitem(TABLES, 2, TABLES[3])
+def test_all_rows_of_a_table_in_the_papers_order(monkeypatch, capsys, protocol, tmp_path):
     output = tmp_path / "out"
     plan = plan_of(3, protocol, output)
     write_runs(plan, {r.name: (20.0,) for r in TABLES[3].rows})
     options = ("--table", 3, "--dataset", protocol, "--output", output)
     code, printed = run(monkeypatch, capsys, *options)
     assert code == 0, printed.err
-    ours, gains, _ = tables((output / "table3.md").read_text())
+    text = (output / "table3.md").read_text()
+    ours, gains, _ = tables(text)
     assert list(ours)[2:] == ["YOLACT", "QueryInst", "SOLO", "SOLOv2 (baseline)", "FACENet"]
-    assert ours["QueryInst"][:2] == ["not in this project", f"{DASH} / 38.3"]
+    assert ours["QueryInst"][:2] == ["1", "20.00 / 38.3"]
     # 38.3 - 32.9.
-    assert gains["QueryInst"][:2] == [DASH, f"{DASH} / +5.4"]
-    code, printed = run(monkeypatch, capsys, *options, "--rows", "queryinst")
-    assert code == 2
-    assert "--rows queryinst: this project has no such model" in printed.err
+    assert gains["QueryInst"][:2] == ["1", "+0.00 / +5.4"]
+    assert "**Trained with ResNet-18 and images of at most 128 pixels: the values are not" in text
+
+
+LIGHT = {2: "solov2_lite0_384_3ep", 4: "solov2_lite0_384_12ep", 8: "solov2_lite0_384_36ep"}
+
+
+@pytest.mark.parametrize("number", LIGHT)
+def test_the_light_protocol_has_the_same_name_for_every_data_set(number):
+    """Its configs share everything but data, augmentation, and number of iterations."""
+    protocol = find_protocol(TABLES[number].dataset, "lite0-384")
+    assert protocol.file == CONFIGS / TABLES[number].dataset / f"{LIGHT[number]}.yaml"
+    cfg, base = (
+        dict(flatten(yaml.safe_load(read_config(file).dump())))
+        for file in (protocol.file, CONFIGS / "Base-lite0_384.yaml")
+    )
+    changed = {k for k in cfg if cfg[k] != base[k]}
+    # Limits are raised with TEST.DETECTIONS_PER_IMAGE.
+    assert {k for k in changed if k.startswith("MODEL.")} <= set(LIMITS)
+    assert changed - set(LIMITS) <= {
+        *("DATASETS.TRAIN", "DATASETS.TEST", "INPUT.RAND_AUGMENT.ENABLED", "OUTPUT_DIR"),
+        *("SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD"),
+        *("TEST.EVAL_PERIOD", "TEST.DETECTIONS_PER_IMAGE", "TEST.AREA_RANGES"),
+    }
 
 
 def test_every_model_changes_what_its_file_sets(protocol, tmp_path):
@@ -212,6 +229,8 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
     # Output folder and device do not matter, and a newer key has its default.
     settings = yaml.safe_load(whole)
     settings["OUTPUT_DIR"], settings["MODEL"]["DEVICE"] = "elsewhere", "cuda"
+    # Keys of other models do not matter either.
+    settings["MODEL"]["YOLACT"]["NUM_CONVS"] = 7
     del settings["MODEL"]["SEM"]["RESIDUAL"]
     record.write_text(yaml.safe_dump(settings))
     plan.check_folders()
@@ -232,6 +251,11 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
         (("--dataset", "none.yaml"), "there is no such file"),
         (("--dataset", "synthetic"), "choose one of: --schedule R_18_demo, R_18_overfit"),
         (("--schedule", "R_200_1ep"), "R_50_36ep"),
+        (
+            ("--schedule", "lite0"),
+            "NWPU-VHR10 has several schedules lite0...; choose one of: --schedule lite0_320_9ep, "
+            "lite0_384_36ep.",
+        ),
         (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "omit it"),
         (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),
         (("--dataset", "{tiny}", "SEED", "3"), "use --seeds"),
@@ -280,12 +304,15 @@ def test_a_dry_run_prints_commands(monkeypatch, capsys, protocol, tmp_path):
     assert code == 0, printed.err
     finished, what, command = printed.out.splitlines()
     assert finished == f"# FPN, seed 1: finished, in {output / 'solov2' / 'seed1'}"
-    assert what == "# PAFPN, seed 1:"
+    assert what == "# PAFPN, seed 1: 2 iterations"
     assert command.endswith(
         f"train_net.py --config-file {output / 'pafpn' / 'row.yaml'} --resume --num-gpus 1 "
         f"SEED 1 OUTPUT_DIR {output / 'pafpn' / 'seed1'} SOLVER.MAX_ITER 2"
     )
     assert read_config(output / "pafpn" / "row.yaml").MODEL.BACKBONE.NAME.endswith("pafpn_backbone")
+    (output / "pafpn" / "seed1" / "last_checkpoint").write_text("model_0000000.pth")
+    code, printed = run(monkeypatch, capsys, *options, "--rows", "pafpn", "SOLVER.MAX_ITER", "2")
+    assert "# PAFPN, seed 1: 2 iterations, 1 of them done" in printed.out
 
 
 def test_only_one_process_trains_into_a_folder(monkeypatch, capsys, protocol, tmp_path):

@@ -119,9 +119,9 @@ def test_losses_of_the_stages():
             so_far[roi] = refined_by_loops(so_far[roi], stages[i][roi].double().numpy())
         assert 0.05 < number / entropies[i].size < 0.95
         expected.append(total / number)
-    np.testing.assert_allclose(torch.stack(found), expected, rtol=1e-4)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
     empty = refinement_losses([s[:0] for s in stages], [t[:0] for t in targets], 2)
-    assert torch.stack(empty).tolist() == [0, 0, 0, 0]
+    assert empty.tolist() == [0, 0, 0, 0]
 
 
 @pytest.fixture
@@ -171,8 +171,8 @@ def test_stages(head):
             predictor = stage.mask_predictor.linear
             logits = F.conv2d(y, predictor.weight[:, :, None, None], predictor.bias)[:, c : c + 1]
             torch.testing.assert_close(found[number][i], logits[0, 0], rtol=1e-4, atol=1e-4)
-            own = conv(stage.semantic_in, semantics.features[image : image + 1])
-            own = conv(stage.semantic_out, roi_align(own, box, size, 1 / 4, 0, True))
+            own = conv(head.semantic_convs[number], semantics.features[image : image + 1])
+            own = conv(stage.semantic, roi_align(own, box, size, 1 / 4, 0, True))
             objects = semantics.logits[image : image + 1].sigmoid()
             both = [logits.sigmoid(), roi_align(objects, box, size, 1 / 4, 0, True)]
             y = conv(stage.fuse, torch.cat([y, own, *both], dim=1))

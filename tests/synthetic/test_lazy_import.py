@@ -21,7 +21,7 @@ def modules_after(statement):
 
 
 def test_importing_the_package_imports_no_drawing():
-    modules = modules_after("import facenet_d2")
+    modules = modules_after("import facenet_d2, detectron2")
     assert "facenet_d2.data.datasets.synthetic_aerial" in modules
     assert {m for m in modules if m.startswith("facenet_d2.synthetic.")} == set()
     assert {m for m in modules if m.startswith("facenet_d2.checking")} == set()

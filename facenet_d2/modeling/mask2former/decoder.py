@@ -28,6 +28,30 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(channels, num_heads)
         self.feed_forward = FeedForward(channels, fc_dim)
 
+    def forward(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        memory: torch.Tensor,
+        memory_positions: torch.Tensor,
+        allowed: torch.Tensor,
+    ) -> torch.Tensor:
+        """
+        Args:
+            x: queries, ``(N, Q, c)``.
+            positions: position embeddings of the queries, ``(Q, c)``.
+            memory: pixels of the level, ``(N, L, c)``.
+            memory_positions: their position embeddings, ``(L, c)``.
+            allowed: pixels that each query may attend to, ``(N, Q, L)`` bool.
+
+        Returns:
+            ``(N, Q, c)``.
+        """
+        x = self.cross_attention(
+            x, memory, position=positions, memory_position=memory_positions, allowed=allowed
+        )
+        return self.feed_forward(self.self_attention(x, position=positions))
+
 
 class QueryDecoder(nn.Module):
     """Learned queries that attend to the pixels of their present masks, level after level."""
@@ -93,14 +117,8 @@ class QueryDecoder(nn.Module):
         every = [(logits, masks)]
         for i, layer in enumerate(self.layers):
             level = i % len(levels)
-            x = layer.cross_attention(
-                x,
-                memories[level],
-                position=positions,
-                memory_position=places[level],
-                allowed=attended_pixels(masks, sizes[level]),
-            )
-            x = layer.feed_forward(layer.self_attention(x, position=positions))
+            allowed = attended_pixels(masks, sizes[level])
+            x = layer(x, positions, memories[level], places[level], allowed)
             logits, masks = self._predict(x, mask_features)
             every.append((logits, masks))
         all_logits, all_masks = zip(*(every if self.training else every[-1:]))

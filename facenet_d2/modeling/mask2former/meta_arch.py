@@ -227,7 +227,7 @@ class Mask2Former(InstanceModel[Mask2FormerPredictions]):
                 points = draw_common_points(boxes, self.num_points, self.object_ratio)
                 labels = label_points(gt_masks, points.expand(len(gt), -1, -1), size)
             known.append((gt_masks, size, boxes, points, labels))
-        losses = {}
+        losses: dict[str, torch.Tensor] = {}
         for layer, (logits, masks) in enumerate(zip(*predictions, strict=True)):
             pairs = [
                 self.assign(logits[i], masks[i], gt.gt_classes, *known[i][3:])

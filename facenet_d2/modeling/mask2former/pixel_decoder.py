@@ -113,12 +113,11 @@ class PixelDecoder(nn.Module):
         super().__init__()
         finest, *others = in_channels
         # Coarsest first, as the decoder uses them.
-        self.projections = nn.ModuleList(
-            Conv2d(c, channels, 1, norm=get_norm(norm, channels)) for c in others[::-1]
-        )
-        for conv in self.projections:
+        projections = [Conv2d(c, channels, 1, norm=get_norm(norm, channels)) for c in others[::-1]]
+        for conv in projections:
             nn.init.xavier_uniform_(conv.weight)
             nn.init.zeros_(conv.bias)
+        self.projections = nn.ModuleList(projections)
         self.levels = nn.Embedding(len(others), channels)
         self.layers = nn.ModuleList(
             EncoderLayer(

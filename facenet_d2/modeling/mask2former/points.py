@@ -111,7 +111,7 @@ def draw_common_points(boxes: torch.Tensor, count: int, object_ratio: float) -> 
     Returns:
         ``(P, 2)``.
     """
-    # Objects in turn; all of them are large enough for one point if P is at least their number.
+    # The objects take turns.
     owners = torch.arange(count, device=boxes.device) % len(boxes)
     number = round(object_ratio * count)
     chosen = boxes[owners]

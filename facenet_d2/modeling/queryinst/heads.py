@@ -151,7 +151,7 @@ class MaskHead(nn.Module):
             )
         )
         self.upsample = nn.ConvTranspose2d(channels, channels, 2, stride=2)
-        self.predict = nn.Conv2d(channels, num_classes, 1)
+        self.predict = Conv2d(channels, num_classes, 1)
         _initialise(self)
         nn.init.zeros_(self.predict.bias)
 

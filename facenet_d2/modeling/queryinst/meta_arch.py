@@ -255,7 +255,7 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         missed = sum(map(len, gt_instances)) - found
         get_event_storage().put_scalar("objects_without_query", missed / len(gt_instances))
         normalizer = mean_over_processes(max(found, 1), self.device)
-        losses = {}
+        losses: dict[str, torch.Tensor] = {}
         for stage, (logits, boxes, queries) in enumerate(zip(*predictions[:3], strict=True)):
             with torch.no_grad():
                 pairs = [self.assign(*x) for x in zip(logits, boxes, gt_instances, strict=True)]

@@ -140,7 +140,6 @@ class RefineStage(nn.Module):
     def __init__(
         self,
         channels: int,
-        semantic_channels: int,
         *,
         size: int,
         sampling_ratio: int,
@@ -149,8 +148,7 @@ class RefineStage(nn.Module):
     ) -> None:
         """
         Args:
-            channels: number of channels of the RoI features.
-            semantic_channels: number of channels of the semantic features.
+            channels: number of channels of the RoI features and of the semantic features.
             size: height and width of the RoI features.
             sampling_ratio: samples in each direction of a pooled pixel; 0 adapts them to the RoI.
             num_classes: number of classes of the masks.
@@ -158,9 +156,8 @@ class RefineStage(nn.Module):
         """
         super().__init__()
         self.mask_predictor = MaskPredictor(channels, num_classes)
-        self.semantic_in = conv_relu(semantic_channels, channels, 1)
         self.pool = ROIAlign((size, size), 1 / MASK_STRIDE, sampling_ratio)
-        self.semantic_out = conv_relu(channels, channels, 1)
+        self.semantic = conv_relu(channels, channels, 1)
         self.fuse = conv_relu(2 * channels + 2, channels, 1)
         self.parallel = nn.ModuleList(
             conv_relu(channels, channels, dilation=dilation) for dilation in dilations
@@ -180,7 +177,7 @@ class RefineStage(nn.Module):
         """
         Args:
             x: RoI features, ``(B, channels, size, size)``.
-            semantic_features: output of ``semantic_in``, ``(N, channels, H/4, W/4)``.
+            semantic_features: ``(N, channels, H/4, W/4)``.
             semantic_probabilities: ``(N, 1, H/4, W/4)``.
             rois: index of the image and box (x0, y0, x1, y1) of each RoI, ``(B, 5)``.
             classes: class of each RoI, ``(B,)`` int64.
@@ -191,7 +188,7 @@ class RefineStage(nn.Module):
         """
         logits = self.mask_predictor(x, classes)
         # ROIAlign rounds boxes to the type of the features.
-        semantic = self.semantic_out(self.pool(semantic_features.float(), rois))
+        semantic = self.semantic(self.pool(semantic_features.float(), rois))
         objects = self.pool(semantic_probabilities.float(), rois)
         probabilities = torch.cat([logits[:, None].sigmoid(), objects], dim=1)
         x = self.fuse(torch.cat([x, semantic, probabilities], dim=1))
@@ -249,7 +246,7 @@ def refine(logits: torch.Tensor, larger: torch.Tensor) -> torch.Tensor:
 
 def refinement_losses(
     stages: Sequence[torch.Tensor], targets: Sequence[torch.Tensor], width: int
-) -> list[torch.Tensor]:
+) -> torch.Tensor:
     """Compute the mean binary cross-entropy of each stage.
 
     The first two stages have it at all pixels, the others near the boundaries, at the size before,
@@ -259,6 +256,9 @@ def refinement_losses(
         stages: logits of each stage, ``(B, size, size)``, each twice as large as the previous one.
         targets: masks of the objects at the same sizes, bool.
         width: see :func:`boundaries`.
+
+    Returns:
+        One loss per stage.
     """
     losses = []
     for i, (logits, target) in enumerate(zip(stages, targets, strict=True)):
@@ -272,7 +272,7 @@ def refinement_losses(
                 counted = _enlarged(region[:, None].float())[:, 0] >= 0.5
                 so_far = refine(so_far, logits)
         losses.append((loss * counted).sum() / counted.sum().clamp(min=1))
-    return losses
+    return torch.stack(losses)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -328,16 +328,17 @@ class RefineMaskHead(nn.Module):
                 for i in range(num_conv)
             )
         )
+        dims = [conv_dim // 2**i for i in range(NUM_STAGES)]
+        self.semantic_convs = nn.ModuleList(conv_relu(semantic_dim, dim, 1) for dim in dims)
         self.stages = nn.ModuleList(
             RefineStage(
-                conv_dim // 2**i,
-                semantic_dim,
+                dim,
                 size=input_shape.height * 2**i,
                 sampling_ratio=sampling_ratio,
                 num_classes=num_classes,
                 dilations=dilations,
             )
-            for i in range(NUM_STAGES)
+            for i, dim in enumerate(dims)
         )
         self.mask_predictor = MaskPredictor(conv_dim // 2**NUM_STAGES, num_classes)
 
@@ -365,7 +366,7 @@ class RefineMaskHead(nn.Module):
 
     def project(self, semantics: Semantics) -> list[torch.Tensor]:
         """Compute the semantic features of each stage, which all RoIs share."""
-        return [stage.semantic_in(semantics.features) for stage in self.stages]
+        return [conv(semantics.features) for conv in self.semantic_convs]
 
     def layers(
         self,
@@ -415,7 +416,7 @@ class RefineMaskHead(nn.Module):
         stages = self.layers(x, self.project(semantics), semantics.logits, rois, classes)
         targets = [_cropped_masks(proposals, logits) for logits in stages]
         losses = refinement_losses(stages, targets, self.boundary_width)
-        return {"loss_mask": sum(w * v for w, v in zip(self.loss_weights, losses, strict=True))}
+        return {"loss_mask": (losses * losses.new_tensor(self.loss_weights)).sum()}
 
     def inference(
         self, x: torch.Tensor, semantics: Semantics, instances: Sequence[Instances]

@@ -1,0 +1,69 @@
+"""Programs of networks: their operations, recorded for images of any number and size."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+
+from .networks import ExportedNetwork
+
+INPUT_NAME = "images"
+"""Name of the input of all exported networks."""
+
+
+def example_images(
+    network: ExportedNetwork, *, count: int, rows: int, columns: int
+) -> torch.Tensor:
+    """Return noise around the mean colour, ``(count, C, H, W)``, the same in each call.
+
+    Args:
+        network: network that takes the images.
+        count: number of images; 1 if the network takes one only.
+        rows: H in multiples of the size divisibility, unless the network has a fixed size.
+        columns: W in the same unit.
+    """
+    description = network.description
+    generator = torch.Generator().manual_seed(0)
+    if network.fixed_size is not None:
+        return torch.rand(1, 3, network.fixed_size, network.fixed_size, generator=generator)
+    divisor = description.size_divisibility
+    shape = (count, len(description.pixel_mean), rows * divisor, columns * divisor)
+    model = network.model
+    return torch.randn(shape, generator=generator) * model.pixel_std + model.pixel_mean
+
+
+def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
+    """Record the operations of a network.
+
+    The program accepts any number of images, whose sides are multiples of the size divisibility and
+    at least twice as large, unless the network has a fixed size.
+
+    Args:
+        network: network on the CPU.
+    """
+    # A side or a number of 1 would become a constant of the program.
+    example = example_images(network, count=2, rows=3, columns=5)
+    shapes = None
+    if network.fixed_size is None:
+        divisor = network.description.size_divisibility
+        count, rows, columns = (
+            torch.export.Dim("count", min=1),
+            torch.export.Dim("rows", min=2),
+            torch.export.Dim("columns", min=2),
+        )
+        shapes = {INPUT_NAME: {0: count, 2: divisor * rows, 3: divisor * columns}}
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes=shapes)
+
+
+def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
+    """Record the operations of a network as TorchScript."""
+    example = example_images(network, count=2, rows=3, columns=5)
+    with torch.no_grad(), warnings.catch_warnings():
+        # Of conditions on sizes, which hold for all sizes that the description allows.
+        warnings.simplefilter("ignore")
+        # Traces of networks with top-k are compared by check_export, which allows for ties.
+        traced = torch.jit.trace(network, example, check_trace=False)
+    assert isinstance(traced, torch.jit.ScriptModule)
+    return traced

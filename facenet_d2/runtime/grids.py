@@ -1,0 +1,260 @@
+"""Instances from the predictions of SOLOv2, FACENet and SOLO (SOLOv2, section 3.4).
+
+The steps are those of :mod:`facenet_d2.modeling.grids.selection`, in NumPy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import cv2
+import numpy as np
+
+from .arrays import descending, logit, logit_of, sigmoid
+from .description import GridSettings
+from .detected import Detected
+from .enlarge import Enlarger, Part, window
+from .prediction import tight_box
+
+# Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
+CHUNK_FLOATS = 16 * 2**20
+
+
+def suppress_neighbours(scores: np.ndarray, num_grids: Sequence[int]) -> np.ndarray:
+    """Apply Points NMS: set every score to zero that is not the maximum of its 2x2 window.
+
+    The window extends up and to the left of the cell.
+
+    Args:
+        scores: scores of the cells of all grids in turn, ``(cells, C)``.
+        num_grids: number of cells S along each side, per grid.
+
+    Returns:
+        The remaining scores, ``(cells, C)``.
+    """
+    result = np.empty_like(scores)
+    first = 0
+    for size in num_grids:
+        cells = slice(first, first + size * size)
+        grid = scores[cells].reshape(size, size, -1)
+        maximum = grid.copy()
+        np.maximum(maximum[1:], grid[:-1], out=maximum[1:])
+        rows = maximum.copy()
+        np.maximum(maximum[:, 1:], rows[:, :-1], out=maximum[:, 1:])
+        result[cells] = (grid * (maximum == grid)).reshape(size * size, -1)
+        first += size * size
+    return result
+
+
+def grid_instances(
+    outputs: Mapping[str, np.ndarray],
+    image: int,
+    settings: GridSettings,
+    input_size: tuple[int, int],
+    image_size: tuple[int, int],
+) -> Detected:
+    """Select the instances of one image.
+
+    Args:
+        outputs: outputs of the network by name, see
+            :attr:`~facenet_d2.runtime.description.ModelDescription.output_names`.
+        image: index of the image in the batch.
+        settings: thresholds and limits.
+        input_size: (height, width) of the image as the network saw it, without padding.
+        image_size: (height, width) of the result.
+    """
+    scores = suppress_neighbours(sigmoid(outputs["logits"][image]), settings.num_grids)
+    cells, classes = np.nonzero(scores > np.float32(settings.score_threshold))
+    if len(cells) == 0:
+        return Detected.none()
+    cell_scores = scores[cells, classes]
+    if len(cells) > settings.max_candidates:
+        best = np.sort(descending(cell_scores)[: settings.max_candidates])
+        cells, classes, cell_scores = cells[best], classes[best], cell_scores[best]
+
+    # Candidates of the same cell share its mask.
+    unique_cells, mask_of = np.unique(cells, return_inverse=True)
+    logits, size = mask_logits(outputs, image, unique_cells, settings)
+    binary = logits > logit_of(settings.mask_threshold)
+    maps, masks = logits.reshape(-1, *size), binary.reshape(-1, *size)
+    area, maskness = area_and_maskness(maps, masks)
+    minimum = np.repeat(settings.min_mask_areas, [s * s for s in settings.num_grids])
+    kept = (area > minimum[unique_cells])[mask_of]
+    cell_scores = cell_scores[kept] * maskness[mask_of[kept]]
+    classes, mask_of = classes[kept], mask_of[kept]
+
+    order = descending(cell_scores)[: settings.nms_pre]
+    cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
+    cell_scores = matrix_nms(
+        binary,
+        mask_of,
+        area[mask_of],
+        classes,
+        cell_scores,
+        kernel=settings.nms_kernel,
+        sigma=settings.nms_sigma,
+    )
+
+    order = descending(cell_scores)[: settings.max_instances]
+    order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
+    enlarge = Enlarger(input_size, image_size, settings.mask_threshold)
+    crops = [enlarge(_part(maps[i], masks[i])) for i in mask_of[order]]
+    boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
+    return Detected(classes[order], cell_scores[order], boxes, crops).visible()
+
+
+def _part(logits: np.ndarray, binary: np.ndarray) -> Part:
+    """Return the probabilities of a mask around its pixels."""
+    box = window(binary)
+    assert box is not None  # Its area is above the minimum.
+    left, top, right, bottom = box
+    return Part(sigmoid(logits[top:bottom, left:right]), left, top)
+
+
+def mask_logits(
+    outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Compute the mask logits of cells of an image.
+
+    Args:
+        outputs: outputs of the network by name.
+        image: index of the image in the batch.
+        cells: increasing indices of K cells, ``(K,)``.
+        settings: the grids.
+
+    Returns:
+        Logits, ``(K, h * w)`` float32, and the size (h, w) of the masks, H/4 and W/4 of the padded
+        input.
+    """
+    if "mask_features" in outputs:
+        features = outputs["mask_features"][image]
+        product = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
+        return product, features.shape[1:]
+    maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]
+    size = maps[0].shape[-2:]
+    first = list(itertools.accumulate((s * s for s in settings.num_grids), initial=0))
+    level_logits: Callable[[int, np.ndarray], np.ndarray]
+    if settings.decoupled:
+
+        def level_logits(level: int, own: np.ndarray) -> np.ndarray:
+            return _decoupled_logits(maps[level], settings.num_grids[level], own - first[level])
+
+    else:
+
+        def level_logits(level: int, own: np.ndarray) -> np.ndarray:
+            kernels, features = outputs["kernels"][own], maps[level]
+            product = kernels[:, :-1] @ features.reshape(len(features), -1) + kernels[:, -1:]
+            result: np.ndarray = product.reshape(len(own), *features.shape[1:])
+            return result
+
+    parts = []
+    for level in range(len(maps)):
+        # The cells are sorted: the concatenation keeps their order.
+        own = cells[(cells >= first[level]) & (cells < first[level + 1])]
+        if len(own):
+            parts.append(_enlarged_logits(level_logits(level, own), size))
+    return np.concatenate(parts).reshape(len(cells), -1), size
+
+
+def _decoupled_logits(maps: np.ndarray, grid: int, cells: np.ndarray) -> np.ndarray:
+    """Return the logits of the products of decoupled SOLO's factors, ``(K, h, w)``."""
+    columns, rows = cells % grid, grid + cells // grid
+    # Only the maps of some columns and rows are needed.
+    some, places = np.unique(np.concatenate([columns, rows]), return_inverse=True)
+    factors = sigmoid(maps[some])
+    return logit(factors[places[: len(cells)]] * factors[places[len(cells) :]])
+
+
+def _enlarged_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize masks by interpolating their probabilities."""
+    if logits.shape[1:] == size:
+        return logits
+    resized = [cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in sigmoid(logits)]
+    return logit(np.stack(resized))
+
+
+def area_and_maskness(logits: np.ndarray, binary: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the area of each mask and its maskness, the mean probability of its pixels.
+
+    Args:
+        logits: mask logits, ``(N, h, w)``.
+        binary: pixels of the masks, ``(N, h, w)`` bool.
+
+    Returns:
+        Areas ``(N,)`` int64, and masknesses ``(N,)`` float32, 0 for an empty mask.
+    """
+    areas, totals = [], []
+    for values, mask in zip(logits, binary):
+        left, top, right, bottom = tight_box(mask)
+        inside = mask[top:bottom, left:right]
+        areas.append(np.count_nonzero(inside))
+        totals.append(sigmoid(values[top:bottom, left:right][inside]).sum())
+    area = np.array(areas, np.int64)
+    return area, np.array(totals, np.float32) / np.maximum(area, 1).astype(np.float32)
+
+
+def matrix_nms(
+    binary: np.ndarray,
+    mask_of: np.ndarray,
+    area: np.ndarray,
+    classes: np.ndarray,
+    scores: np.ndarray,
+    *,
+    kernel: str,
+    sigma: float,
+) -> np.ndarray:
+    """Lower each score by the overlap with higher-scored masks of the same class.
+
+    See :func:`facenet_d2.modeling.grids.matrix_nms.matrix_nms`.
+
+    Args:
+        binary: masks, ``(K, pixels)`` bool.
+        mask_of: mask of each of N candidates, ``(N,)``, by descending score.
+        area: area of each candidate's mask, ``(N,)``.
+        classes: class of each candidate, ``(N,)``.
+        scores: descending scores, ``(N,)`` float32.
+        kernel: "gaussian" or "linear".
+        sigma: parameter of the gaussian kernel.
+
+    Returns:
+        New scores, ``(N,)`` float32.
+    """
+    if len(scores) == 0:
+        return scores
+    shared = np.zeros((len(scores),) * 2, np.float32)
+    for c in np.unique(classes):
+        own = np.flatnonzero(classes == c)
+        shared[np.ix_(own, own)] = _intersections(binary[mask_of[own]])
+    # Row i, column j: overlap of j with the higher-scored i of the same class; zero elsewhere.
+    shared = np.triu(shared, k=1)
+    area = area.astype(np.float32)
+    iou = shared / (area[:, None] + area[None, :] - shared)
+    # Largest overlap of i with a higher-scored mask: a suppressed i suppresses less.
+    covered = iou.max(axis=0)[:, None]
+    if kernel == "gaussian":
+        decay = np.exp(np.float32(-sigma) * (np.square(iou) - np.square(covered)))
+    else:
+        # Exact duplicates make the divisor zero.
+        decay = (1 - iou) / np.maximum(1 - covered, np.float32(1e-6))
+    result: np.ndarray = scores * decay.min(axis=0)
+    return result
+
+
+def _intersections(masks: np.ndarray) -> np.ndarray:
+    """Count the pixels that each two of ``(N, pixels)`` bool masks share, ``(N, N)`` float32.
+
+    The diagonal is not meaningful.
+    """
+    # Masks rarely overlap: most pixels need not be counted. 255 bytes of 1 do not overflow.
+    count = np.zeros(masks.shape[1], np.uint8)
+    for start in range(0, len(masks), 252):
+        part = masks[start : start + 252].view(np.uint8)
+        count = np.minimum(count + part.sum(axis=0, dtype=np.uint8), 2)
+    places = np.flatnonzero(count > 1)
+    total = np.zeros((len(masks),) * 2, np.float32)
+    step = max(1, CHUNK_FLOATS // len(masks))
+    for start in range(0, len(places), step):
+        part = masks[:, places[start : start + step]].astype(np.float32)
+        total += part @ part.T
+    return total

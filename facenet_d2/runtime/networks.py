@@ -1,0 +1,145 @@
+"""Exported networks, run by ONNX Runtime or OpenVINO on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..cores import default_workers
+from ..errors import UserError
+from .description import METADATA_KEY
+
+INPUT_NAME = "images"
+"""Name of the network's input."""
+
+
+class Network(Protocol):
+    """A network in a file.
+
+    Attributes:
+        description: text that describes the model; None for a file of another program.
+        output_names: names of the outputs.
+    """
+
+    description: str | None
+    output_names: tuple[str, ...]
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Run the network.
+
+        Args:
+            images: ``(N, C, H, W)`` float32, contiguous.
+
+        Returns:
+            The outputs by name, float32.
+        """
+
+
+class OnnxRuntimeNetwork:
+    """A network in ONNX Runtime (extra ``[onnx]``)."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        """
+        Args:
+            file: an ONNX file.
+            threads: number of threads.
+
+        Raises:
+            UserError: if the file cannot be loaded, or ONNX Runtime is not installed.
+        """
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise _missing("onnxruntime", "onnx") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Errors are raised; warnings of the graph's optimisation are not the user's concern.
+        options.log_severity_level = 3
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime has a class of its own for each of its codes.
+            raise _unreadable(file, "ONNX Runtime", error) from error
+        self.description = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.output_names = tuple(output.name for output in self._session.get_outputs())
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        outputs = self._session.run(self.output_names, {INPUT_NAME: images})
+        return dict(zip(self.output_names, outputs, strict=True))
+
+
+class OpenVinoNetwork:
+    """A network in OpenVINO (extra ``[openvino]``), with float32 computed as such."""
+
+    def __init__(self, file: Path, threads: int) -> None:
+        """
+        Args:
+            file: an ONNX file.
+            threads: number of threads.
+
+        Raises:
+            UserError: if the file cannot be loaded, or OpenVINO is not installed.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise _missing("openvino", "openvino") from error
+        # Without the hint, processors with bfloat16 use it, at a loss of accuracy.
+        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        try:
+            core = openvino.Core()
+            model = core.read_model(file)
+            self._model = core.compile_model(model, "CPU", options)
+        except Exception as error:  # OpenVINO raises a plain RuntimeError for all of its errors.
+            raise _unreadable(file, "OpenVINO", error) from error
+        # The metadata of the ONNX file.
+        key = ["framework", METADATA_KEY]
+        self.description = model.get_rt_info(key).value if model.has_rt_info(key) else None
+        self.output_names = tuple(output.get_any_name() for output in self._model.outputs)
+
+    def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
+        outputs = self._model({INPUT_NAME: images})
+        return {name: outputs[name] for name in self.output_names}
+
+
+PROVIDERS: dict[str, Any] = {"onnxruntime": OnnxRuntimeNetwork, "openvino": OpenVinoNetwork}
+"""Class of the network by the name of the program that runs it."""
+
+
+def load_network(file: str | Path, *, provider: str, threads: int | None) -> Network:
+    """Load the network of a file.
+
+    Args:
+        file: an ONNX file.
+        provider: a key of :data:`PROVIDERS`.
+        threads: number of threads; by default that of the cores which this process may use.
+
+    Raises:
+        UserError: if the file or the provider is not usable.
+    """
+    path = Path(file)
+    if provider not in PROVIDERS:
+        raise UserError(f"provider is {provider!r}; it must be one of {', '.join(PROVIDERS)}.")
+    if threads is not None and threads < 1:
+        raise UserError(f"threads is {threads}; it must be at least 1.")
+    if not path.is_file():
+        reason = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} {reason}; name a file that tools/export_model.py has written.")
+    network: Network = PROVIDERS[provider](path, threads or default_workers())
+    return network
+
+
+def _missing(package: str, extra: str) -> UserError:
+    return UserError(
+        f"Exported models need {package}, which is not installed: pip install "
+        f"'facenet_d2[{extra}]', or {package} alone."
+    )
+
+
+def _unreadable(file: Path, program: str, error: Exception) -> UserError:
+    text = " ".join(str(error).split())[:300]
+    return UserError(f"{program} cannot load {file}: {text}")

@@ -1,0 +1,4 @@
+"""The stride of masks, in a module that needs no PyTorch."""
+
+MASK_STRIDE = 4
+"""Stride of the mask features, and of the ground-truth masks they are trained with."""

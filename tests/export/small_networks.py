@@ -1,0 +1,66 @@
+"""Small models for exports, which take seconds for each hundred operations."""
+
+from __future__ import annotations
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from runtime.models import build
+from torch import nn
+
+from facenet_d2.export import RawNetwork, describe
+
+CLASSES = ("ship", "plane", "car")
+
+
+class FewConvs(Backbone):
+    """One convolution for each of res2..res5."""
+
+    CHANNELS = 16
+
+    def __init__(self):
+        super().__init__()
+        self._out_features = ["res2", "res3", "res4", "res5"]
+        self._out_feature_strides = dict(zip(self._out_features, (4, 8, 16, 32)))
+        self._out_feature_channels = dict.fromkeys(self._out_features, self.CHANNELS)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(self.CHANNELS if i else 3, self.CHANNELS, 3, 2 if i else 4, padding=1)
+            for i in range(4)
+        )
+
+    def forward(self, x):
+        features = {}
+        for name, conv in zip(self._out_features, self.convs):
+            x = features[name] = torch.relu(conv(x))
+        return features
+
+
+@BACKBONE_REGISTRY.register()
+def build_few_convs(cfg, input_shape):
+    return FewConvs()
+
+
+def small_model(cfg: CfgNode, name: str = "SOLOv2", *, facenet: bool = False):
+    """Build a model with random weights that detects instances everywhere."""
+    cfg.MODEL.BOTTOM_UP.NAME = "build_few_convs"
+    cfg.MODEL.SOLOV2.NUM_CONVS = 1
+    cfg.MODEL.SOLOV2.DEFORM_CONVS = 1
+    cfg.MODEL.BACKBONE.NAME = "build_fpn_backbone"
+    if facenet:
+        cfg.MODEL.BACKBONE.NAME = "build_face_fpn_backbone"
+        cfg.MODEL.SEM.ENABLED = True
+        cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
+    model = build(cfg, name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Offsets and residual branches start at zero.
+            if parameter.dim() > 1 and not parameter.any():
+                parameter.normal_(std=0.05)
+    return model
+
+
+def small_network(cfg: CfgNode, name: str = "SOLOv2", *, deform="gridsample", facenet=False):
+    """Build a small model as a network of the contract "raw"."""
+    model = small_model(cfg, name, facenet=facenet)
+    description = describe(model, cfg, contract="raw", class_names=CLASSES)
+    return RawNetwork(model, description, deform=deform)

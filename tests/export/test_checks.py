@@ -1,0 +1,54 @@
+"""Differences between files and models are found."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Instances
+
+from facenet_d2.errors import UserError
+from facenet_d2.export.checks import Comparison, matched_ious, relative_difference
+from facenet_d2.structures.rle_masks import RLEMasks
+
+
+def squares(*places, classes=None):
+    """Instances of 4x4 pixels at (x, y) in an image of 20x20."""
+    masks = np.zeros((len(places), 20, 20), bool)
+    for mask, (x, y) in zip(masks, places):
+        mask[y : y + 4, x : x + 4] = True
+    result = Instances((20, 20))
+    result.pred_masks = RLEMasks.from_dense(masks, (20, 20))
+    result.pred_classes = torch.tensor(classes or [0] * len(places))
+    return result
+
+
+def test_masks_are_matched_once():
+    expected = squares((0, 0), (10, 10))
+    assert matched_ious(expected, expected) == [1.0, 1.0]
+    assert matched_ious(expected, squares((0, 2), (10, 10))) == [8 / 24, 1.0]
+    assert matched_ious(expected, squares((10, 10), (0, 0))) == [1.0, 1.0]
+    assert matched_ious(expected, squares((10, 10))) == [0.0, 1.0]
+    assert matched_ious(squares((10, 10)), expected) == [1.0, 0.0]
+    assert matched_ious(squares((0, 0), (0, 0)), squares((0, 0), (15, 15))) == [1.0, 0.0]
+    assert matched_ious(expected, squares((0, 0), (10, 10), classes=[0, 1])) == [1.0, 0.0]
+    assert matched_ious(expected, expected[:0]) == [0.0, 0.0]
+    assert matched_ious(expected[:0], expected) == [0.0, 0.0]
+    assert matched_ious(expected[:0], expected[:0]) == []
+
+
+def test_differences_are_relative_to_the_range():
+    ours = torch.tensor([0.0, -200.0, 50.0])
+    assert relative_difference(ours, ours + 1) == pytest.approx(1 / 200)
+    assert relative_difference(ours, ours[:2]) == float("inf")
+    assert relative_difference(ours, torch.tensor([0.0, float("nan"), 50.0])) == float("inf")
+
+
+def test_large_differences_are_errors():
+    Comparison(1e-5, 3, 0.9999).check("float32")
+    Comparison(1e-5, 0, None).check("float32")
+    Comparison(5.0, 3, 0.9).check("int8")
+    with pytest.raises(UserError, match=r"differ from PyTorch's by 0\.01 of"):
+        Comparison(0.01, 3, 1.0).check("float32")
+    with pytest.raises(UserError, match="differ from PyTorch's by nan"):
+        Comparison(float("nan"), 3, 1.0).check("float16")
+    with pytest.raises(UserError, match=r"mean IoU of 0\.9900"):
+        Comparison(1e-5, 3, 0.99).check("float32")

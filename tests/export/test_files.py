@@ -1,0 +1,143 @@
+"""Exported files compute what the models compute, for other numbers and sizes of images."""
+
+import ast
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from small_networks import small_model, small_network
+
+from facenet_d2.export import (
+    DEFAULT_OPSETS,
+    compare,
+    describe,
+    load_network,
+    metadata_of,
+    save_onnx,
+    save_torch,
+    to_onnx,
+    yolo_seg_network,
+)
+from facenet_d2.export.checks import exported_instances, matched_ious, model_instances
+from facenet_d2.export.files import METADATA_KEY
+from facenet_d2.runtime.description import ModelDescription
+
+
+def noise(*sizes):
+    """Images with coarse structure, (3, h, w) float32 from 0 to 255."""
+    generator = torch.Generator().manual_seed(4)
+    images = []
+    for h, w in sizes:
+        coarse = torch.rand(1, 3, h // 8 + 1, w // 8 + 1, generator=generator) * 255
+        images.append(torch.nn.functional.interpolate(coarse, size=(h, w), mode="bilinear")[0])
+    return images
+
+
+def check_network(network, run):
+    """Compare outputs and final masks of an exported file with those of its network."""
+    result = compare(network, run, noise((96, 64), (90, 139)))
+    result.check("float32")
+    assert result.difference < 1e-4
+    assert result.instances > 20
+    assert result.mask_iou > 0.999
+
+
+@pytest.mark.parametrize(
+    ("name", "deform", "facenet"),
+    [
+        ("SOLOv2", "deformconv", True),
+        ("SOLO", "gridsample", False),
+        ("YOLACT", "gridsample", False),
+        ("CondInst", "gridsample", False),
+    ],
+)
+def test_onnx_equals_the_model(model_cfg, tmp_path, name, deform, facenet):
+    network = small_network(model_cfg, name, deform=deform, facenet=facenet)
+    file = tmp_path / "model.onnx"
+    save_onnx(to_onnx(network, DEFAULT_OPSETS[deform]), file, metadata_of(network.description))
+    check_network(network, load_network(file, "onnx"))
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    names = tuple(output.name for output in session.get_outputs())
+    assert names == network.description.output_names
+    (images,) = session.get_inputs()
+    assert (images.name, images.shape) == ("images", ["count", 3, "height", "width"])
+    text = session.get_modelmeta().custom_metadata_map[METADATA_KEY]
+    assert ModelDescription.from_json(text, "file") == network.description
+    operators = [node.op_type for node in onnx.load(file).graph.node]
+    assert operators.count("DeformConv") == (5 if facenet else 0)
+    # The exporter's stack traces name files of this machine.
+    assert b".py" not in file.read_bytes()
+
+
+@pytest.mark.parametrize("file_format", ["torchscript", "pt2"])
+def test_files_of_pytorch_equal_the_model(model_cfg, tmp_path, file_format):
+    facenet = file_format == "torchscript"
+    network = small_network(model_cfg, facenet=facenet)
+    file = tmp_path / "model.pt2"
+    save_torch(network, file, file_format, metadata_of(network.description))
+    check_network(network, load_network(file, file_format))
+    texts = {METADATA_KEY: ""}
+    if file_format == "torchscript":
+        torch.jit.load(str(file), _extra_files=texts)
+    else:
+        torch.export.load(file, extra_files=texts)
+    text = texts[METADATA_KEY]
+    text = text.decode() if isinstance(text, bytes) else text
+    assert ModelDescription.from_json(text, "file") == network.description
+
+
+def test_yolo_seg_contains_the_post_processing(model_cfg, tmp_path):
+    model = small_model(model_cfg)
+    names = ("ship", "it's", "car")
+    description = describe(
+        model, model_cfg, contract="yolo-seg", class_names=names, pixel_size=0.25
+    )
+    network = yolo_seg_network(model, description, size=96, deform="gridsample", max_candidates=400)
+    file = tmp_path / "model.onnx"
+    save_onnx(to_onnx(network, 20), file, metadata_of(description, size=96))
+    run = load_network(file, "onnx")
+    result = compare(network, run, noise((96, 80)))
+    assert result.difference < 1e-3
+    (image,) = noise((96, 96))
+    with torch.no_grad():
+        expected = [x.numpy() for x in network(image[None] / 255)]
+    for ours, theirs in zip(expected, run(image[None] / 255)):
+        assert ours.shape == theirs.shape
+    # Scores of the instances, by row.
+    np.testing.assert_allclose(
+        *(np.sort(x[0, 4:7].max(axis=0)) for x in (expected[0], run(image[None] / 255)[0].numpy())),
+        atol=1e-5,
+    )
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    shapes = [output.shape for output in session.get_outputs()]
+    assert shapes == [[1, 4 + 3 + 32, 100], [1, 32, 24, 24]]
+    texts = session.get_modelmeta().custom_metadata_map
+    # As Ultralytics and Deepness read them.
+    assert ast.literal_eval(texts["names"]) == dict(enumerate(names))
+    assert ast.literal_eval(texts["imgsz"]) == [96, 96]
+    assert (texts["task"], int(texts["stride"]), int(texts["batch"])) == ("segment", 32, 1)
+    assert json.loads(texts["class_names"]) == {str(i): name for i, name in enumerate(names)}
+    assert json.loads(texts["det_type"]) == "YOLO_Ultralytics_segmentation"
+    assert json.loads(texts["resolution"]) == 25
+    assert ModelDescription.from_json(texts[METADATA_KEY], "file") == description
+
+
+def test_instances_of_a_file_are_those_of_its_outputs(model_cfg):
+    network = small_network(model_cfg)
+    (image,) = noise((64, 96))
+
+    def run(images):
+        with torch.no_grad():
+            outputs = list(network(images))
+        return outputs
+
+    def without_scores(images):
+        logits, *others = run(images)
+        return [torch.full_like(logits, -9.0), *others]
+
+    expected = model_instances(network, image)
+    assert matched_ious(expected, exported_instances(network, run, image)) == [1.0] * len(expected)
+    assert len(exported_instances(network, without_scores, image)) == 0
