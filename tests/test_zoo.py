@@ -179,6 +179,7 @@ def test_the_last_checkpoint_without_a_best_one(run, tmp_path):
         ("NWPU-VHR10/solov2_lite0_320_9ep", r"checkpoint of your own in MODEL\.WEIGHTS"),
         ("twice", "HRSID/twice, iSAID/twice; add the folder"),
         ("plain", "contain no config"),
+        ("facenet.onnx", r"runtime\.OnnxPredictor"),
         ("damaged", "cannot be read"),
         ("tagged", "not plain YAML"),
         ("long", "at most 500000 are read"),

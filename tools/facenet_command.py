@@ -5,7 +5,7 @@
 exit codes. In an installed package, the programs are in ``facenet_d2/commands``, where ``setup.py``
 copies those of the list below.
 
-Importing facenet_d2 takes seconds. This module is outside of it, so that the list comes at once.
+This module imports nothing of the package: the list comes at once, and ``setup.py`` can read it.
 """
 
 from __future__ import annotations

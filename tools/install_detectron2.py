@@ -18,10 +18,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 ARCHIVE = "pb1-detectron2==0.6"
@@ -62,8 +64,13 @@ runpy.run_path("setup.py", run_name="__main__")
 """
 
 
-def pip(*args: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", *args], check=True)
+# Newer versions of pip refuse the archive, for an address among its optional requirements. Newer
+# versions of setuptools lack pkg_resources, and older ones cannot build wheels by themselves.
+BUILD_REQUIREMENTS = ("pip<26.3", "setuptools>=70.1,<81")
+
+
+def pip(*args: str, env: Mapping[str, str] | None = None) -> None:
+    subprocess.run([sys.executable, "-m", "pip", *args], env=env, check=True)
 
 
 def build_wheel(out_dir: Path, work_dir: Path) -> Path:
@@ -79,12 +86,17 @@ def build_wheel(out_dir: Path, work_dir: Path) -> Path:
     Raises:
         subprocess.CalledProcessError: if the download, the verification or the build fails.
     """
+    build_tools = work_dir / "build_tools"
+    pip("install", "--quiet", "--target", str(build_tools), *BUILD_REQUIREMENTS)
+    path = [str(build_tools), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
     requirements = work_dir / "detectron2.txt"
     requirements.write_text(f"{ARCHIVE} --hash=sha256:{SHA256}\n")
     pip(
         *("download", "--quiet", "--require-hashes", "--no-deps"),
         *("--no-build-isolation", "--no-binary", ":all:"),
         *("--requirement", str(requirements), "--dest", str(work_dir)),
+        env=env,
     )
     (archive,) = work_dir.glob("*.tar.gz")
     with tarfile.open(archive) as tar:
@@ -94,6 +106,7 @@ def build_wheel(out_dir: Path, work_dir: Path) -> Path:
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", BUILD_WHEEL, str(out_dir.resolve())],
         cwd=source,
+        env=env,
         check=True,
     )
     (wheel,) = out_dir.glob("detectron2-*.whl")

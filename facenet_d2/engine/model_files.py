@@ -76,6 +76,11 @@ def find_model(source: str | Path, *, with_weights: bool = True) -> ModelFiles:
         UserError: if there is no such model.
     """
     path = Path(source).expanduser()
+    if path.suffix == ".onnx":
+        raise UserError(
+            f"{path} is an exported model; use facenet_d2.runtime.OnnxPredictor, or --weights on "
+            "the command line."
+        )
     if path.is_file() and path.suffix == ".pth":
         return ModelFiles(find_config(path.parent), path)
     if path.is_file() or not with_weights:
