@@ -31,7 +31,7 @@ LAYERS = (
     ),
     ("data", "modeling", "runtime", "visualization", "zoo_files"),
     ("evaluation", "weights"),
-    ("conversion", "engine", "registration"),
+    ("conversion", "engine"),
     ("analysis", "checking", "clients", "experiments", "export", "model_zoo", "preparing"),
 )
 # The models, which share code through the rest of `modeling` only.
