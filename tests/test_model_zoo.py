@@ -8,6 +8,7 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 from helpers import REPOSITORY
+from safetensors import safe_open
 
 from facenet_d2 import add_facenet_config
 from facenet_d2.config import rename_keys
@@ -16,6 +17,7 @@ from facenet_d2.engine.num_classes import keys_of_other_models, resolve_num_clas
 from facenet_d2.engine.run_record import read_sessions
 from facenet_d2.evaluation import METRICS
 from facenet_d2.experiments.plan import write_row_config
+from facenet_d2.zoo_files import weights_file
 
 ZOO = (REPOSITORY / "MODEL_ZOO.md").read_text()
 EARLIER = (REPOSITORY / "docs" / "EARLIER_RUNS.md").read_text()
@@ -25,6 +27,7 @@ LIGHT = FOLDER.with_name("nwpu_vhr10_lite0")
 EARLIER_RUNS = sorted(p.parent for p in FOLDER.glob("*/*/metrics.json"))
 LIGHT_RUNS = sorted(p.parent for p in LIGHT.glob("*/*/metrics.json"))
 RUNS = EARLIER_RUNS + LIGHT_RUNS
+PUBLISHED = json.loads((LIGHT / "published.json").read_text())
 PAGES = ((EARLIER, EARLIER_RUNS), (ZOO, LIGHT_RUNS))
 OTHER_MODELS = sorted(
     p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json")
@@ -192,7 +195,7 @@ def test_the_table_of_best_masks():
 
 
 def comparison_with_the_paper(text):
-    (rows,) = (t for t in tables(text) if {"model", "AP75"} <= t[0].keys())
+    (rows,) = (t for t in tables(text) if {"data", "model", "AP75"} <= t[0].keys())
     cells = {
         row["model"].removesuffix(" (paper)"): row for row in rows if "(paper)" in row["model"]
     }
@@ -214,13 +217,46 @@ def test_the_comparison_with_the_paper():
             assert cells[model][column] == f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
-def test_the_readme():
-    cells = comparison_with_the_paper((REPOSITORY / "README.md").read_text())
-    for model, folder in (("SOLOv2", "solov2_gn"), ("FACENet", "facenet_gn")):
-        metrics = final(FOLDER.with_name("trials") / folder)
-        row = cells[f"{model}, EfficientNet-Lite0, 320 pixels, 9 epochs, one seed"]
-        expected = [f"{metrics[f'segm/{m}']:.1f}" for m in ("AP", "AP50", "AP75")]
-        assert [row[k] for k in ("mask AP", "AP50", "AP75")] == expected
+@pytest.mark.parametrize(
+    ("page", "name", "digits"),
+    [
+        ((REPOSITORY / "README.md").read_text(), "EfficientNet-Lite0, 384 pixels, 36 epochs", 1),
+        (ZOO, "light protocol", 2),
+    ],
+    ids=["README", "zoo"],
+)
+def test_one_seed_beside_the_paper(page, name, digits):
+    cells = comparison_with_the_paper(page)
+    keys = {"mask AP": "segm/AP", "AP50": "segm/AP50", "AP75": "segm/AP75", "box AP": "bbox/AP"}
+    for model in ("solov2", "facenet"):
+        metrics = final(LIGHT / f"{model}_lite0_384_36ep" / "seed1")
+        title = {"solov2": "SOLOv2", "facenet": "FACENet"}[model]
+        row = cells[f"{title}, {name}, one seed"]
+        for column in row.keys() & keys.keys():
+            assert row[column] == f"{metrics[keys[column]]:.{digits}f}"
+
+
+@pytest.mark.parametrize("model", ["solov2", "facenet"])
+def test_published_weights_are_those_of_the_run(model):
+    """Their metadata has the config of seed 1 and its AP; the table has their size."""
+    name = f"{model}_lite0_384_36ep"
+    file = weights_file(name)
+    with safe_open(file, "pt") as weights:
+        metadata = weights.metadata()
+        values = sum(weights.get_tensor(key).numel() for key in weights.offset_keys())
+    folder = LIGHT / name / "seed1"
+    assert metadata["mask AP"] == f"{final(folder)['segm/AP']:.2f}"
+    assert metadata["box AP"] == f"{final(folder)['bbox/AP']:.2f}"
+    published, recorded = flat(yaml.safe_load(metadata["config"])), recorded_settings(folder)
+    changed = {key for key, value in recorded.items() if published[key] != value}
+    assert changed <= {*OWN, "MODEL.WEIGHTS"}
+    (row,) = (r for r in table_with("name", "file", page=ZOO) if r["name"] == f"`{name}`")
+    for column, key in (("mask AP", "segm/AP"), ("AP50", "segm/AP50"), ("box AP", "bbox/AP")):
+        assert row[column] == f"{PUBLISHED[name][key]:.2f}"
+        # Rounding to float16 changes little.
+        assert PUBLISHED[name][key] == pytest.approx(final(folder)[key], abs=0.2)
+    assert row["parameters"] == f"{values / 1e6:.1f} M"
+    assert row["file"] == f"{file.stat().st_size / 1e6:.0f} MB"
 
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
