@@ -88,9 +88,9 @@ def test_pixel_map(size):
     fine, middle, coarse = (torch.randn(2, 6, size[0] // s, size[1] // s) for s in (1, 2, 4))
     fused = conv(branch.lateral[0][0], fine) + upsample(conv(branch.lateral[1][0], middle))
     x = upsample(conv(branch.lateral[2][0], coarse))
-    fused = fused + upsample(conv(branch.lateral[2][1], x))
+    fused = fused + upsample(conv(branch.lateral[2][2], x))
     expected = F.conv2d(
-        upsample(conv(branch.after, fused)), branch.predict.weight, branch.predict.bias
+        upsample(conv(branch.after[0], fused)), branch.predict.weight, branch.predict.bias
     )
     actual = branch([fine, middle, coarse])
     assert actual.shape == (2, 3, 2 * size[0], 2 * size[1])

@@ -85,16 +85,16 @@ class AnchorHead(nn.Module):
             )
 
         self.towers = nn.ModuleList(tower() for _ in self.outputs)
-        self.predict = nn.ModuleList(
+        predict = [
             Conv2d(conv_channels if num_convs else in_channels, num_anchors * k, 3, padding=1)
             for k in self.outputs
-        )
+        ]
+        self.predict = nn.ModuleList(predict)
         for conv in self.modules():
             if isinstance(conv, nn.Conv2d):
                 nn.init.normal_(conv.weight, std=0.01)
                 _zero_bias(conv)
-        prior_logit = math.log(prior_prob / (1 - prior_prob))
-        nn.init.constant_(self.get_parameter("predict.0.bias"), prior_logit)
+        nn.init.constant_(predict[0].bias, math.log(prior_prob / (1 - prior_prob)))
 
     def forward(self, features: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], ...]:
         """
@@ -145,11 +145,15 @@ class PixelBranch(nn.Module):
             _zero_bias(layer)
             return layer
 
-        self.lateral = nn.ModuleList(
-            nn.ModuleList(conv(conv_channels if j else in_channels) for j in range(max(1, i)))
-            for i in range(num_levels)
-        )
-        self.after = conv(conv_channels)
+        # Published with the corners aligned, as this layer does.
+        double = nn.UpsamplingBilinear2d(scale_factor=2)
+        self.lateral = nn.ModuleList([nn.Sequential(conv(in_channels))])
+        for level in range(1, num_levels):
+            layers: list[nn.Module] = []
+            for i in range(level):
+                layers += [conv(conv_channels if i else in_channels), double]
+            self.lateral.append(nn.Sequential(*layers))
+        self.after = nn.Sequential(conv(conv_channels), double)
         self.predict = Conv2d(conv_channels, out_channels, 1)
         nn.init.normal_(self.predict.weight, std=0.01)
         _zero_bias(self.predict)
@@ -163,16 +167,5 @@ class PixelBranch(nn.Module):
         Returns:
             Pixel map, ``(N, out_channels, 2 H_0, 2 W_0)``.
         """
-        maps = []
-        for level, x in enumerate(features):
-            for conv in self.get_submodule(f"lateral.{level}").children():
-                x = conv(x) if level == 0 else _double(conv(x))
-            maps.append(x)
-        fused = maps[0]
-        for x in maps[1:]:
-            fused = fused + x
-        return self.predict(_double(self.after(fused)))
-
-
-def _double(x: torch.Tensor) -> torch.Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+        first, *others = (lateral(x) for x, lateral in zip(features, self.lateral, strict=True))
+        return self.predict(self.after(sum(others, first)))
