@@ -121,7 +121,8 @@ def _add_solov2(cfg: CN) -> None:
     node = cfg.MODEL.SOLOV2 = CN()
     # 0 takes the number of classes of the first training set; other values are checked against it.
     node.NUM_CLASSES = 0
-    # Pyramid levels under the grids, finest first. The lists below have one entry per level.
+    # Pyramid levels under the grids, finest first; the coarsest, of stride 64, may be left out. The
+    # lists below have one entry per level.
     node.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
     node.NUM_GRIDS = [40, 36, 24, 16, 12]
     # Minimum and maximum of sqrt(box area), in pixels of the network's input.

@@ -65,15 +65,15 @@ def find_protocol(dataset: str, schedule: str | None = None) -> Protocol:
     }
     wanted = schedule or DEFAULT_SCHEDULE
     beginning = _normalised(wanted)
-    names = [n for n in files if _normalised(n).startswith(beginning)]
-    names = [n for n in names if _normalised(n) == beginning] or names
-    if len(names) != 1:
+    matching = [n for n in files if _normalised(n).startswith(beginning)]
+    matching = [n for n in matching if _normalised(n) == beginning] or matching
+    if len(matching) != 1:
         given = "" if schedule else " (the default)"
-        found = f"several schedules {wanted}..." if names else f"no schedule {wanted}{given}"
+        found = f"several schedules {wanted}..." if matching else f"no schedule {wanted}{given}"
         raise UserError(
-            f"{folder.name} has {found}; choose one of: --schedule {', '.join(names or files)}."
+            f"{folder.name} has {found}; choose one of: --schedule {', '.join(matching or files)}."
         )
-    (name,) = names
+    name = matching[0]
     return Protocol(files[name], f"{folder.name}_{name}")
 
 

@@ -3,6 +3,7 @@
 import analyze_model
 import pytest
 import torch
+from helpers import REPOSITORY
 from torch import nn
 
 from facenet_d2.analysis import PAPER_RULES, count_as_paper
@@ -22,6 +23,13 @@ NOT_MET = {
 }
 
 
+def documented_rows():
+    """Return the cells after the name in the rows of docs/TABLES.md that have nine cells."""
+    lines = (REPOSITORY / "docs" / "TABLES.md").read_text().splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in rows if len(row) == 9}
+
+
 @pytest.mark.parametrize("name", PAPER_RULES)
 def test_the_papers_numbers_are_met_to_the_last_digit(name):
     row = TABLES[2].row(name)
@@ -29,6 +37,11 @@ def test_the_papers_numbers_are_met_to_the_last_digit(name):
         pytest.importorskip("detectron2.projects.point_rend")
     expected = NOT_MET.get(name, (row.parameters, row.multiply_adds))
     found = analyze_model.count_row_as_paper(row, PAPER_RULES[name])
+    documented = documented_rows()[name]
+    assert [documented[1], documented[5]] == [f"{number:.2f}" for number in found]
+    assert [documented[2], documented[6]] == [
+        f"{number:.2f}" for number in (row.parameters, row.multiply_adds)
+    ]
     for ours, theirs in zip(found, expected, strict=True):
         digits = len(str(theirs).partition(".")[2])
         assert round(ours, max(digits, 2)) == theirs
