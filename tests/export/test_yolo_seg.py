@@ -12,6 +12,7 @@ from small_networks import CLASSES, small_model
 
 from facenet_d2.errors import UserError
 from facenet_d2.export import describe, yolo_seg_network
+from facenet_d2.export.checks import matched_ious
 from facenet_d2.modeling.grids.selection import suppress_neighbours
 
 SIZE = 128
@@ -155,6 +156,9 @@ def test_readers_find_the_instances_of_solov2(model_cfg, settings):
     assert output0.shape == (1, 4 + 3 + coefficients, 50)
     assert output1.shape == (1, coefficients, SIZE // 4, SIZE // 4)
 
+    found = network.instances(*(torch.from_numpy(x[0]) for x in (output0, output1)), (SIZE, SIZE))
+    assert np.mean(matched_ious(expected, found)) > 0.999
+
     # NMS that keeps all: what remains are the differences of enlarging.
     classes, scores, masks, boxes = read_as_ultralytics(output0, output1, 3, conf=0, iou=1)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
@@ -204,6 +208,8 @@ def test_ultralytics_finds_the_instances_of_yolact(model_cfg):
     assert len(expected) > 5
     with torch.no_grad():
         output0, output1 = (x.numpy() for x in network(as_yolo_input(image)))
+    found = network.instances(*(torch.from_numpy(x[0]) for x in (output0, output1)), (SIZE, SIZE))
+    assert np.mean(matched_ious(expected, found)) > 0.999
     scores = np.sort(output0[0, 4:7].max(axis=0))
     assert math.isclose(scores[-1], expected.scores[0].item(), abs_tol=1e-5)
     # The model's Fast NMS lets dropped boxes suppress others, so it keeps fewer.
