@@ -62,7 +62,7 @@ class Comparison:
             raise UserError(
                 f"the masks of the exported file have a mean IoU of {self.mask_iou:.4f} with "
                 f"PyTorch's, and at least {MIN_MASK_IOU[precision]} is expected; try another "
-                "--opset or --deform, or leave out --half or --int8."
+                "--opset or --deform, more --candidates, or leave out --half or --int8."
             )
 
 
