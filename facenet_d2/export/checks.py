@@ -12,10 +12,10 @@ from detectron2.structures import ImageList, Instances
 from pycocotools import mask as mask_utils
 
 from ..errors import UserError
-from ..structures.rle_masks import RLEMasks
-from .networks import ExportedNetwork, RawNetwork, restored
+from .networks import ExportedNetwork, restored
 from .program import example_images
 from .readers import Run
+from .yolo_seg import YoloSegNetwork
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2}
 """Largest accepted difference of an output, relative to its largest absolute value."""
@@ -62,7 +62,7 @@ class Comparison:
             raise UserError(
                 f"the masks of the exported file have a mean IoU of {self.mask_iou:.4f} with "
                 f"PyTorch's, and at least {MIN_MASK_IOU[precision]} is expected; try another "
-                "--opset or --deform, or leave out --half or --int8."
+                "--opset or --deform, more --candidates, or leave out --half or --int8."
             )
 
 
@@ -140,8 +140,8 @@ def model_instances(network: ExportedNetwork, image: torch.Tensor) -> Instances:
     """Return the instances that the model finds in an image ``(C, h, w)``."""
     size = _size(network, image)
     images = padded(network, image)
-    if not isinstance(network, RawNetwork):
-        images = network.scene_values(images)  # type: ignore[operator]  # All others have it.
+    if isinstance(network, YoloSegNetwork):
+        images = network.scene_values(images)
     with torch.no_grad():
         (found,) = network.model.inference(network.predictions(images), [size], [size])
     assert isinstance(found, Instances)
@@ -153,40 +153,14 @@ def exported_instances(network: ExportedNetwork, run: Run, image: torch.Tensor) 
     size = _size(network, image)
     images = padded(network, image)
     outputs = run(images)
-    if not isinstance(network, RawNetwork):
-        return read_yolo_seg(outputs[0][0], outputs[1][0], size, network.description.settings)
+    if isinstance(network, YoloSegNetwork):
+        return network.instances(outputs[0][0], outputs[1][0], size)
     named = dict(zip(network.description.output_names, outputs, strict=True))
     with torch.no_grad():
         predictions = restored(network.predictions(images), named)
         (found,) = network.model.inference(predictions, [size], [size])
     assert isinstance(found, Instances)
     return found
-
-
-def read_yolo_seg(
-    rows: torch.Tensor, prototypes: torch.Tensor, size: tuple[int, int], settings: Any
-) -> Instances:
-    """Return the instances of the contract "yolo-seg", without the reader's NMS and cropping.
-
-    Args:
-        rows: ``(4 + C + E, A)``.
-        prototypes: ``(E, h, w)``.
-        size: (height, width) of the image without padding.
-        settings: settings of inference.
-    """
-    num_classes = len(rows) - 4 - len(prototypes)
-    scores, classes = rows[4 : 4 + num_classes].max(dim=0)
-    order = scores.argsort(descending=True)[: settings.max_instances]
-    order = order[scores[order] > 0]
-    logits = (rows[4 + num_classes :, order].T @ prototypes.flatten(1)).unflatten(
-        1, prototypes.shape[1:]
-    )
-    large = F.interpolate(logits[:, None], scale_factor=4, mode="bilinear", align_corners=False)
-    result = Instances(size)
-    result.pred_masks = RLEMasks.from_dense(large[:, 0, : size[0], : size[1]] > 0, size)
-    result.pred_classes = classes[order]
-    result.scores = scores[order]
-    return result
 
 
 def matched_ious(expected: Instances, found: Instances) -> list[float]:

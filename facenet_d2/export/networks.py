@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling.acceleration import pool_by_slicing
 from ..modeling.condinst import CondInst
 from ..modeling.instance_model import InstanceModel
 from ..modeling.solo import SOLO, SOLOMaskHead
@@ -96,7 +95,6 @@ class ExportedNetwork(nn.Module):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.description = description
         replace_deformable(self.model, deform)
-        pool_by_slicing(self.model)
 
     @property
     def fixed_size(self) -> int | None:

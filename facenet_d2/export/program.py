@@ -41,8 +41,8 @@ def example_images(
 def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
     """Record the operations of a network.
 
-    The program accepts any number of images whose sides are multiples of the size divisibility, and
-    whose levels have at least two rows and columns, unless the network has a fixed size.
+    The program holds for any number of images whose sides are multiples of the size divisibility,
+    unless the network has a fixed size.
 
     Args:
         network: network on the CPU.

