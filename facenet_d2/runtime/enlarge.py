@@ -7,6 +7,7 @@ the padded input, cropped to the image, and scaled to its own size, bilinearly b
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -144,6 +145,8 @@ def _blocks(
         yield slice(first - start, last - start), weights, low - offset, high - offset
 
 
+# Images of a video and tiles of a scene have the same sizes.
+@lru_cache(maxsize=8)
 def _axis(lines: int, old: int, new: int) -> Axis:
     """Return the scaling of one axis.
 
