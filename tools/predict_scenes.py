@@ -227,9 +227,21 @@ def kept_tiles() -> Iterator[None]:
 
 
 def build_predictor(args: argparse.Namespace) -> TilePredictor:
-    """Return the model."""
+    """Return the model.
+
+    Raises:
+        UserError: if it is not usable.
+    """
     if args.weights is None:
-        return model_options(args).build()
+        try:
+            return model_options(args).build()
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "detectron2"):
+                raise
+            raise UserError(
+                f"--config-file needs {error.name}, which is not installed; name an exported model "
+                "with --weights, or install it."
+            ) from error
     from facenet_d2.cores import default_workers
     from facenet_d2.runtime.scenes import OnnxScenePredictor
 

@@ -59,12 +59,13 @@ def yolact_instances(
     coefficients = outputs["coefficients"][image, some[rows]]
     prototypes = outputs["prototypes"][image]
     parts = (_combined(c, prototypes, box) for c, box in zip(coefficients, boxes[rows]))
+    map_size = prototypes.shape[1:]
     return _with_masks(
         boxes[rows],
         classes,
         scores[some[rows], classes],
         parts,
-        Enlarger(input_size, image_size, settings.mask_threshold),
+        Enlarger(map_size, input_size, image_size, settings.mask_threshold),
     )
 
 
@@ -123,6 +124,9 @@ def condinst_instances(
     boxes = apply_distances(outputs["distances"][image, positions], anchors[positions])
     keep = batched_nms(boxes, found, classes, settings.nms_threshold, settings.max_instances)
     positions = positions[keep]
+    factor = settings.mask_feature_stride // MASK_STRIDE
+    height, width = outputs["mask_features"].shape[2:]
+    map_size = (height * factor, width * factor)
     parts = _condinst_masks(
         outputs["mask_features"][image],
         outputs["parameters"][image, positions],
@@ -134,7 +138,7 @@ def condinst_instances(
         classes[keep],
         found[keep],
         parts,
-        Enlarger(input_size, image_size, settings.mask_threshold),
+        Enlarger(map_size, input_size, image_size, settings.mask_threshold),
     )
 
 

@@ -6,16 +6,18 @@ the padded input, cropped to the image, and scaled to its own size, bilinearly b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from ..stride import MASK_STRIDE
 from .prediction import EMPTY_CROP, Crop, tight_box
 
-# Number of floats of the enlarged rows that exist at a time; they fit into the cache.
-BAND_FLOATS = 2**20
+# Number of lines of the result that are computed at a time. Each depends on few lines of the map,
+# so blocks keep the matrix products small.
+BLOCK = 256
 # A part of a map needs this number of pixels around those above the threshold: an interpolated
 # value lies between its neighbours, and the second pixel is a neighbour at the first.
 MARGIN = 2
@@ -36,16 +38,23 @@ class Part(NamedTuple):
     y: int
 
 
-class Lines(NamedTuple):
-    """Where bilinear scaling samples the lines of one axis.
+class Axis(NamedTuple):
+    """Scaling of one axis, from a map to the image, as a matrix.
 
     Attributes:
-        first: index of the first of the two old neighbours of each new line.
-        weight: weight of the second one, float32.
+        matrix: ``(lines of the image, lines of the map)`` float32; weights of the map's lines.
+        first: first line of the map that each line of the image depends on.
+        last: last line of the map that it depends on.
     """
 
+    matrix: np.ndarray
     first: np.ndarray
-    weight: np.ndarray
+    last: np.ndarray
+
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the lines of the image that depend on the map's lines from start to stop."""
+        low, high = np.searchsorted(self.last, start), np.searchsorted(self.first, stop)
+        return int(low), int(high)
 
 
 def window(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -70,10 +79,15 @@ class Enlarger:
     """Enlarges the masks of one image."""
 
     def __init__(
-        self, input_size: tuple[int, int], image_size: tuple[int, int], threshold: float
+        self,
+        map_size: tuple[int, int],
+        input_size: tuple[int, int],
+        image_size: tuple[int, int],
+        threshold: float,
     ) -> None:
         """
         Args:
+            map_size: (height, width) of the maps, those of the padded input divided by the stride.
             input_size: (height, width) of the network's input without padding.
             image_size: (height, width) of the result.
             threshold: probability above which a pixel is set.
@@ -82,102 +96,89 @@ class Enlarger:
         self.image_size = image_size
         self.threshold = np.float32(threshold)
         self._rows, self._columns = (
-            None if old == new else _sampled_lines(old, new)
-            for old, new in zip(input_size, image_size)
+            _axis(*sizes) for sizes in zip(map_size, input_size, image_size)
         )
 
     def __call__(self, part: Part) -> Crop:
         """Return the mask of the part at the size of the image."""
-        x0, y0 = part.x * MASK_STRIDE, part.y * MASK_STRIDE
         height, width = part.values.shape
-        if height == 0 or width == 0 or x0 >= self.input_size[1] or y0 >= self.input_size[0]:
+        top, bottom = self._rows.span(part.y, part.y + height)
+        left, right = self._columns.span(part.x, part.x + width)
+        if bottom <= top or right <= left:
             return EMPTY_CROP
-        # The part's columns and rows of the network's input, and then those of the image.
-        x1 = min(x0 + MASK_STRIDE * width, self.input_size[1])
-        y1 = min(y0 + MASK_STRIDE * height, self.input_size[0])
-        left, right = _span(self._columns, x0, x1)
-        top, bottom = _span(self._rows, y0, y1)
+        columns = [
+            part.values[:, low:high] @ weights.T
+            for _, weights, low, high in _blocks(self._columns, left, right, part.x, width)
+        ]
+        wide = np.concatenate(columns, axis=1) if len(columns) > 1 else columns[0]
         mask = np.empty((bottom - top, right - left), bool)
-        step = max(1, BAND_FLOATS // (MASK_STRIDE * width))
-        for first in range(top, bottom, step):
-            last = min(first + step, bottom)
-            band = self._band(part, first, last, x1 - x0, y1 - y0)
-            if self._columns is not None:
-                band = _resample(band, x0, _cut(self._columns, left, right), axis=1)
-            np.greater(band, self.threshold, out=mask[first - top : last - top])
+        for lines, weights, low, high in _blocks(self._rows, top, bottom, part.y, height):
+            np.greater(weights @ wide[low:high], self.threshold, out=mask[lines])
         x0, y0, x1, y1 = tight_box(mask)
         if x1 == x0:
             return EMPTY_CROP
         return Crop(left + x0, top + y0, mask[y0:y1, x0:x1])
 
-    def _band(self, part: Part, first: int, last: int, width: int, height: int) -> np.ndarray:
-        """Return rows of the image, whose columns are still those of the network's input.
 
-        Args:
-            part: the part.
-            first: first row.
-            last: row after the last one.
-            width: number of columns of the part in the network's input.
-            height: number of rows of the part in the network's input.
-        """
-        offset = part.y * MASK_STRIDE
-        if self._rows is None:
-            return _enlarged_rows(part.values, first - offset, last - offset)[:, :width]
-        lines = _cut(self._rows, first, last)
-        # Rows of the input that are sampled, within the part.
-        low = min(max(int(lines.first[0]) - offset, 0), height - 1)
-        high = min(max(int(lines.first[-1]) + 1 - offset, 0), height - 1)
-        rows = _enlarged_rows(part.values, low, high + 1)[:, :width]
-        return _resample(rows, offset + low, lines, axis=0)
+def _blocks(
+    axis: Axis, start: int, stop: int, offset: int, length: int
+) -> Iterator[tuple[slice, np.ndarray, int, int]]:
+    """Cut a part of an axis into blocks.
 
+    Args:
+        axis: the axis.
+        start: first line of the image.
+        stop: line after the last one.
+        offset: line of the map at which a part of it starts. Beyond the part, the map counts as 0,
+            which is at most its true value.
+        length: number of lines of this part.
 
-def _enlarged_rows(values: np.ndarray, first: int, last: int) -> np.ndarray:
-    """Return rows ``first`` to ``last`` of a map that is enlarged by the stride."""
-    height, width = values.shape
-    # With a neighbour on each side, the rows do not depend on where the map is cut.
-    low = max(0, first // MASK_STRIDE - 1)
-    high = min(height, (last - 1) // MASK_STRIDE + 2)
-    size = (width * MASK_STRIDE, (high - low) * MASK_STRIDE)
-    enlarged = cv2.resize(values[low:high], size, interpolation=cv2.INTER_LINEAR)
-    return enlarged[first - low * MASK_STRIDE : last - low * MASK_STRIDE]
+    Yields:
+        the block's lines, counted from ``start``; their weights of the part's lines that they
+        depend on; the first of these lines, and the end of them, counted from ``offset``.
+    """
+    for first in range(start, stop, BLOCK):
+        last = min(first + BLOCK, stop)
+        low = max(int(axis.first[first]), offset)
+        high = min(int(axis.last[last - 1]) + 1, offset + length)
+        weights = axis.matrix[first:last, low:high]
+        yield slice(first - start, last - start), weights, low - offset, high - offset
 
 
-def _sampled_lines(old: int, new: int) -> Lines:
+# Images of a video and tiles of a scene have the same sizes.
+@lru_cache(maxsize=8)
+def _axis(lines: int, old: int, new: int) -> Axis:
+    """Return the scaling of one axis.
+
+    Args:
+        lines: number of lines of the map, which is enlarged by the stride.
+        old: number of lines of the input, to which it is cropped then.
+        new: number of lines of the image, to which it is scaled then.
+    """
+    matrix = _bilinear(lines, lines * MASK_STRIDE)[:old]
+    if old != new:
+        first, second, weight = _neighbours(old, new)
+        matrix = matrix[first] * (1 - weight)[:, None] + matrix[second] * weight[:, None]
+    used = matrix > 0
+    last = lines - 1 - used[:, ::-1].argmax(axis=1)
+    return Axis(matrix, used.argmax(axis=1), last)
+
+
+def _bilinear(old: int, new: int) -> np.ndarray:
+    """Return bilinear scaling as a matrix, ``(new, old)``."""
+    first, second, weight = _neighbours(old, new)
+    matrix = np.zeros((new, old), np.float32)
+    places = np.arange(new)
+    matrix[places, first] = 1 - weight
+    # At the end, both neighbours are the same line.
+    matrix[places, second] += weight
+    return matrix
+
+
+def _neighbours(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the two old lines that each new line lies between, and the weight of the second."""
     places = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new)
     places = np.maximum(places - np.float32(0.5), 0)
     first = np.minimum(np.floor(places).astype(np.int64), old - 1)
-    return Lines(first, places - first.astype(np.float32))
-
-
-def _span(lines: Lines | None, start: int, stop: int) -> tuple[int, int]:
-    """Return the new lines that sample the old lines from ``start`` to ``stop``."""
-    if lines is None:
-        return start, stop
-    first, last = np.searchsorted(lines.first, (start - 1, stop)).tolist()
-    return first, last
-
-
-def _cut(lines: Lines, start: int, stop: int) -> Lines:
-    return Lines(lines.first[start:stop], lines.weight[start:stop])
-
-
-def _resample(part: np.ndarray, offset: int, lines: Lines, axis: int) -> np.ndarray:
-    """Scale a part of an image along one axis.
-
-    Lines beyond the part are taken to equal its outermost ones.
-
-    Args:
-        part: ``(h, w)``.
-        offset: line of the image at which the part starts.
-        lines: the new lines.
-        axis: the axis.
-    """
-    last = part.shape[axis] - 1
-    places = lines.first - offset
-    low = part.take(places.clip(0, last), axis=axis)
-    high = part.take((places + 1).clip(0, last), axis=axis)
-    weight = lines.weight[:, None] if axis == 0 else lines.weight
-    low *= 1 - weight
-    high *= weight
-    low += high
-    return low
+    second = np.minimum(first + 1, old - 1)
+    return first, second, places - first.astype(np.float32)

@@ -98,7 +98,7 @@ def grid_instances(
 
     order = descending(cell_scores)[: settings.max_instances]
     order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
-    enlarge = Enlarger(input_size, image_size, settings.mask_threshold)
+    enlarge = Enlarger(size, input_size, image_size, settings.mask_threshold)
     crops = [enlarge(_part(maps[i], masks[i])) for i in mask_of[order]]
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()

@@ -34,7 +34,7 @@ def random_case(seed):
 
 
 def enlarged(masks, input_size, image_size, threshold):
-    resize = Enlarger(input_size, image_size, threshold)
+    resize = Enlarger(masks.shape[1:], input_size, image_size, threshold)
     crops = []
     for mask in masks.numpy():
         left, top, right, bottom = window(mask > threshold) or (0, 0, 0, 0)
@@ -46,8 +46,8 @@ def enlarged(masks, input_size, image_size, threshold):
 @pytest.mark.parametrize("seed", range(32))
 def test_equal_to_the_model(seed, monkeypatch):
     case = random_case(seed)
-    # Several bands of rows.
-    monkeypatch.setattr(enlarge, "BAND_FLOATS", 2000)
+    # Several blocks.
+    monkeypatch.setattr(enlarge, "BLOCK", 50)
     found = enlarged(*case)
     expected = enlarge_masks(*case).numpy()
     # Rectangles of zeros and ones have no values near the threshold, noise rarely.
