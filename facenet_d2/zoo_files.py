@@ -1,10 +1,10 @@
 """Files of the model zoo by name: the configs, and the weights of models trained with them.
 
 The name of a config is its path in ``configs``, with or without ``.yaml``, for example
-``NWPU-VHR10/facenet_lite0_320_9ep``. The folder can be omitted if no other folder contains a config
-of this name. A trained model has the name of its config. Its weights, a file of safetensors in
-float16, are written by ``tools/publish_weights.py`` and loaded with ``MODEL.WEIGHTS zoo://NAME``.
-MODEL_ZOO.md lists results and licences.
+``NWPU-VHR10/facenet_lite0_384_36ep``. The folder can be omitted if no other folder contains a
+config of this name. A trained model has the name of its config. Its weights, a file of safetensors
+in float16, are written by ``tools/publish_weights.py`` and loaded with ``MODEL.WEIGHTS
+zoo://NAME``. MODEL_ZOO.md lists results and licences.
 """
 
 from __future__ import annotations

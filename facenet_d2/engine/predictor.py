@@ -27,7 +27,7 @@ from .setup import load_config
 class Predictor:
     """Detectron2's ``DefaultPredictor`` with checked config and weights and the ``TEST`` switches::
 
-        predictor = Predictor("facenet_lite0_320_9ep")  # A trained model of the model zoo.
+        predictor = Predictor("facenet_lite0_384_36ep")  # A trained model of the model zoo.
         predictor = Predictor("output/harbour")  # The best checkpoint of a training run.
         instances = predictor("image.jpg")
 

@@ -4,7 +4,7 @@
 
     file = model_zoo.get_config_file("NWPU-VHR10/facenet_R_50_36ep.yaml")
     cfg = model_zoo.get_config("NWPU-VHR10/facenet_R_50_36ep.yaml")
-    model = model_zoo.get("facenet_lite0_320_9ep", trained=True)
+    model = model_zoo.get("facenet_lite0_384_36ep", trained=True)
 
 ``.yaml`` can be omitted, and so can the folder if no other folder has a config of this name. The
 functions raise a :class:`~facenet_d2.zoo_files.UnknownModelError` for unknown names, which is a
