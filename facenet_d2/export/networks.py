@@ -14,6 +14,7 @@ from ..modeling.instance_model import InstanceModel
 from ..modeling.solo import SOLO, SOLOMaskHead
 from ..runtime.description import ModelDescription
 from .deform import replace_deformable
+from .same_padding import replace_same_padding
 
 
 def raw_outputs(model: InstanceModel[Any], predictions: Any) -> dict[str, torch.Tensor]:
@@ -75,8 +76,8 @@ class ExportedNetwork(nn.Module):
     """Base class of the networks of the contracts.
 
     Attributes:
-        model: copy of the model in evaluation mode, with deformable convolutions that can be
-            exported.
+        model: copy of the model in evaluation mode, with deformable convolutions and paddings that
+            can be exported.
         description: what inference needs besides the network.
     """
 
@@ -95,6 +96,7 @@ class ExportedNetwork(nn.Module):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.description = description
         replace_deformable(self.model, deform)
+        replace_same_padding(self.model)
 
     @property
     def fixed_size(self) -> int | None:
