@@ -6,7 +6,8 @@
 
 The images of DATASETS.TEST are resized as the model sees them, and put side by side into one
 GeoTIFF, with a gap without data. The mosaic is predicted by predict_scenes.py, without regard to
-where images begin, and evaluated by evaluate_scenes.py; the images by train_net.py --eval-only.
+where images begin, and evaluated by evaluate_scenes.py; the images are predicted by train_net.py
+--eval-only and evaluated by pycocotools.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from affine import Affine
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import BitMasks, PolygonMasks
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from facenet_d2.engine import load_config
 from facenet_d2.scenes.description import SceneDescription, SceneInstance
@@ -169,10 +172,16 @@ def main() -> None:
         *("train_net.py", "--config-file", config, "--eval-only", *args.opts),
         *("DATASETS.COCO", data, "DATASETS.TEST", "('mosaic',)", "OUTPUT_DIR", folder / "eval"),
     )
-    lines = (folder / "eval" / "metrics.json").read_text().splitlines()
-    images = json.loads(lines[-1])
-    for metric in ("AP", "AP50", "AP75"):
-        a, b = images[f"segm/{metric}"], scene[metric]
+    truth = COCO(str(folder / "annotations.json"))
+    results = truth.loadRes(
+        str(folder / "eval" / "inference" / "mosaic" / "coco_instances_results.json")
+    )
+    evaluation = COCOeval(truth, results, "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    for metric, share in zip(("AP", "AP50", "AP75"), evaluation.stats):
+        a, b = 100 * share, scene[metric]
         print(f"{metric}: images {a:.2f}, mosaic {b:.2f}, difference {b - a:+.2f}")
 
 
