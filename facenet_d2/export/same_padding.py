@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
 
@@ -16,19 +16,19 @@ def padded_conv(conv: Conv2dSame) -> nn.Sequential:
         conv: convolution of timm's models that were trained with TensorFlow.
     """
     sizes = zip(conv.kernel_size, conv.dilation, conv.stride, strict=True)
-    total = [max((k - 1) * dilation + 1 - stride, 0) for k, dilation, stride in sizes]
-    top, left = total[0] // 2, total[1] // 2
+    height, width = (max((k - 1) * dilation + 1 - stride, 0) for k, dilation, stride in sizes)
+    padding = nn.ZeroPad2d((width // 2, width - width // 2, height // 2, height - height // 2))
     plain = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
-        conv.kernel_size,
-        conv.stride,
-        dilation=conv.dilation,
+        (conv.kernel_size[0], conv.kernel_size[1]),
+        (conv.stride[0], conv.stride[1]),
+        dilation=(conv.dilation[0], conv.dilation[1]),
         groups=conv.groups,
         bias=conv.bias is not None,
     )
     plain.weight, plain.bias = conv.weight, conv.bias
-    return nn.Sequential(nn.ZeroPad2d((left, total[1] - left, top, total[0] - top)), plain)
+    return nn.Sequential(padding, plain)
 
 
 def replace_same_padding(module: nn.Module) -> None:
