@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from . import startup  # isort: skip  (before all imports that take long)
+from . import opencv as opencv  # isort: skip  (before Detectron2, which imports it)
 from .errors import UserError
 
 try:

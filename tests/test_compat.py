@@ -109,3 +109,25 @@ def test_importing_the_package_registers_everything():
         """
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_opencv_without_its_system_libraries_says_what_to_install():
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Slim(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "cv2":
+            message = "libGL.so.1: cannot open shared object file: No such file or directory"
+            raise ImportError(message)
+
+sys.meta_path.insert(0, Slim())
+import facenet_d2
+"""
+    result = run_python(code)
+    assert result.returncode == 1
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: OpenCV cannot be loaded (libGL.so.1: cannot open")
+    assert "opencv-python-headless" in last
+    assert "During handling" not in result.stderr

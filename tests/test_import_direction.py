@@ -15,6 +15,7 @@ LAYERS = (
         "errors",
         "exported_options",
         "files",
+        "opencv",
         "signals",
         "startup",
         "stride",
