@@ -244,8 +244,8 @@ def _check_decoding(
         problem = "a colour map with values up to 255 instead of 65535"
     elif photometric == _YCBCR and (is_planar or compression not in (_OLD_JPEG, _JPEG)):
         problem = "YCbCr colours, but without JPEG compression or with planar configuration 2"
-    elif is_raw and is_planar and is_premultiplied:
-        problem = "premultiplied alpha, uncompressed, with planar configuration 2"
+    elif is_planar and is_premultiplied and (is_raw or bands == 2):
+        problem = "premultiplied alpha, uncompressed or of grey, with planar configuration 2"
     elif is_raw and is_reversed and (bits > 1 or photometric == _PALETTE):
         problem = "uncompressed pixels in FillOrder 2"
     elif is_raw and is_planar and bands == 1 and (photometric == _WHITE_IS_ZERO or bits < 8):

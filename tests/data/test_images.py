@@ -87,6 +87,11 @@ def test_metadata_after_the_pixels_and_damaged_metadata(tmp_path):
         (tiff(np.tile(RGB, (1, 1, 3)), 1), "bands", "9 bands.*MinIsBlack"),
         (tiff(FOUR[..., [0, 1, 2, 0, 1]], 2, extra=(0, 0)), "bands", "5 bands"),
         (tiff(FOUR[..., [0, 1, 2, 3, 1]], 2, extra=(2, 0)), "bands", "5 bands.*alpha"),
+        (
+            tiff(FOUR[..., :2], 1, extra=(1,), planar=2, compression=8),
+            "bands",
+            "premultiplied alpha.*of grey, with planar configuration 2",
+        ),
         (tiff(RGB, 8), "bands", "CIELab"),
         (tiff(RGB[..., :1], 32803), "bands", "CFA"),
         (tiff(RGB[..., :1], None), "bands", "not stated"),

@@ -210,7 +210,8 @@ def tiff(rng: np.random.Generator) -> Sample:
     is_plain = photometric in (1, 3) and bits == 8
     is_misread = planar == 2 and ((samples.shape[2] == 1 and not is_plain) or extra == (1,))
     is_misread |= page[0][266] == 2 and (bits > 1 or photometric == 3)
-    if compression == 1 and is_misread:
+    is_grey_with_alpha = planar == 2 and extra == (1,) and samples.shape[2] == 2
+    if is_grey_with_alpha or (compression == 1 and is_misread):
         return Sample(data, ".tif", refusal="image-bands")
     return Sample(data, ".tif", pixels, tolerance=3 if extra == (1,) else 1)
 
