@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Names of temporary files: a dot, the name, the process, "tmp", and the suffix.
-TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?")
+# Names of temporary files: a dot, the name, the process, "tmp", and the suffix. SQLite's journals
+# of GeoPackages have a further part.
+TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?(-\w+)?")
 
 
 @contextmanager

@@ -511,7 +511,8 @@ def test_an_error_leaves_old_files_and_nothing_else(tmp_path, scene, instances):
 def test_files_of_killed_processes_are_removed(tmp_path, scene, instances):
     ended = subprocess.Popen(["true"])
     ended.wait()
-    (tmp_path / f".out.{ended.pid}.tmp.gpkg").touch()
+    for suffix in (".gpkg", ".gpkg-journal"):
+        (tmp_path / f".out.{ended.pid}.tmp{suffix}").touch()
     others = {f".other.{ended.pid}.tmp.gpkg", f".out.{os.getppid()}.tmp.gpkg"}
     for name in others:
         (tmp_path / name).touch()
