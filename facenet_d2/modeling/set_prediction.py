@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+from detectron2.structures import Instances
+from detectron2.utils.events import get_event_storage
 from scipy.optimize import linear_sum_assignment
 
 # Cost in place of NaN and infinity: predictions that diverge are matched too, so that the loss,
@@ -47,6 +49,28 @@ def query_labels(
     labels = torch.full((num_queries,), num_classes, device=gt_classes.device)
     labels[pairs.queries] = gt_classes[pairs.objects]
     return labels
+
+
+def batch_labels(
+    pairs: Sequence[Pairs], gt_instances: Sequence[Instances], num_queries: int, num_classes: int
+) -> torch.Tensor:
+    """Return the :func:`query_labels` of all images, ``(N, Q)`` int64."""
+    return torch.stack(
+        [
+            query_labels(own, gt.gt_classes, num_queries, num_classes)
+            for own, gt in zip(pairs, gt_instances, strict=True)
+        ]
+    )
+
+
+def count_without_query(gt_instances: Sequence[Instances], num_queries: int) -> int:
+    """Count the objects that exceed the queries, and record their mean number per image.
+
+    The name in ``metrics.json`` is ``objects_without_query``.
+    """
+    missed = sum(max(0, len(gt) - num_queries) for gt in gt_instances)
+    get_event_storage().put_scalar("objects_without_query", missed / len(gt_instances))
+    return missed
 
 
 def no_loss(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

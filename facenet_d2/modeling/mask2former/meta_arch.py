@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import get_event_storage
 
 from ...config_checks import check_nodes
 from ...structures.enlarge import enlarge_masks
@@ -20,7 +19,7 @@ from ..checks import check_levels, check_multiple, check_norm, check_num_classes
 from ..instance_model import InstanceModel
 from ..precision import full_precision
 from ..processes import mean_over_processes
-from ..set_prediction import Pairs, assign, no_loss, query_labels
+from ..set_prediction import Pairs, assign, batch_labels, count_without_query, no_loss
 from ..shapes import spatial_size
 from .decoder import QueryDecoder
 from .losses import ignored_queries, mask_costs, mask_losses
@@ -214,8 +213,7 @@ class Mask2Former(InstanceModel[Mask2FormerPredictions]):
         h, w = spatial_size(predictions.masks[0])
         padded_size = (h * MASK_STRIDE, w * MASK_STRIDE)
         objects = sum(map(len, gt_instances))
-        missed = sum(max(0, len(gt) - self.num_queries) for gt in gt_instances)
-        get_event_storage().put_scalar("objects_without_query", missed / len(gt_instances))
+        count_without_query(gt_instances, self.num_queries)
         normalizer = mean_over_processes(max(objects, 1), self.device)
         # Of each image: masks, their padded size, boxes, common points and labels there.
         known = []
@@ -269,12 +267,7 @@ class Mask2Former(InstanceModel[Mask2FormerPredictions]):
         ignore_maps: Sequence[torch.Tensor | None],
     ) -> torch.Tensor:
         """Return the weighted mean of the queries' cross-entropies."""
-        labels = torch.stack(
-            [
-                query_labels(own, gt.gt_classes, self.num_queries, self.num_classes)
-                for own, gt in zip(pairs, gt_instances, strict=True)
-            ]
-        )
+        labels = batch_labels(pairs, gt_instances, self.num_queries, self.num_classes)
         free = labels == self.num_classes
         weights = torch.where(free, self.no_object_weight, 1.0)
         for i, ignore_map in enumerate(ignore_maps):

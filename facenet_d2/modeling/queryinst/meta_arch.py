@@ -12,7 +12,6 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss
 from torch import nn
 from torchvision.ops import generalized_box_iou_loss
@@ -24,7 +23,7 @@ from ..checks import check_multiple, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..losses import dice_loss
 from ..processes import mean_over_processes
-from ..set_prediction import Pairs, assign, no_loss, query_labels
+from ..set_prediction import Pairs, assign, batch_labels, count_without_query, no_loss
 from .heads import BoxHead, MaskHead
 from .losses import box_costs, focal_costs
 
@@ -251,9 +250,8 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         Each is a sum over the batch, divided by the number of assigned objects. Queries without an
         object whose boxes have their centre in an ignored region have no loss.
         """
-        found = sum(min(len(gt), self.num_queries) for gt in gt_instances)
-        missed = sum(map(len, gt_instances)) - found
-        get_event_storage().put_scalar("objects_without_query", missed / len(gt_instances))
+        missed = count_without_query(gt_instances, self.num_queries)
+        found = sum(map(len, gt_instances)) - missed
         normalizer = mean_over_processes(max(found, 1), self.device)
         losses: dict[str, torch.Tensor] = {}
         for stage, (logits, boxes, queries) in enumerate(zip(*predictions[:3], strict=True)):
@@ -277,12 +275,7 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
         gt_instances: Sequence[Instances],
         ignore_maps: Sequence[torch.Tensor | None],
     ) -> torch.Tensor:
-        labels = torch.stack(
-            [
-                query_labels(own, gt.gt_classes, self.num_queries, self.num_classes)
-                for own, gt in zip(pairs, gt_instances, strict=True)
-            ]
-        )
+        labels = batch_labels(pairs, gt_instances, self.num_queries, self.num_classes)
         used = torch.ones_like(labels, dtype=torch.bool)
         for i, ignore_map in enumerate(ignore_maps):
             if ignore_map is not None:
