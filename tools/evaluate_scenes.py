@@ -98,7 +98,8 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=0.5,
         metavar="SCORE",
-        help="minimum score of results that are counted (default: %(default)g)",
+        help="minimum score of results that are counted (default: %(default)g); the last column of "
+        "the table is the one with which as many are predicted as there are true objects",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()
@@ -159,6 +160,7 @@ def print_report(report: dict[str, Any]) -> None:
     million, unit = ("km²", "m²") if metres else ("Mpx", "px")
     header = ["class", "AP", "AP50", "AP75", "true", "predicted", "bias"]
     header += ["MAE per cell", f"true per {million}", f"predicted per {million}"]
+    header.append("score for equal numbers")
     rows = []
     means = {key: report[key] for key in ("AP", "AP50", "AP75")}
     for name, row in [*report["classes"].items(), ("all", report["all"] | means)]:
@@ -170,6 +172,7 @@ def print_report(report: dict[str, Any]) -> None:
                 str(row["predicted"]),
                 f"{row['bias']:+d}",
                 *(number(row[key]) for key in ("mae", "true_density", "predicted_density")),
+                number(row["balanced_score"], 3),
             ]
         )
     print(markdown_table(header, rows, padded=True) + "\n")

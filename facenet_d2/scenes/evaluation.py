@@ -102,7 +102,8 @@ def evaluate(
     Returns:
         JSON values: ``AP``, ``AP50`` and ``AP75`` in percent, means over the classes with objects,
         None without any; ``classes``, with these and the counts of each class, and ``all``, with
-        the counts of all classes, see :func:`.counting.summarize_counts`; ``recall_by_size``;
+        the counts of all classes, see :func:`.counting.summarize_counts`, both with their
+        ``balanced_score``, see :func:`balanced_score`; ``recall_by_size``;
         ``area`` of the scenes in square metres or pixels, as ``unit`` says; the grid's ``cell`` and
         ``cells``; and ``ignored_truth`` and ``ignored_results`` at IoU 0.5.
 
@@ -127,13 +128,17 @@ def evaluate(
         totals = [total + count for total, count in zip(totals, counts)]
         precision = average_precision(matches[name])
         aps += [precision.ap] if precision.objects else []
-        classes[name] = _in_percent([precision.ap]) | summarize_counts(counts, area)
+        classes[name] = {
+            **_in_percent([precision.ap]),
+            **summarize_counts(counts, area),
+            "balanced_score": balanced_score(matches[name]),
+        }
     every = [match for scene_matches in matches.values() for match in scene_matches]
     in_metres = scenes[0].metres is not None
     return {
         **_in_percent(aps),
         "classes": classes,
-        "all": summarize_counts(totals, area),
+        "all": {**summarize_counts(totals, area), "balanced_score": balanced_score(every)},
         "recall_by_size": _recall_by_size(kept, matches, size_limits),
         "unit": "m" if in_metres else "px",
         "area": area,
@@ -202,6 +207,21 @@ def _count(grid: CellGrid, scene: Scene, match: Matches, name: str, min_score: f
     objects = truth.polygons[~truth.regions][match.counted]
     counted = ~match.ignored[0] & (match.scores >= min_score)
     return np.stack([grid.count(objects), grid.count(results.polygons[counted])])
+
+
+def balanced_score(matches: Sequence[Matches]) -> float | None:
+    """Return the minimum score with which the number of results is that of the objects.
+
+    Ignored results and objects do not count.
+
+    Returns:
+        The score; None without objects, or with fewer results than objects.
+    """
+    objects = sum(int(match.counted.sum()) for match in matches)
+    scores = np.concatenate([np.empty(0), *(match.scores[~match.ignored[0]] for match in matches)])
+    if not 0 < objects <= len(scores):
+        return None
+    return float(np.sort(scores)[-objects])
 
 
 def _in_percent(aps: Sequence[np.ndarray]) -> dict[str, float | None]:

@@ -264,6 +264,25 @@ def test_counts_of_each_cell(run, tmp_path):
     assert (whole["cells"], whole["all"]["mae"]) == (1, 1)
 
 
+def test_the_score_for_equal_numbers(run, tmp_path):
+    """Two ships and one car; a result in an ignored region does not count."""
+    places = [shapely.box(20 * k, 0, 20 * k + 10, 10) for k in range(8)]
+    write_vectors(tmp_path / "t.gpkg", places[:3], **{"class": ["ship", "ship", "car"]})
+    write_vectors(tmp_path / "ignore.gpkg", [places[7].buffer(1)])
+    columns = {
+        "class": ["ship", "ship", "ship", "plane", "car", "car", "ship"],
+        "score": [0.9, 0.3, 0.5, 0.2, 0.8, 0.7, 0.99],
+    }
+    write_vectors(tmp_path / "r.gpkg", [places[i] for i in (0, 1, 3, 4, 2, 5, 7)], **columns)
+    arguments = ["--truth", tmp_path / "t.gpkg", "--results", tmp_path / "r.gpkg"]
+    arguments += ["--ignore", tmp_path / "ignore.gpkg"]
+    report = evaluate(run, *arguments)
+    scores = {name: row["balanced_score"] for name, row in report["classes"].items()}
+    assert scores == {"ship": 0.5, "car": 0.8, "plane": None}
+    assert report["all"]["balanced_score"] == 0.7
+    assert evaluate(run, *arguments, "--count-score", 0.7)["all"]["bias"] == 0
+
+
 def test_the_area_of_interest(run, tmp_path):
     area = shapely.box(0, 0, 100, 100) - shapely.box(40, 40, 60, 60)
     truth = {
