@@ -109,7 +109,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder of all files")
     parser.add_argument("--side", type=int, default=4000, help="side of the scene in pixels")
     parser.add_argument("--model", default="facenet", help="model of configs/models")
-    parser.add_argument("--steps", type=int, default=700, help="steps of training")
+    parser.add_argument("--steps", type=int, default=900, help="steps of training")
+    parser.add_argument(
+        "--pixel-size",
+        type=float,
+        default=PIXEL / 2,
+        help="pixel size of the chips in metres; most objects have 11 pixels of the scene, too few "
+        "for masks at stride 4",
+    )
     args = parser.parse_args()
     folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +125,7 @@ def main() -> None:
     printed = run(
         *("tools/prepare_scenes.py", "--input", folder / "scene.tif"),
         *("--labels", folder / "labels.gpkg", "--classes", *CLASSES, "--chip-size", 256),
+        *("--pixel-size", args.pixel_size),
         *("--split", f"train={folder / 'train.gpkg'}", f"val={folder / 'val.gpkg'}"),
         *("--output", folder / "chips"),
     )
