@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
 import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import predict_scenes
