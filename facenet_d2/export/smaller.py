@@ -59,13 +59,20 @@ def halve_weights(model: onnx.ModelProto) -> int:
 def sensitive_weights(network: nn.Module) -> list[str]:
     """Return the names of the weights that :func:`quantize` should leave in float32.
 
-    These are the layers whose outputs are scores, boxes, kernels and masks, and the offsets of
-    deformable convolutions.
+    These are the layers whose outputs are scores, boxes, kernels and masks, the offsets of
+    deformable convolutions, and bottom-up networks with depthwise convolutions, such as
+    EfficientNets: the ranges of their channels differ too much for one scale per tensor.
     """
+    convs = {
+        name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d)
+    }
+    bottom_up = {name for name in convs if "bottom_up" in name.split(".")}
+    if not any(convs[name].groups == convs[name].in_channels > 1 for name in bottom_up):
+        bottom_up.clear()
     return [
         f"{name}.weight"
-        for name, _ in network.named_modules()
-        if SENSITIVE & {*name.split(".")[-2:]}
+        for name in convs
+        if name in bottom_up or SENSITIVE & {*name.split(".")[-2:]}
     ]
 
 

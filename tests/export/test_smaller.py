@@ -103,3 +103,14 @@ def test_last_layers_are_sensitive():
     found = sensitive_weights(model)
     assert {"kernel_pred.weight", "predict.0.weight"} <= {*found}
     assert "tower.weight" not in found
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_bottom_up_networks_with_depthwise_convolutions_are_sensitive(groups):
+    """EfficientNet's narrow outputs have channels of very different ranges, ResNet's have not."""
+    bottom_up = nn.Sequential(nn.Conv2d(4, 4, 3, groups=groups), nn.Conv2d(4, 8, 1))
+    model = nn.ModuleDict(
+        {"backbone": nn.ModuleDict({"bottom_up": bottom_up, "lateral": nn.Conv2d(8, 8, 1)})}
+    )
+    bottom_up_weights = ["backbone.bottom_up.0.weight", "backbone.bottom_up.1.weight"]
+    assert sensitive_weights(model) == (bottom_up_weights if groups > 1 else [])
