@@ -17,7 +17,7 @@ def add_exported_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         default="onnxruntime",
-        choices=("onnxruntime", "openvino"),
+        choices=("onnxruntime", "openvino", "openvino-bf16"),
         help="program that runs an exported model (default: %(default)s)",
     )
 

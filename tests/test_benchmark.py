@@ -12,6 +12,7 @@ from detectron2.modeling import build_model
 
 from facenet_d2.analysis import Meter, dense_predictions
 from facenet_d2.engine import run_command
+from facenet_d2.export.programs import in_pytorch
 
 
 @pytest.fixture(autouse=True)
@@ -105,6 +106,28 @@ def test_other_benchmarks(run, tiny_config):
     assert result["instances"] > 0
     result = run("loader", *config, "--images", 4)
     assert result["images_per_s"] == pytest.approx(4 / result["phases"]["mapper"]["median_s"])
+
+
+def test_runtimes(run, tiny_config, monkeypatch):
+    """Calls find the instances of the scene; a call's parts add up to less than the whole."""
+    # tests/export/test_programs.py has the other programs, whose export takes long.
+    monkeypatch.setattr(
+        benchmark, "every_program", lambda model, cfg, *_: {"PyTorch": in_pytorch(model, cfg)}
+    )
+    args = ("--input-size", 96, 128, "--instances", 1, 4, "--pause", 0, "--json")
+    result = run("runtimes", "--config-file", tiny_config, *QUICK, *args)
+    assert [(c["runtime"], c["instances"]) for c in result["calls"]] == [
+        ("PyTorch", 1),
+        ("PyTorch", 4),
+    ]
+    for call in result["calls"]:
+        phases = result["phases"]
+        name = f"PyTorch, {call['instances']} instances"
+        assert phases[f"{name}, whole"]["runs"] == 2
+        assert phases[f"{name}, network"]["median_s"] == call["network_s"] > 0
+        assert 0 < call["network_s"] + call["post_processing_s"] < call["whole_s"]
+        share = call["post_processing_s"] / call["whole_s"]
+        assert call["post_processing_share"] == pytest.approx(share)
 
 
 def test_table(monkeypatch, capsys, tiny_config):

@@ -4,11 +4,14 @@
   benchmark.py infer --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml
   benchmark.py switches --config-file ... --batch-size 4
   benchmark.py train --config-file ... SOLVER.AMP.ENABLED True
+  benchmark.py runtimes --config-file configs/NWPU-VHR10/facenet_lite0_narrow_640_36ep.yaml
 
 infer     the network on a noise image, then post-processing of the predictions of a dense scene
 switches  the network without and with each of the switches in TEST, in turn
 train     training steps on the images with the most instances
 loader    images per second of the training mapper on one core
+runtimes  whole calls, image to masks, in PyTorch, ONNX Runtime and OpenVINO on a CPU, in turn. The
+          network sees noise; then a dense scene takes the place of its predictions
 
 KEY VALUE pairs at the end override the config. train and loader need the training data. Times are
 medians with quartiles; memory is the peak of a phase above what was in use before it. For operators
@@ -23,10 +26,14 @@ import dataclasses
 import json
 import random
 import sys
+import tempfile
+import time
+from pathlib import Path
 from typing import Any
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import cv2
+import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import get_detection_dataset_dicts
@@ -41,6 +48,7 @@ from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.amp import training_dtype
 from facenet_d2.engine.devices import device_name
 from facenet_d2.experiments.tables import MISSING_VALUE, markdown_table
+from facenet_d2.export import every_program
 from facenet_d2.modeling import accelerate, set_tf32
 
 
@@ -168,7 +176,63 @@ def loader(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, An
     return {"images": len(records), "images_per_s": len(records) / meter.median("mapper")}
 
 
-BENCHMARKS = {"infer": infer, "switches": switches, "train": train, "loader": loader}
+@torch.no_grad()
+def runtimes(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any]:
+    height, width = args.input_size
+    cfg = cfg.clone()
+    cfg.defrost()
+    # The image is not resized.
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = min(height, width), max(height, width)
+    model = build_model(cfg).eval()
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    padded = model.preprocess_image([{"image": torch.zeros(3, height, width)}]).tensor.shape[-2:]
+    scenes = {
+        n: dense_predictions(model, padded, n * args.candidates_per_instance, n, 1)
+        for n in args.instances
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        programs = every_program(model, cfg, Path(folder), torch.get_num_threads())
+    counts: dict[tuple[str, int], int] = {}
+
+    def step() -> None:
+        for instances, scene in scenes.items():
+            for name, program in programs.items():
+                program.show(scene, instances)
+                # After a call, a program's threads wait actively for the next one.
+                time.sleep(args.pause)
+                start = time.perf_counter()
+                counts[name, instances] = len(program.predict(image))
+                end = time.perf_counter()
+                network = program.network
+                seconds = (end - start, network.end - network.start, end - network.end)
+                for phase, value in zip(CALL, seconds, strict=True):
+                    meter.seconds[f"{name}, {instances} instances, {phase}"].append(value)
+
+    meter.repeat(step, warmup=args.warmup, iterations=args.iterations)
+    calls = []
+    for (name, instances), found in counts.items():
+        whole, network, rest = (
+            meter.median(f"{name}, {instances} instances, {phase}") for phase in CALL
+        )
+        calls.append(
+            {
+                **{"runtime": name, "instances": found, "whole_s": whole, "network_s": network},
+                **{"post_processing_s": rest, "post_processing_share": rest / whole},
+            }
+        )
+    return {"threads": torch.get_num_threads(), "calls": calls}
+
+
+# What is measured of a call in `runtimes`.
+CALL = ("whole", "network", "post-processing")
+BENCHMARKS = {
+    "infer": infer,
+    "switches": switches,
+    "train": train,
+    "loader": loader,
+    "runtimes": runtimes,
+}
+ON_CPU = ("loader", "runtimes")
 
 
 def parse_args() -> argparse.Namespace:
@@ -182,13 +246,14 @@ def parse_args() -> argparse.Namespace:
         command.add_argument("--iterations", type=int, default=5, help="(default: 5)")
         command.add_argument("--warmup", type=int, default=1, help="unmeasured ones (default: 1)")
         command.add_argument("--json", action="store_true", help="print one line of JSON")
-        if name != "loader":
+        if name not in ("loader", "runtimes"):
             number = 2 if name == "train" else 1
             text = f"images (default: {number})"
             command.add_argument("--batch-size", type=int, default=number, help=text)
-        if name in ("infer", "switches"):
-            size = {"nargs": 2, "default": (800, 800), "metavar": ("HEIGHT", "WIDTH")}
-            command.add_argument("--input-size", type=int, help="(default: 800 800)", **size)
+        if name in ("infer", "switches", "runtimes"):
+            side = 640 if name == "runtimes" else 800
+            size = {"nargs": 2, "default": (side, side), "metavar": ("HEIGHT", "WIDTH")}
+            command.add_argument("--input-size", type=int, help=f"(default: {side} {side})", **size)
     command = commands.choices["infer"]
     command.add_argument("--candidates", type=int, default=500, help="masks (default: 500)")
     command.add_argument("--kept", type=int, default=100, help="instances (default: 100)")
@@ -196,10 +261,18 @@ def parse_args() -> argparse.Namespace:
     command.add_argument("--compile", action="store_true", help="also compile, which takes minutes")
     command = commands.choices["loader"]
     command.add_argument("--images", type=int, default=50, help="images (default: 50)")
+    command = commands.choices["runtimes"]
+    numbers = {"type": int, "nargs": "+", "default": [5, 100]}
+    command.add_argument("--instances", help="in the image (default: 5 100)", **numbers)
+    command.add_argument(
+        "--candidates-per-instance", type=int, default=2, help="cells that find it (default: 2)"
+    )
+    command.add_argument("--pause", type=float, default=0.2, help="s before a call (default: 0.2)")
     for command in commands.choices.values():
         command.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args()
-    for name, minimum in (("iterations", 1), ("warmup", 0), ("batch_size", 1), ("images", 1)):
+    minima = {"iterations": 1, "warmup": 0, "batch_size": 1, "images": 1, "pause": 0}
+    for name, minimum in minima.items():
         if getattr(args, name, minimum) < minimum:
             raise UserError(f"--{name.replace('_', '-')} must be at least {minimum}.")
     return args
@@ -207,13 +280,15 @@ def parse_args() -> argparse.Namespace:
 
 def run_benchmark(args: argparse.Namespace) -> dict[str, Any]:
     overrides = ["MODEL.WEIGHTS", "", *args.opts]
+    if args.benchmark in ON_CPU:
+        overrides += ["MODEL.DEVICE", "cpu"]
     cfg = load_config(args.config_file, overrides, need_data=args.benchmark in ("train", "loader"))
     if cfg.MODEL.META_ARCHITECTURE != "SOLOv2":
         raise UserError(
             f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; it must be SOLOv2."
         )
     torch.manual_seed(0)
-    device = "cpu" if args.benchmark == "loader" else cfg.MODEL.DEVICE
+    device = "cpu" if args.benchmark in ON_CPU else cfg.MODEL.DEVICE
     meter = Meter(device)
     found = BENCHMARKS[args.benchmark](cfg, args, meter)
     return {
@@ -224,8 +299,25 @@ def run_benchmark(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def print_calls(results: dict[str, Any]) -> None:
+    """Print the results of `runtimes`."""
+    rows = []
+    for call in results["calls"]:
+        name = f"{call['runtime']}, {call['instances']} instances"
+        low, high = results["phases"][f"{name}, whole"]["quartiles_s"]
+        times = (call["network_s"], call["post_processing_s"], call["whole_s"])
+        row = [name, *(f"{1000 * t:.1f}" for t in times), f"{1000 * low:.1f}-{1000 * high:.1f}"]
+        rows.append([*row, f"{call['post_processing_share']:.1%}"])
+    header = ["", "network, ms", "post-processing, ms", "whole, ms", "quartiles, ms", "share of it"]
+    print(markdown_table(header, rows, padded=True) + "\n")
+    print(f"threads: {results['threads']}")
+
+
 def print_results(results: dict[str, Any]) -> None:
     print(f"{results['config_file']}, {results['device']}, PyTorch {results['torch']}\n")
+    if "calls" in results:
+        print_calls(results)
+        return
     speedup = results.get("speedup", {})
     rows = []
     for name, phase in results["phases"].items():

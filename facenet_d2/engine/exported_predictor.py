@@ -29,7 +29,7 @@ class ExportedPredictor:
         """
         Args:
             file: an ONNX file.
-            provider: "onnxruntime" or "openvino".
+            provider: "onnxruntime", "openvino" or "openvino-bf16".
 
         Raises:
             UserError: if the file or the provider is not usable.

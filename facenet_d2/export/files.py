@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import torch
 from ..errors import UserError
 from ..files import replaced
 from ..runtime.description import METADATA_KEY, ModelDescription
+from .group_norm import replace_group_norm
 from .networks import ExportedNetwork
 from .program import INPUT_NAME, record, trace
 
@@ -37,6 +39,8 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
         UserError: if the packages of the extra ``[export]`` are missing.
     """
     require_onnx()
+    network = copy.deepcopy(network)
+    replace_group_norm(network)
     program = record(network)
     with warnings.catch_warnings():
         # Of the exporter, about its own future and about operators that it does not need.

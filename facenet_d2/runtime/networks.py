@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -73,13 +74,14 @@ class OnnxRuntimeNetwork:
 
 
 class OpenVinoNetwork:
-    """A network in OpenVINO (extra ``[openvino]``), with float32 computed as such."""
+    """A network in OpenVINO (extra ``[openvino]``)."""
 
-    def __init__(self, file: Path, threads: int) -> None:
+    def __init__(self, file: Path, threads: int, precision: str = "f32") -> None:
         """
         Args:
             file: an ONNX file.
             threads: number of threads.
+            precision: "f32", or "bf16" for bfloat16 on processors that have it.
 
         Raises:
             UserError: if the file cannot be loaded, or OpenVINO is not installed.
@@ -89,7 +91,7 @@ class OpenVinoNetwork:
         except ImportError as error:
             raise _missing("openvino", "openvino") from error
         # Without the hint, processors with bfloat16 use it, at a loss of accuracy.
-        options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+        options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
         try:
             core = openvino.Core()
             model = core.read_model(file)
@@ -99,15 +101,20 @@ class OpenVinoNetwork:
         # The metadata of the ONNX file.
         key = ["framework", METADATA_KEY]
         self.description = model.get_rt_info(key).value if model.has_rt_info(key) else None
-        self.output_names = tuple(output.get_any_name() for output in self._model.outputs)
+        # Compiled outputs also have the names of operators that were left out before them.
+        self.output_names = tuple(output.get_any_name() for output in model.outputs)
 
     def __call__(self, images: np.ndarray) -> Mapping[str, np.ndarray]:
         outputs = self._model({INPUT_NAME: images})
         return {name: outputs[name] for name in self.output_names}
 
 
-PROVIDERS: dict[str, Any] = {"onnxruntime": OnnxRuntimeNetwork, "openvino": OpenVinoNetwork}
-"""Class of the network by the name of the program that runs it."""
+PROVIDERS: dict[str, Callable[[Path, int], Network]] = {
+    "onnxruntime": OnnxRuntimeNetwork,
+    "openvino": OpenVinoNetwork,
+    "openvino-bf16": partial(OpenVinoNetwork, precision="bf16"),
+}
+"""Function that loads a network by the name of the program that runs it."""
 
 
 def load_network(file: str | Path, *, provider: str, threads: int | None) -> Network:
@@ -129,8 +136,7 @@ def load_network(file: str | Path, *, provider: str, threads: int | None) -> Net
     if not path.is_file():
         reason = "is not a file" if path.exists() else "does not exist"
         raise UserError(f"{path} {reason}; name a file that tools/export_model.py has written.")
-    network: Network = PROVIDERS[provider](path, threads or default_workers())
-    return network
+    return PROVIDERS[provider](path, threads or default_workers())
 
 
 def _missing(package: str, extra: str) -> UserError:

@@ -37,7 +37,7 @@ class OnnxPredictor:
         """
         Args:
             file: an ONNX file.
-            provider: "onnxruntime" or "openvino".
+            provider: "onnxruntime", "openvino" or "openvino-bf16".
             threads: number of threads of the network; by default that of the cores which this
                 process may use.
 

@@ -42,7 +42,7 @@ class OnnxScenePredictor(TilePredictor):
         """
         Args:
             file: an ONNX file.
-            provider: "onnxruntime" or "openvino".
+            provider: "onnxruntime", "openvino" or "openvino-bf16".
             threads: number of threads of the network; by default that of the cores which this
                 process may use.
             tile_size: side of a tile in pixels; by default that of the training images.

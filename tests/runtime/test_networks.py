@@ -17,16 +17,21 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture
 def write(tmp_path):
-    """Return a function that writes a file with the images, doubled, as all of its outputs."""
+    """Return a function that writes a file with the images, doubled, as all of its outputs.
 
-    def write_file(description=None, outputs=MODEL.output_names):
+    They are doubled by a sum, or by a product with a matrix, for images 5 pixels wide.
+    """
+
+    def write_file(description=None, outputs=MODEL.output_names, *, by_matrix=False):
         shape = ["count", 3, "height", "width"]
         values = [
             onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
             for name in ("images", *outputs)
         ]
-        nodes = [onnx.helper.make_node("Add", ["images", "images"], [name]) for name in outputs]
-        graph = onnx.helper.make_graph(nodes, "graph", values[:1], values[1:])
+        matrix = onnx.numpy_helper.from_array(2 * np.eye(5, dtype=np.float32), "matrix")
+        operation = ("MatMul", ["images", "matrix"]) if by_matrix else ("Add", ["images"] * 2)
+        nodes = [onnx.helper.make_node(*operation, [name]) for name in outputs]
+        graph = onnx.helper.make_graph(nodes, "graph", values[:1], values[1:], [matrix])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
         model.ir_version = 9
         if description is not None:
@@ -49,6 +54,18 @@ def test_networks_return_outputs_by_name(provider, write):
     assert list(outputs) == list(MODEL.output_names)
     np.testing.assert_array_equal(outputs["kernels"], images * 2)
     assert load_network(write(), provider=provider, threads=1).description is None
+
+
+def test_bfloat16_is_chosen_by_name(write):
+    """Values between those of bfloat16 are rounded where the processor computes with it."""
+    openvino = pytest.importorskip("openvino")
+    file = write(MODEL.to_json(), by_matrix=True)
+    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    images = np.full((1, 3, 4, 5), 1 + 2.0**-12, np.float32)
+    for provider, exact in (("openvino", True), ("openvino-bf16", not has_bf16)):
+        outputs = load_network(file, provider=provider, threads=1)(images)
+        assert (outputs["kernels"] == images * 2).all() == exact
+        np.testing.assert_allclose(outputs["kernels"], images * 2, rtol=2.0**-7)
 
 
 @pytest.mark.parametrize(
