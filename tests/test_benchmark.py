@@ -114,7 +114,7 @@ def test_runtimes(run, tiny_config, monkeypatch):
     monkeypatch.setattr(
         benchmark, "every_program", lambda model, cfg, *_: {"PyTorch": in_pytorch(model, cfg)}
     )
-    args = ("--input-size", 96, 128, "--instances", 1, 4, "--pause", 0, "--json")
+    args = ("--input-size", 96, 128, "--instances", 1, 4, "--calls", 0, "--json")
     result = run("runtimes", "--config-file", tiny_config, *QUICK, *args)
     assert [(c["runtime"], c["instances"]) for c in result["calls"]] == [
         ("PyTorch", 1),

@@ -198,8 +198,9 @@ def runtimes(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, 
         for instances, scene in scenes.items():
             for name, program in programs.items():
                 program.show(scene, instances)
-                # After a call, a program's threads wait actively for the next one.
-                time.sleep(args.pause)
+                # The first call after those of another program finds cold caches.
+                for _ in range(args.calls):
+                    program.predict(image)
                 start = time.perf_counter()
                 counts[name, instances] = len(program.predict(image))
                 end = time.perf_counter()
@@ -267,11 +268,12 @@ def parse_args() -> argparse.Namespace:
     command.add_argument(
         "--candidates-per-instance", type=int, default=2, help="cells that find it (default: 2)"
     )
-    command.add_argument("--pause", type=float, default=0.2, help="s before a call (default: 0.2)")
+    text = "calls before each measured one (default: 2)"
+    command.add_argument("--calls", type=int, default=2, help=text)
     for command in commands.choices.values():
         command.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args()
-    minima = {"iterations": 1, "warmup": 0, "batch_size": 1, "images": 1, "pause": 0}
+    minima = {"iterations": 1, "warmup": 0, "batch_size": 1, "images": 1, "calls": 0}
     for name, minimum in minima.items():
         if getattr(args, name, minimum) < minimum:
             raise UserError(f"--{name.replace('_', '-')} must be at least {minimum}.")

@@ -53,6 +53,11 @@ def test_networks_return_outputs_by_name(provider, write):
     outputs = network(images)
     assert list(outputs) == list(MODEL.output_names)
     np.testing.assert_array_equal(outputs["kernels"], images * 2)
+    # OpenVINO compiles the network for a shape that comes again.
+    for width in (5, 5, 7, 7, 5):
+        shape = (1, 3, 4, width)
+        images = np.random.default_rng(width).random(shape, np.float32)
+        np.testing.assert_array_equal(network(images)["logits"], images * 2)
     assert load_network(write(), provider=provider, threads=1).description is None
 
 

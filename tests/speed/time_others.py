@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=640, help="(default: %(default)s)")
     parser.add_argument("--instances", type=int, nargs="+", default=[5, 100])
     parser.add_argument("--iterations", type=int, default=7, help="(default: %(default)s)")
-    parser.add_argument("--pause", type=float, default=0.2, help="s before a call (default: 0.2)")
+    parser.add_argument("--calls", type=int, default=2, help="calls before each measured one")
     args = parser.parse_args()
     image = np.random.default_rng(0).integers(0, 256, (args.size, args.size, 3), np.uint8)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +141,8 @@ def measure(
     for iteration in range(-1, args.iterations):
         for instances in args.instances:
             for name, call in calls.items():
-                time.sleep(args.pause)
+                for _ in range(args.calls):
+                    call(image, instances)
                 start = time.perf_counter()
                 found, network = call(image, instances)
                 seconds = time.perf_counter() - start
