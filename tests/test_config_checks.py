@@ -173,6 +173,7 @@ def test_what_detectron2_defines_is_allowed(cfg, key, value):
         ({"MODEL.PIXEL_STD": [1.0]}, "MODEL.PIXEL_STD 1"),
         ({"INPUT.FORMAT": "RGBA"}, "RGBA have 4 channels"),
         ({"INPUT.MIN_SIZE_TRAIN_SAMPLING": "range"}, "a minimum and a maximum"),
+        ({"INPUT.SCALE_JITTER.MIN_SCALE": 2.5}, "at most INPUT.SCALE_JITTER.MAX_SCALE, 2.0"),
         ({"INPUT.CROP.SIZE": [0.5, 1.5]}, "two shares"),
         ({"MODEL.ROI_MASK_HEAD.POOLER_TYPE": ""}, "POOLER_TYPE is empty"),
         ({"MODEL.ROI_HEADS.NAME": "PANetROIHeads"}, "ROI_BOX_HEAD.NAME is .*PANetBoxHead"),

@@ -84,6 +84,17 @@ def size_range(cfg: CfgNode) -> str:
     return ""
 
 
+def jitter_range(cfg: CfgNode) -> str:
+    """Require a range of scales."""
+    jitter = cfg.INPUT.SCALE_JITTER
+    if jitter.MIN_SCALE > jitter.MAX_SCALE:
+        return (
+            f"INPUT.SCALE_JITTER.MIN_SCALE is {jitter.MIN_SCALE}; it must be at most "
+            f"INPUT.SCALE_JITTER.MAX_SCALE, {jitter.MAX_SCALE}"
+        )
+    return ""
+
+
 def crop_size(cfg: CfgNode) -> str:
     """Require a crop that is part of the image."""
     crop = cfg.INPUT.CROP
@@ -162,6 +173,7 @@ RELATIONS: tuple[Callable[[CfgNode], str], ...] = (
     image_channels,
     shown_images,
     size_range,
+    jitter_range,
     crop_size,
     pooled_features,
     own_heads,

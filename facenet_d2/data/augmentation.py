@@ -1,4 +1,4 @@
-"""Random augmentation of overhead images: RandAugment, flips and quarter turns."""
+"""Random augmentation of overhead images: scale jitter, RandAugment, flips and quarter turns."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from ..errors import UserError
 from .readers import uses_raster_reader
 from .transforms import (
     AffineTransform,
+    PlacementTransform,
     QuarterTurnTransform,
     ResizeTransform,
     VerticalFlipTransform,
@@ -48,6 +49,42 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
             oldh, oldw, short_edge_length, max_size
         )
         return max(height, 1), max(width, 1)
+
+
+class ResizeScale(T.ResizeScale):
+    """Detectron2's ``ResizeScale``, antialiased, with sides of at least one pixel."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        scale = np.random.uniform(self.min_scale, self.max_scale)
+        factor = scale * min(self.target_height / height, self.target_width / width)
+        sides = (max(round(side * factor), 1) for side in (height, width))
+        return ResizeTransform(height, width, *sides, self.interp)
+
+
+class RandomPlacement(T.Augmentation):
+    """Put an image at a random place of a square canvas, or cut a random part of its size from it.
+
+    In contrast to Detectron2's ``FixedSizeCrop``, a smaller image is not always at the top left.
+    """
+
+    def __init__(self, size: int, fill: Sequence[float]) -> None:
+        """
+        Args:
+            size: height and width of the canvas.
+            fill: value of each channel in uncovered areas.
+        """
+        super().__init__()
+        self.size = size
+        self.fill = tuple(fill)
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        x, y = (
+            int(np.random.randint(min(free, 0), max(free, 0) + 1))
+            for free in (self.size - width, self.size - height)
+        )
+        return PlacementTransform(x, y, (height, width), (self.size, self.size), self.fill)
 
 
 class RandomFlip(T.RandomFlip):
@@ -297,6 +334,8 @@ def build_augmentations(
 ) -> list[T.Augmentation]:
     """Return Detectron2's resizing and, in training, flips, quarter turns and RandAugment.
 
+    With ``INPUT.SCALE_JITTER``, training images are resized to a random scale and put on a square
+    canvas (large-scale jitter, Ghiasi et al., 2021) instead of Detectron2's resizing.
     ``INPUT.RANDOM_FLIP`` is "none", "horizontal", "vertical" or "both" (each with its own draw).
 
     Args:
@@ -321,6 +360,14 @@ def build_augmentations(
     ]
     if not is_train:
         return augmentations
+    jitter = cfg.INPUT.SCALE_JITTER
+    if jitter.ENABLED:
+        augmentations = [
+            ResizeScale(
+                jitter.MIN_SCALE, jitter.MAX_SCALE, jitter.SIZE, jitter.SIZE, resize.interp
+            ),
+            RandomPlacement(jitter.SIZE, cfg.MODEL.PIXEL_MEAN),
+        ]
     flip = cfg.INPUT.RANDOM_FLIP
     if flip not in ("none", "horizontal", "vertical", "both"):
         raise UserError(

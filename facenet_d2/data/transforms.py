@@ -1,4 +1,4 @@
-"""Affine transforms and quarter turns, which fvcore lacks, for images of any bands and bits.
+"""Transforms that fvcore lacks: affine, quarter turns and placement, for any bands and bits.
 
 Resizing and flips are Detectron2's, with corrections.
 """
@@ -121,6 +121,62 @@ class AffineTransform(Transform):
     def inverse(self) -> AffineTransform:
         back = np.linalg.inv(self.matrix[:, :2])
         return AffineTransform(np.column_stack([back, -back @ self.matrix[:, 2]]), self.fill)
+
+
+class PlacementTransform(Transform):
+    """A shift by whole pixels on to a canvas of another size.
+
+    What does not fit is cut; uncovered areas are filled in images and empty in masks.
+    """
+
+    def __init__(
+        self,
+        x: int,
+        y: int,
+        old_size: tuple[int, int],
+        new_size: tuple[int, int],
+        fill: tuple[float, ...] = (0.0,),
+    ) -> None:
+        """
+        Args:
+            x: column of the canvas at which the image starts; may be negative.
+            y: row of the canvas at which the image starts; may be negative.
+            old_size: (height, width) of the image.
+            new_size: (height, width) of the canvas.
+            fill: value of each channel in uncovered areas; one value for all channels, or at least
+                as many as the image has.
+        """
+        super().__init__()
+        self.x, self.y = x, y
+        self.old_size, self.new_size = old_size, new_size
+        self.fill = tuple(fill)
+
+    def _place(self, image: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
+        height, width = self.new_size
+        values = np.asarray(fill[: image.shape[2]] if image.ndim == 3 else fill[0])
+        if np.issubdtype(image.dtype, np.integer):
+            values = values.round()
+        canvas = np.empty((height, width, *image.shape[2:]), image.dtype)
+        canvas[...] = values
+        top, bottom = max(self.y, 0), min(self.y + self.old_size[0], height)
+        left, right = max(self.x, 0), min(self.x + self.old_size[1], width)
+        if top < bottom and left < right:
+            canvas[top:bottom, left:right] = image[
+                top - self.y : bottom - self.y, left - self.x : right - self.x
+            ]
+        return canvas
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        return self._place(img, self.fill)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return self._place(segmentation, (0,))
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords + (self.x, self.y)
+
+    def inverse(self) -> PlacementTransform:
+        return PlacementTransform(-self.x, -self.y, self.new_size, self.old_size, self.fill)
 
 
 class VerticalFlipTransform(VFlipTransform):

@@ -1,4 +1,4 @@
-"""RandAugment, flips and quarter turns, against warps computed pixel by pixel."""
+"""Scale jitter, RandAugment, flips and quarter turns, against warps computed pixel by pixel."""
 
 import math
 
@@ -18,10 +18,12 @@ from facenet_d2.data import SceneMapper
 from facenet_d2.data.augmentation import (
     OPERATIONS,
     RandAugment,
+    RandomPlacement,
     RandomQuarterTurn,
+    ResizeScale,
     build_augmentations,
 )
-from facenet_d2.data.transforms import AffineTransform, QuarterTurnTransform
+from facenet_d2.data.transforms import AffineTransform, PlacementTransform, QuarterTurnTransform
 
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY")
 
@@ -354,6 +356,81 @@ def test_built_from_config(model_cfg):
     assert isinstance(resize, T.ResizeShortestEdge)
     model_cfg.INPUT.CROP.ENABLED = True
     assert isinstance(SceneMapper(model_cfg, True).augmentations.augs[0], T.RandomCrop)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(
+    ("x", "y", "new_size"),
+    [(0, 0, (5, 7)), (3, 2, (12, 11)), (-2, -3, (2, 4)), (-2, 4, (8, 6)), (9, 0, (6, 6))],
+)
+def test_placement_moves_each_pixel(dtype, x, y, new_size):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (5, 7, 5)).astype(dtype)
+    mask = rng.integers(0, 2, (5, 7), np.uint8)
+    fill = (1.25, 2.75, 3.0, 4.0, 5.0)
+    place = PlacementTransform(x, y, (5, 7), new_size, fill)
+    placed, placed_mask = place.apply_image(image), place.apply_segmentation(mask)
+    assert placed.shape == (*new_size, 5)
+    assert placed.dtype == dtype
+    for row in range(new_size[0]):
+        for column in range(new_size[1]):
+            if 0 <= row - y < 5 and 0 <= column - x < 7:
+                assert (placed[row, column] == image[row - y, column - x]).all()
+                assert placed_mask[row, column] == mask[row - y, column - x]
+            else:
+                expected = [1, 3, 3, 4, 5] if dtype == np.uint8 else fill
+                assert placed[row, column].tolist() == list(expected)
+                assert placed_mask[row, column] == 0
+    points = rng.uniform(0, 9, (6, 2))
+    np.testing.assert_array_equal(place.apply_coords(points), points + (x, y))
+    np.testing.assert_allclose(place.inverse().apply_coords(place.apply_coords(points)), points)
+    if (x, y) == (3, 2):
+        np.testing.assert_array_equal(place.inverse().apply_image(placed), image)
+
+
+def test_placement_is_uniform_over_what_fits():
+    rng_state = np.random.get_state()
+    np.random.seed(3)
+    try:
+        augmentation = RandomPlacement(10, (0.0,))
+        wide = [augmentation.get_transform(np.zeros((8, 13, 3), np.uint8)) for _ in range(600)]
+        exact = augmentation.get_transform(np.zeros((10, 10, 3), np.uint8))
+    finally:
+        np.random.set_state(rng_state)
+    for offsets, expected in (
+        ([t.x for t in wide], [-3, -2, -1, 0]),
+        ([t.y for t in wide], [0, 1, 2]),
+    ):
+        values, counts = np.unique(offsets, return_counts=True)
+        assert values.tolist() == expected
+        assert counts.min() > 0.75 * 600 / len(expected)
+    assert (exact.x, exact.y) == (0, 0)
+
+
+def test_scale_jitter_resizes_relative_to_the_square(model_cfg):
+    jitter = model_cfg.INPUT.SCALE_JITTER
+    jitter.ENABLED, jitter.SIZE, jitter.MIN_SCALE, jitter.MAX_SCALE = True, 96, 0.25, 1.5
+    resize, placement, flip = build_augmentations(model_cfg, True)
+    assert isinstance(resize, ResizeScale)
+    assert placement.fill == tuple(model_cfg.MODEL.PIXEL_MEAN)
+    assert isinstance(flip, T.RandomFlip)
+    image = np.full((40, 120, 3), 200, np.uint8)
+    scales = []
+    for _ in range(200):
+        transform = resize.get_transform(image)
+        # The longer side fits the square at scale 1; the aspect ratio is kept to half a pixel.
+        scales.append(transform.new_w / 96)
+        assert abs(transform.new_h - transform.new_w / 3) < 1
+        inputs = T.AugInput(image)
+        transforms = T.AugmentationList([resize, placement])(inputs)
+        assert inputs.image.shape == (96, 96, 3)
+        assert len(transforms.transforms) == 2
+    assert 0.24 < min(scales) < 0.35
+    assert 1.4 < max(scales) < 1.51
+    # Images of one row keep a pixel; evaluation is not affected.
+    assert resize.get_transform(np.zeros((1, 3000, 3), np.uint8)).new_h == 1
+    (only_resize,) = build_augmentations(model_cfg, False)
+    assert isinstance(only_resize, T.ResizeShortestEdge)
 
 
 @pytest.mark.parametrize(

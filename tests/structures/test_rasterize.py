@@ -26,6 +26,7 @@ from facenet_d2.structures.masks import (
 from facenet_d2.structures.rasterize import affine_matrix, rasterize_instances
 
 FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
+JITTER = ["INPUT.SCALE_JITTER.ENABLED", "True", "INPUT.SCALE_JITTER.SIZE", "402"]
 ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITUDE", "20"]
 
 
@@ -64,7 +65,9 @@ def assert_same_targets(small, full):
 
 
 @needs_real("nwpu_vhr10")
-@pytest.mark.parametrize("options", [[], FLIPS, ALL], ids=["resize", "flips", "all"])
+@pytest.mark.parametrize(
+    "options", [[], FLIPS, ALL, JITTER + ALL], ids=["resize", "flips", "all", "jitter"]
+)
 def test_polygons_of_real_images(model_cfg, options):
     folder = REAL_DATA / "nwpu_vhr10"
     dicts = load_coco_json(str(folder / "annotations.json"), str(folder / "images"))
@@ -118,6 +121,21 @@ def test_rles_that_are_not_resampled(model_cfg, tmp_path):
     for seed in range(12):
         d = scene_of_rles(tmp_path, seed=seed)
         assert_same_targets(*(r["instances"] for r in mapped(mappers, d, seed)))
+
+
+def test_rles_that_are_placed_and_cut(model_cfg, tmp_path):
+    """At scale 1, of which a part is cut, pixels are mapped to pixels."""
+    model_cfg.merge_from_list([*JITTER, *FLIPS, "INPUT.SCALE_JITTER.SIZE", 100])
+    model_cfg.INPUT.SCALE_JITTER.MIN_SCALE = model_cfg.INPUT.SCALE_JITTER.MAX_SCALE = 1.6
+    mappers = both_mappers(model_cfg)
+    found = 0
+    for seed in range(12):
+        d = scene_of_rles(tmp_path, seed=seed)
+        small, full = mapped(mappers, d, seed)
+        assert small["image"].shape[1:] == (100, 100)
+        assert_same_targets(small["instances"], full["instances"])
+        found += len(small["instances"])
+    assert 60 < found < 12 * 12
 
 
 def test_rles_that_are_resampled(model_cfg, tmp_path):
