@@ -502,9 +502,9 @@ def _add_data(cfg: CN) -> None:
     cfg.INPUT.STRETCH = ""
     # Rotate by 0, 90, 180 or 270 degrees.
     cfg.INPUT.RANDOM_QUARTER_TURN = False
-    # Large-scale jitter, for training, instead of INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN: an image
-    # is resized to fit a square, times a random scale, and put at a random place of the square; what
-    # does not fit is cut.
+    # Large-scale jitter, in training instead of INPUT.MIN_SIZE_TRAIN and MAX_SIZE_TRAIN: an image
+    # is resized to fit a square, times a random scale, and put at a random place of the square.
+    # What does not fit is cut.
     node = cfg.INPUT.SCALE_JITTER = CN()
     node.ENABLED = False
     node.MIN_SCALE = 0.5
