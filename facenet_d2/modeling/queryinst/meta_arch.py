@@ -195,7 +195,8 @@ class QueryInst(InstanceModel[QueryInstPredictions]):
     def predict(self, images: torch.Tensor) -> QueryInstPredictions:
         features = self.backbone(images)
         # The pooler rounds boxes to the type of the features: half precision is too coarse.
-        levels = [features[f].float() for f in self.in_features]
+        # It would also copy channels-last features in every stage.
+        levels = [features[f].float().contiguous() for f in self.in_features]
         number, (height, width) = len(images), images.shape[-2:]
         center, sides = self.query_boxes.weight.float().chunk(2, dim=1)
         corners = torch.cat([center - sides / 2, center + sides / 2], dim=1)
