@@ -181,7 +181,7 @@ class Instance(Masked):
         parts: detections whose union is the mask, by serial number: one that no seam cuts, or
             several that are cut.
         tiles: (row, column) of all tiles that see the object.
-        score: score; the mean of the parts, weighted by area.
+        score: score; see :func:`make_instances`.
         whole: whether a tile sees the object whole.
     """
 
@@ -216,46 +216,92 @@ def union_of(parts: Sequence[Part]) -> tuple[Box, np.ndarray]:
     return box, mask
 
 
-def make_instance(group: Sequence[Part]) -> Instance:
-    """Return the instance of a group.
+NEARLY_CUT = 4
+"""Multiple of the tolerance up to which a mask may stop short of a side that its object crosses."""
 
-    The member with the largest margin among those that no seam cuts is the instance: it has the
-    most context. Members without a whole one are united; their scores are averaged by area because
-    the maximum of several scores is biased upwards. A member is cut, too, if another one continues
-    beyond its tile: masks of a network can stop short of a side by more than the tolerance.
+
+def _is_cut_in(part: Part, group: Sequence[Part], tolerance: int) -> bool:
+    """Return whether a seam cuts a part, or another part continues where its mask stops short.
+
+    A part that stops far from the side has seen the end of its object; what continues there spans
+    several objects.
     """
-    tiles = frozenset((part.tile.row, part.tile.column) for part in group)
-    whole = [
-        part
-        for part in group
-        if not part.cut and all(part.tile.contains(other.box) for other in group)
-    ]
-    if whole or len(group) == 1:
-        best = min(whole or group, key=lambda p: (-p.margin, -p.score, -p.area, p.serial))
-        return Instance(
+    reach = NEARLY_CUT * tolerance
+    tile, (left, top, right, bottom) = part.tile, part.box
+    return part.cut or any(
+        (other.box[0] < tile.left and left - tile.left <= reach)
+        or (other.box[1] < tile.top and top - tile.top <= reach)
+        or (other.box[2] > tile.right and tile.right - right <= reach)
+        or (other.box[3] > tile.bottom and tile.bottom - bottom <= reach)
+        for other in group
+    )
+
+
+def make_instances(
+    parts: Sequence[Part], links: Sequence[Link], tolerance: int
+) -> Iterator[Instance]:
+    """Yield the instances of detections.
+
+    Detections are joined to groups. Of the members of a group that no seam cuts, the one with the
+    largest margin is the instance: it has the most context. Its score is the mean of theirs,
+    because a network gives an object different scores in different tiles. Members that are not
+    linked with the instance are of other objects, to which a detection that spans several of them
+    has led, and are grouped again. Members without a whole one are united.
+
+    Args:
+        parts: detections.
+        links: all their links, in any order.
+        tolerance: largest distance in pixels of a cut mask from the tile's side.
+    """
+    for group in group_parts(parts, links):
+        whole = [part for part in group if not _is_cut_in(part, group, tolerance)]
+        if not whole:
+            yield united_instance(group)
+            continue
+        best = min(whole, key=lambda part: (-part.margin, -part.score, -part.area, part.serial))
+        own = {best.serial}
+        own |= {link.second.serial for link in links if link.first is best}
+        own |= {link.first.serial for link in links if link.second is best}
+        scores = [part.score for part in whole if part.serial in own]
+        yield Instance(
             parts=[best],
-            tiles=tiles,
-            score=best.score,
-            whole=bool(whole),
+            tiles=_tiles_of([part for part in group if part.serial in own]),
+            score=fsum(scores) / len(scores),
+            whole=True,
             box=best.box,
             bits=best.bits,
             area=best.area,
         )
+        others = [part for part in group if part.serial not in own]
+        if others:
+            left = {part.serial for part in others}
+            between = [x for x in links if x.first.serial in left and x.second.serial in left]
+            yield from make_instances(others, between, tolerance)
+
+
+def united_instance(group: Sequence[Part]) -> Instance:
+    """Return the union of cut detections.
+
+    Their scores are averaged by area, because the maximum of several scores is biased upwards.
+    """
     parts = sorted(group, key=lambda part: part.serial)
     # fsum is exact, so that the order of the parts does not matter.
     weight = fsum(part.area for part in parts)
     score = fsum(part.score * part.area for part in parts) / weight
     box, mask = union_of(parts)
-    area = int(np.count_nonzero(mask))
     return Instance(
         parts=parts,
-        tiles=tiles,
+        tiles=_tiles_of(parts),
         score=score,
         whole=False,
         box=box,
         bits=np.packbits(mask),
-        area=area,
+        area=int(np.count_nonzero(mask)),
     )
+
+
+def _tiles_of(parts: Sequence[Part]) -> frozenset[tuple[int, int]]:
+    return frozenset((part.tile.row, part.tile.column) for part in parts)
 
 
 class _Group:

@@ -15,9 +15,8 @@ from .groups import (
     Link,
     Part,
     connected_components,
-    group_parts,
     link_parts,
-    make_instance,
+    make_instances,
     parts_of_tile,
 )
 from .suppression import DropLeftovers, DropRepeats, Suppression, as_boxes
@@ -34,6 +33,8 @@ class MergeSettings:
             exact masks. Masks of at most twice this width along a side are slivers.
         agreement: agreement above which two detections are of one object; see
             :func:`~facenet_d2.scenes.groups.link_parts`.
+        score_ratio: smallest ratio of the lower to the higher score of two detections of one
+            object. Otherwise the many detections with low scores would link what is separate.
         repeat_iou: IoU above which only the better of two instances of different classes is kept;
             None to keep both.
 
@@ -43,6 +44,7 @@ class MergeSettings:
 
     tolerance: int
     agreement: float = 0.5
+    score_ratio: float = 0.7
     repeat_iou: float | None = None
 
     def __post_init__(self) -> None:
@@ -50,7 +52,11 @@ class MergeSettings:
             raise UserError(
                 f"The tolerance of the merge is {self.tolerance} pixels; it must not be negative."
             )
-        for name, value in (("agreement", self.agreement), ("IoU of repeats", self.repeat_iou)):
+        for name, value in (
+            ("agreement", self.agreement),
+            ("ratio of scores", self.score_ratio),
+            ("IoU of repeats", self.repeat_iou),
+        ):
             if value is not None and not 0 <= value < 1:
                 raise UserError(
                     f"The {name} of the merge is {value}; it must be at least 0 and less than 1."
@@ -71,7 +77,8 @@ class MergeReport:
         fragments: other instances that no tile sees whole: one cut detection without a partner.
         slivers: strips along the side of a tile, dropped because a tile that sees more there does
             not report them.
-        leftovers: cut detections dropped because they lie within another instance.
+        leftovers: instances dropped because they lie within another one of their class or repeat
+            it.
         repeats: instances dropped in favour of a similar one of another class.
         capped: (row, column) of the tiles in which the detector reached its maximum number of
             detections.
@@ -133,12 +140,14 @@ class SeamMerger:
     """The merge, fed with one row of tiles after the other.
 
     1. Detections of one class in two tiles are linked if they agree on the region that both tiles
-       saw.
+       saw, and have similar scores.
     2. Links join detections to groups, the best first, with one detection of a tile in a group.
     3. The detection that lies farthest from its tile's sides, and is not cut by them, stands for
-       its group; if all are cut, their union does.
+       those of its group that it is linked with; the others are grouped again. If all are cut,
+       their union stands for the group.
     4. A sliver along the side of a tile is dropped if a tile that sees more there reports none.
-    5. A cut mask that lies within another instance of its class is dropped.
+    5. A cut mask that lies within another instance of its class is dropped, and so is a whole one
+       that other tiles report with a higher score.
     6. Of similar instances of different classes the better one is kept, if that is asked for.
 
     An instance is returned as soon as no later row can change it, so that only detections near the
@@ -161,7 +170,7 @@ class SeamMerger:
         self._next_serial = 0
         self._open: list[Part] = []
         self._links: list[Link] = []
-        self._leftovers = Suppression(DropLeftovers())
+        self._leftovers = Suppression(DropLeftovers(settings.agreement))
         repeat_iou = settings.repeat_iou
         self._repeats = None if repeat_iou is None else Suppression(DropRepeats(repeat_iou))
 
@@ -242,6 +251,8 @@ class SeamMerger:
         parts = [*self._open, *new]
         boxes = np.array([part.box for part in parts])
         classes = np.array([part.class_id for part in parts])
+        scores = np.array([part.score for part in parts])
+        cut = np.array([part.cut for part in parts])
         tiles = np.array([(part.tile.row, part.tile.column) for part in parts])
         shapes = as_boxes(boxes)
         i, j = STRtree(shapes).query(shapes[len(self._open) :])
@@ -250,6 +261,8 @@ class SeamMerger:
         keep = (j < i) & (classes[i] == classes[j]) & (tiles[i] != tiles[j]).any(axis=1)
         keep &= (boxes[i, :2] < boxes[j, 2:]).all(axis=1)
         keep &= (boxes[j, :2] < boxes[i, 2:]).all(axis=1)
+        limits = np.where(cut[i] | cut[j], 0.5, 1.0) * self.settings.score_ratio
+        keep &= np.minimum(scores[i], scores[j]) >= limits * np.maximum(scores[i], scores[j])
         for first, second in sorted(zip(j[keep].tolist(), i[keep].tolist())):
             link = link_parts(parts[first], parts[second], self.settings.agreement)
             if link is not None:
@@ -263,16 +276,14 @@ class SeamMerger:
         clusters += connected_components(
             [part for part in parts if part.serial in linked], self._links
         )
-        instances = []
+        instances: list[Instance] = []
         self._open, self._links = [], []
         for members, links in clusters:
             if max(part.box[3] for part in members) > horizon:
                 self._open += members
                 self._links += links
-            elif len(members) == 1:
-                instances.append(make_instance(members))
             else:
-                instances += [make_instance(group) for group in group_parts(members, links)]
+                instances += make_instances(members, links, self.settings.tolerance)
         result = [instance for instance in instances if not self._is_refuted(instance)]
         self.report.slivers += len(instances) - len(result)
         return result

@@ -26,22 +26,35 @@ class Rule(Protocol):
 
 
 class DropLeftovers(Rule):
-    """Drop a cut mask if more than half of it lies within another instance of its class.
+    """Drop what remains beside an instance of the same class where tiles disagree about it.
 
-    Such a mask remains where two tiles disagree, for example if one sees two objects and the other
-    one. A tile that reports both instances tells them apart, so that its part of the other instance
-    does not count.
+    - A cut mask, if more than half of it lies within the other instance. It remains, for example,
+      if one tile sees two objects and another one sees one.
+    - A whole one, if their IoU is above a limit and the other's score is higher. It remains if the
+      scores of the two tiles differ too much to be linked.
+
+    A tile that reports both instances tells them apart, so that its part of the other instance does
+    not count.
+
+    Args:
+        iou: IoU above which two whole masks are of one object.
     """
 
+    def __init__(self, iou: float) -> None:
+        self.iou = iou
+
     def can_lose(self, instance: Instance) -> bool:
-        return not instance.whole
+        return True
 
     def rank(self, instance: Instance) -> tuple[float, ...]:
-        return (instance.whole, instance.area, -instance.serial)
+        score = instance.score if instance.whole else 0.0
+        return (instance.whole, score, instance.area, -instance.serial)
 
     def loses(self, instance: Instance, other: Instance) -> bool:
         if other.class_id != instance.class_id:
             return False
+        if instance.whole:
+            return not instance.tiles & other.tiles and _iou_exceeds(instance, other, self.iou)
         parts = [
             part for part in other.parts if (part.tile.row, part.tile.column) not in instance.tiles
         ]
@@ -65,11 +78,15 @@ class DropRepeats(Rule):
         return (instance.score, instance.area, -instance.serial)
 
     def loses(self, instance: Instance, other: Instance) -> bool:
-        smaller, larger = sorted((instance.area, other.area))
-        if other.class_id == instance.class_id or smaller <= self.iou * larger:
-            return False
-        shared = count_shared(instance, [other])
-        return shared > self.iou * (smaller + larger - shared)
+        return other.class_id != instance.class_id and _iou_exceeds(instance, other, self.iou)
+
+
+def _iou_exceeds(a: Instance, b: Instance, limit: float) -> bool:
+    smaller, larger = sorted((a.area, b.area))
+    if smaller <= limit * larger:
+        return False
+    shared = count_shared(a, [b])
+    return shared > limit * (smaller + larger - shared)
 
 
 def as_boxes(boxes: Sequence[Box] | np.ndarray) -> np.ndarray:

@@ -163,7 +163,7 @@ def detect(picture: np.ndarray) -> tuple[list[int], list[float], list[list[int]]
         )
         for i, (x, y, w, h, area) in enumerate(stats[1:].tolist(), start=1):
             classes.append(int(value) - 1)
-            scores.append(0.5 + area % 97 / 200)
+            scores.append(0.6 + 0.3 * area / (area + 200) + area % 7 / 100)
             boxes.append([x, y, x + w, y + h])
             crops.append(labels[y : y + h, x : x + w] == i)
     return classes, scores, boxes, crops

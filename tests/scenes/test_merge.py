@@ -250,7 +250,9 @@ def plain_merge(tiles, grid, tolerance, repeat_iou):
                 {
                     "tile": (tile.row, tile.column),
                     "window": window,
+                    "sides": (tile.left, tile.top, tile.right, tile.bottom),
                     "mask": mask,
+                    "box": (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1),
                     "class": int(detections.detections.classes[i]),
                     "score": float(detections.detections.scores[i]),
                     "margin": min((d.min() for inner, d in sides if inner), default=np.inf),
@@ -261,6 +263,10 @@ def plain_merge(tiles, grid, tolerance, repeat_iou):
     for j, b in enumerate(parts):
         for i, a in enumerate(parts[:j]):
             if a["tile"] == b["tile"] or a["class"] != b["class"]:
+                continue
+            either_is_cut = min(a["margin"], b["margin"]) <= tolerance
+            low, high = sorted((a["score"], b["score"]))
+            if low < (0.35 if either_is_cut else 0.7) * high:
                 continue
             both = a["window"] & b["window"]
             shared = (a["mask"] & b["mask"]).sum()
@@ -274,8 +280,39 @@ def plain_merge(tiles, grid, tolerance, repeat_iou):
         if agreement < -0.8:
             strong[i].add(j)
             strong[j].add(i)
-    groups = [{i} for i in range(len(parts))]
+    groups = plain_groups(range(len(parts)), links, parts, strong, tolerance)
+    instances = []
+    while groups:
+        instance, others = plain_instance(sorted(groups.pop()), parts, links, tolerance)
+        instances.append(instance)
+        groups += plain_groups(others, links, parts, strong, tolerance)
+    instances = [x for x in instances if not plain_sliver(x, grid, parts, tolerance)]
+    instances = plain_suppression(
+        instances,
+        lambda x: (x["whole"], x["whole"] * x["score"], x["area"], -x["members"][0]),
+        lambda x, y: (
+            x["class"] == y["class"]
+            and (
+                not x["tiles"] & y["tiles"] and plain_iou(x, y) > 0.5
+                if x["whole"]
+                else 2 * (x["mask"] & outside(y, x["tiles"], parts)).sum() > x["area"]
+            )
+        ),
+    )
+    if repeat_iou is not None:
+        instances = plain_suppression(
+            instances,
+            lambda x: (x["score"], x["area"], -x["members"][0]),
+            lambda x, y: x["class"] != y["class"] and plain_iou(x, y) > repeat_iou,
+        )
+    return instances
+
+
+def plain_groups(members, links, parts, strong, tolerance):
+    groups = [{i} for i in members]
     for *_, i, j in links:
+        if i not in members or j not in members:
+            continue
         a, b = (next(g for g in groups if k in g) for k in (i, j))
         if a is b or not all(
             joinable(tile, a, b, parts, strong, tolerance)
@@ -284,27 +321,7 @@ def plain_merge(tiles, grid, tolerance, repeat_iou):
             continue
         groups.remove(b)
         a |= b
-    instances = [plain_instance(sorted(g), parts, tolerance) for g in groups]
-    instances = [x for x in instances if not plain_sliver(x, grid, parts, tolerance)]
-    instances = plain_suppression(
-        instances,
-        lambda x: (x["whole"], x["area"], -x["members"][0]),
-        lambda x, y: (
-            not x["whole"]
-            and x["class"] == y["class"]
-            and 2 * (x["mask"] & outside(y, x["tiles"], parts)).sum() > x["area"]
-        ),
-    )
-    if repeat_iou is not None:
-        instances = plain_suppression(
-            instances,
-            lambda x: (x["score"], x["area"], -x["members"][0]),
-            lambda x, y: (
-                x["class"] != y["class"]
-                and (x["mask"] & y["mask"]).sum() > repeat_iou * (x["mask"] | y["mask"]).sum()
-            ),
-        )
-    return instances
+    return groups
 
 
 def joinable(tile, a, b, parts, strong, tolerance):
@@ -317,34 +334,47 @@ def joinable(tile, a, b, parts, strong, tolerance):
     return cut and apart and bool(reached & set(y))
 
 
-def plain_instance(group, parts, tolerance):
+def plain_cut(part, members, tolerance):
+    """Whether a seam cuts a part, or nearly cuts it where another one continues."""
+    if part["margin"] <= tolerance:
+        return True
+    for other in members:
+        for i, sign in ((0, 1), (1, 1), (2, -1), (3, -1)):
+            side = sign * part["sides"][i]
+            beyond = sign * other["box"][i] < side
+            if beyond and sign * part["box"][i] - side <= 4 * tolerance:
+                return True
+    return False
+
+
+def plain_instance(group, parts, links, tolerance):
+    """Return the instance of a group, and those of its members that are not linked with it."""
     members = [parts[k] for k in group]
-    whole = [
-        k
-        for k in group
-        if parts[k]["margin"] > tolerance
-        and not any((m["mask"] & ~parts[k]["window"]).any() for m in members)
-    ]
-    if whole or len(group) == 1:
-        group = [
-            min(
-                whole or group,
-                key=lambda k: (-parts[k]["margin"], -parts[k]["score"], -parts[k]["mask"].sum(), k),
-            )
-        ]
-    used = [parts[k] for k in group]
-    mask = np.logical_or.reduce([p["mask"] for p in used])
-    areas = [float(p["mask"].sum()) for p in used]
-    score = fsum(p["score"] * area for p, area in zip(used, areas)) / fsum(areas)
+    whole = [k for k in group if not plain_cut(parts[k], members, tolerance)]
+    others = set()
+    if whole:
+        best = min(
+            whole,
+            key=lambda k: (-parts[k]["margin"], -parts[k]["score"], -parts[k]["mask"].sum(), k),
+        )
+        pairs = {frozenset((i, j)) for *_, i, j in links}
+        others = {k for k in group if k != best and frozenset((k, best)) not in pairs}
+        scores = [parts[k]["score"] for k in whole if k not in others]
+        used, score = [best], fsum(scores) / len(scores)
+    else:
+        areas = [float(p["mask"].sum()) for p in members]
+        used = group
+        score = fsum(p["score"] * area for p, area in zip(members, areas)) / fsum(areas)
+    mask = np.logical_or.reduce([parts[k]["mask"] for k in used])
     return {
-        "members": group,
-        "tiles": {m["tile"] for m in members},
+        "members": used,
+        "tiles": {parts[k]["tile"] for k in group if k not in others},
         "mask": mask,
         "area": mask.sum(),
-        "class": used[0]["class"],
-        "score": used[0]["score"] if len(used) == 1 else score,
+        "class": members[0]["class"],
+        "score": score,
         "whole": bool(whole),
-    }
+    }, others
 
 
 def plain_sliver(instance, grid, parts, tolerance):
@@ -364,6 +394,10 @@ def plain_sliver(instance, grid, parts, tolerance):
 def outside(instance, tiles, parts):
     masks = [parts[k]["mask"] for k in instance["members"] if parts[k]["tile"] not in tiles]
     return np.logical_or.reduce([np.zeros_like(instance["mask"]), *masks])
+
+
+def plain_iou(x, y):
+    return (x["mask"] & y["mask"]).sum() / (x["mask"] | y["mask"]).sum()
 
 
 def plain_suppression(instances, rank, loses):
@@ -408,10 +442,10 @@ def detections_of(grid, row, column, *found):
 def test_the_most_central_whole_detection_stands_for_its_group():
     grid = TileGrid(30, 100, 60, 20)
     left = detections_of(grid, 0, 0, (4, 0.9, (50, 10, 57, 17)))
-    right = detections_of(grid, 0, 1, (4, 0.2, (51, 10, 57, 18)))
+    right = detections_of(grid, 0, 1, (4, 0.7, (51, 10, 57, 18)))
     instances, report = merge([left, right], grid, tolerance=1)
     assert instances.detections.boxes.tolist() == [[51, 10, 57, 18]]
-    assert instances.detections.scores.tolist() == pytest.approx([0.2])
+    assert instances.detections.scores.tolist() == pytest.approx([0.8])
     assert (instances.whole.tolist(), instances.parts.tolist()) == ([True], [1])
     assert (report.united, report.fragments) == (0, 0)
 
@@ -419,11 +453,11 @@ def test_the_most_central_whole_detection_stands_for_its_group():
 def test_cut_detections_are_united_with_the_mean_score():
     grid = TileGrid(30, 100, 60, 20)
     left = detections_of(grid, 0, 0, (4, 0.9, (20, 10, 60, 12)))
-    right = detections_of(grid, 0, 1, (4, 0.3, (40, 10, 60, 12)))
+    right = detections_of(grid, 0, 1, (4, 0.6, (40, 10, 60, 12)))
     instances, report = merge([left, right], grid)
     assert instances.detections.boxes.tolist() == [[20, 10, 60, 12]]
-    # 80 pixels at 0.9 and 40 at 0.3.
-    assert instances.detections.scores.tolist() == pytest.approx([0.7])
+    # 80 pixels at 0.9 and 40 at 0.6.
+    assert instances.detections.scores.tolist() == pytest.approx([0.8])
     assert (instances.whole.tolist(), instances.parts.tolist()) == ([False], [2])
     assert (report.united, report.oversized) == (1, 1)
 
@@ -434,6 +468,52 @@ def test_a_mask_that_stops_short_is_cut_if_its_partner_runs_on():
     right = detections_of(grid, 0, 1, (0, 0.9, (40, 10, 70, 20)))
     instances, _ = merge([left, right], grid, tolerance=2)
     assert instances.detections.boxes.tolist() == [[20, 10, 70, 20]]
+
+
+def test_a_mask_that_ends_far_from_the_side_is_not_continued():
+    """A second object beyond it is not united with it by a detection that spans both."""
+    grid = TileGrid(30, 100, 60, 20)
+    left = detections_of(grid, 0, 0, (0, 0.9, (20, 10, 50, 20)))
+    # The right tile takes two objects for one.
+    right = detections_of(grid, 0, 1, (0, 0.9, (40, 10, 70, 20)))
+    instances, _ = merge([left, right], grid, tolerance=2)
+    assert instances.detections.boxes.tolist() == [[20, 10, 50, 20]]
+    assert instances.whole.tolist() == [True]
+
+
+def test_an_object_linked_by_a_detection_of_two_is_kept():
+    """The second tile reports one mask for two objects, which the first and the third see whole."""
+    grid = TileGrid(30, 150, 60, 30)
+    assert grid.lefts == [0, 30, 60, 90]
+    first = detections_of(grid, 0, 0, (0, 0.8, (32, 10, 44, 20)))
+    both = detections_of(grid, 0, 1, (0, 0.9, (32, 10, 86, 20)))
+    third = detections_of(grid, 0, 2, (0, 0.7, (68, 10, 86, 20)))
+    instances, _ = merge([first, both, third], grid, tolerance=0)
+    assert sorted(instances.detections.boxes.tolist()) == [[32, 10, 44, 20], [68, 10, 86, 20]]
+
+
+def test_low_scores_do_not_link_objects():
+    grid = TileGrid(30, 100, 60, 20)
+    left = detections_of(grid, 0, 0, (0, 0.9, (41, 5, 50, 25)), (0, 0.1, (30, 5, 60, 25)))
+    right = detections_of(grid, 0, 1, (0, 0.9, (52, 5, 70, 25)), (0, 0.1, (40, 5, 90, 25)))
+    instances, _ = merge([left, right], grid)
+    found = dict(zip(map(tuple, instances.detections.boxes.tolist()), instances.detections.scores))
+    assert found[41, 5, 50, 25] == found[52, 5, 70, 25] == pytest.approx(0.9)
+    assert all(score < 0.2 for box, score in found.items() if box[0] not in (41, 52))
+
+
+def test_a_repetition_with_a_low_score_is_dropped():
+    grid = TileGrid(30, 100, 60, 20)
+    left = detections_of(grid, 0, 0, (0, 0.9, (45, 10, 54, 18)))
+    right = detections_of(grid, 0, 1, (0, 0.4, (45, 10, 55, 18)))
+    instances, report = merge([left, right], grid)
+    assert instances.detections.boxes.tolist() == [[45, 10, 54, 18]]
+    assert report.leftovers == 1
+    # A tile that reports both tells them apart.
+    instances, _ = merge(
+        [detections_of(grid, 0, 0, (0, 0.9, (45, 10, 54, 18)), (0, 0.4, (45, 10, 55, 18)))], grid
+    )
+    assert len(instances) == 2
 
 
 def test_classes_are_merged_separately_unless_repeats_are_dropped():

@@ -53,12 +53,12 @@ def shared_area(a, b):
 
 
 def is_leftover(x, y):
-    return (
-        not x.whole
-        and x.class_id == y.class_id
-        and not x.tiles & y.tiles
-        and shared_area(x, y) > 0.5 * x.area
-    )
+    if x.class_id != y.class_id or x.tiles & y.tiles:
+        return False
+    shared = shared_area(x, y)
+    if x.whole:
+        return shared > 0.3 * (x.area + y.area - shared)
+    return shared > 0.5 * x.area
 
 
 def is_repeat(x, y):
@@ -69,7 +69,11 @@ def is_repeat(x, y):
 @pytest.mark.parametrize(
     ("rule", "rank", "loses"),
     [
-        (DropLeftovers(), lambda x: (x.whole, x.area, -x.serial), is_leftover),
+        (
+            DropLeftovers(0.3),
+            lambda x: (x.whole, x.score if x.whole else 0, x.area, -x.serial),
+            is_leftover,
+        ),
         (DropRepeats(0.3), lambda x: (x.score, x.area, -x.serial), is_repeat),
     ],
 )
