@@ -38,6 +38,7 @@ def worker(
 if "--fork" in sys.argv:
     sys.argv.remove("--fork")
     mp.start_processes = partial(mp.start_processes, start_method="fork")
+    mp.spawn = mp.start_processes
 # Every spawned process imports this module.
 torch.cuda.device_count = lambda: 2
 importlib.import_module("detectron2.engine.launch")._distributed_worker = worker
