@@ -37,6 +37,7 @@ from facenet_d2.exported_options import add_exported_options, check_exported_opt
 from facenet_d2.files import replaced, write_whole
 from facenet_d2.signals import StopAfter, StopRequested
 from facenet_d2.visualization.overlay import draw_instances
+from facenet_d2.wording import counted
 
 
 def parse_args() -> argparse.Namespace:
@@ -137,7 +138,7 @@ class Demo:
         overlay = draw_instances(
             picture, shown, self.predictor.metadata, with_labels=self.with_labels
         )
-        line = f"{name}: {len(shown)} instances, {seconds:.2f} s"
+        line = f"{name}: {counted(len(shown), 'instance')}, {seconds:.2f} s"
         if len(shown) == 0:
             line += (
                 f" (highest score {everything.scores.max():.2f}, below --confidence-threshold "
@@ -232,9 +233,8 @@ def run_video(demo: Demo, path: Path, out: Path) -> str:
                 "(is the disk full?)."
             )
     seconds = time.perf_counter() - start
-    return (
-        f"{path}: {done} frames, {len(demo.results) - instances_before} instances, {seconds:.2f} s"
-    )
+    found = counted(len(demo.results) - instances_before, "instance")
+    return f"{path}: {counted(done, 'frame')}, {found}, {seconds:.2f} s"
 
 
 def run_file(demo: Demo, path: Path, out: Path) -> str:
@@ -325,8 +325,8 @@ def run_files(demo: Demo, files: list[tuple[Path, Path]], results: str | None) -
         bar.close()
         if results:
             write_whole(results, json.dumps(demo.results))
-            print(f"{len(demo.results)} instances saved to {results}")
-        print(f"{done} overlays are in {files[0][1].parent.resolve()}")
+            print(f"{counted(len(demo.results), 'instance')} saved to {results}")
+        print(f"{counted(done, 'overlay')} saved to {files[0][1].parent.resolve()}")
     return failed
 
 

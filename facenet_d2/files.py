@@ -146,8 +146,18 @@ def remove_temporary_files(folder: str | Path, stem: str = "*") -> None:
     """
     for file in Path(folder).glob(f".{stem}.*.tmp*"):
         match = TEMPORARY.fullmatch(file.name)
-        if match and (int(match[1]) == os.getpid() or not Path("/proc", match[1]).exists()):
+        if match and (int(match[1]) == os.getpid() or not is_running(int(match[1]))):
             _remove(file)
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process exists and has not ended, as one has that its parent did not see."""
+    try:
+        stat = Path("/proc", str(process), "stat").read_text()
+    except OSError:
+        return False
+    # The name, in brackets, may contain brackets itself.
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 def read_json(

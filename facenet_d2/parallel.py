@@ -6,7 +6,6 @@ import argparse
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from .cores import default_workers as default_workers
 from .errors import UserError
-from .signals import STOP_SIGNALS
+from .signals import ignore_stop_signals
 
 
 def add_workers_option(parser: argparse.ArgumentParser) -> None:
@@ -93,9 +92,7 @@ def parallel_map(
 
 
 def _start_worker() -> None:
-    # Terminals and schedulers signal all processes, but the parent alone stops the workers.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+    ignore_stop_signals()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # Not above: exported models run without it.
     import torch

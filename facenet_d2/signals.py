@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -28,9 +28,44 @@ class StopRequested(KeyboardInterrupt):
         self.signum = signum
 
 
-def is_ignored(signum: int) -> bool:
-    """Return whether the parent process asked to ignore a signal, as ``nohup`` does for SIGHUP."""
-    return signum != signal.SIGINT and signal.getsignal(signum) is signal.SIG_IGN
+def set_handlers(
+    handler: Callable[[int, FrameType | None], None], *, always_ctrl_c: bool = False
+) -> dict[int, Any]:
+    """Handle the signals in :data:`STOP_SIGNALS`.
+
+    Signals that the parent process asked to ignore stay ignored: ``nohup`` does so for SIGHUP, and
+    a shell for SIGINT of a command in the background.
+
+    Args:
+        handler: function of the number of the signal and the stack frame.
+        always_ctrl_c: whether SIGINT is handled even then. Trainings need it: SIGINT is how
+            ``reproduce.py`` stops them, and PyTorch the processes whose parent has ended.
+
+    Returns:
+        The previous handlers, for :func:`restore_handlers`.
+    """
+    handled = [
+        s
+        for s in STOP_SIGNALS
+        if signal.getsignal(s) is not signal.SIG_IGN or (always_ctrl_c and s == signal.SIGINT)
+    ]
+    return {s: signal.signal(s, handler) for s in handled}
+
+
+def restore_handlers(previous: Mapping[int, Any]) -> None:
+    """Set the handlers that :func:`set_handlers` has replaced."""
+    for signum, handler in previous.items():
+        signal.signal(signum, handler)
+
+
+def ignore_stop_signals() -> None:
+    """Ignore the signals in :data:`STOP_SIGNALS`.
+
+    For worker processes: terminals and schedulers signal all processes, but the parent alone
+    decides when to stop.
+    """
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class _Handler:
@@ -79,8 +114,8 @@ def stop_requests() -> Iterator[None]:
         return
     global _handler
     handler = _handler = _handler or _Handler()
-    asked = [s for s in STOP_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
-    previous = {s: signal.signal(s, handler) for s in (*asked, signal.SIGALRM)}
+    previous = set_handlers(handler)
+    previous[signal.SIGALRM] = signal.signal(signal.SIGALRM, handler)
     hook = sys.unraisablehook
 
     def retry(lost: sys.UnraisableHookArgs) -> None:
@@ -95,8 +130,7 @@ def stop_requests() -> Iterator[None]:
     finally:
         sys.unraisablehook = hook
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for signum, old in previous.items():
-            signal.signal(signum, old)
+        restore_handlers(previous)
 
 
 class StopAfter:
@@ -117,14 +151,11 @@ class StopAfter:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopAfter:
-        for signum in STOP_SIGNALS:
-            if signal.getsignal(signum) is not signal.SIG_IGN:
-                self._previous[signum] = signal.signal(signum, self._handle)
+        self._previous = set_handlers(self._handle)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        restore_handlers(self._previous)
 
     def check(self) -> None:
         """Raise :class:`StopRequested` if there was a signal."""

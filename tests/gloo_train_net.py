@@ -1,6 +1,8 @@
 """train_net.py with several processes on the CPU: they communicate by gloo, not NCCL.
 
-gloo_train_net.py --config-file ... --num-gpus 2
+gloo_train_net.py [--fork] --config-file ... --num-gpus 2
+
+With --fork, the processes are forked instead of spawned, which saves their imports.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import facenet_d2.compat  # noqa: F401  isort: skip
 import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
 from detectron2.utils import comm
 
 import train_net
@@ -31,7 +35,11 @@ def worker(
     main(*args)
 
 
-# Every process imports this module.
+if "--fork" in sys.argv:
+    sys.argv.remove("--fork")
+    mp.start_processes = partial(mp.start_processes, start_method="fork")
+    mp.spawn = mp.start_processes
+# Every spawned process imports this module.
 torch.cuda.device_count = lambda: 2
 importlib.import_module("detectron2.engine.launch")._distributed_worker = worker
 

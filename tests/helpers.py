@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from programs import start_program
 
 if TYPE_CHECKING:
     import torch
@@ -27,11 +27,17 @@ MODEL:
   DEVICE: "cpu"
   WEIGHTS: ""
   BACKBONE: {{FREEZE_AT: 0}}
-  RESNETS: {{DEPTH: 18, NORM: "GN", RES2_OUT_CHANNELS: 64}}
+  RESNETS:
+    DEPTH: 50
+    NORM: "GN"
+    STEM_OUT_CHANNELS: 32
+    RES2_OUT_CHANNELS: 32
+    WIDTH_PER_GROUP: 32
   FPN: {{OUT_CHANNELS: 32, NORM: "GN"}}
   FACE_FPN: {{ASPP_CHANNELS: 32}}
   SEM: {{CHANNELS: 32}}
   SOLOV2:
+    NUM_GRIDS: [12, 10, 8, 6, 4]
     NUM_CONVS: 1
     DEFORM_CONVS: 1
     CONV_CHANNELS: 32
@@ -116,56 +122,51 @@ def save_untrained_model(cfg: CfgNode, file: Path) -> torch.nn.Module:
 
 
 def interrupt_training(
-    command: Sequence[str],
+    script: str,
+    arguments: Sequence[object],
     folder: Path,
-    env: Mapping[str, str] | None = None,
     *,
+    steps: int = 2,
     signum: int = signal.SIGINT,
     to_group: bool = True,
 ) -> tuple[int, float, int]:
-    """Start a training, interrupt it after twenty steps and check that it saves a checkpoint.
+    """Start a training, interrupt it after some steps and check that it saves a checkpoint.
 
     Args:
-        command: training command that writes to ``output`` in the folder.
+        script: program that trains, relative to the repository.
+        arguments: its arguments, which end with KEY VALUE pairs; it writes to ``output`` in the
+            folder.
         folder: temporary folder of the test.
-        env: environment variables of the command; None inherits those of the test.
+        steps: minimum number of steps before the interruption.
         signum: number of the signal.
         to_group: whether to send it to the whole process group, as a terminal does.
 
     Returns:
-        iteration of the checkpoint, duration in seconds, and process group of the command.
+        iteration of the checkpoint, duration in seconds, and process group of the training.
     """
-    log = folder / "output" / "log.txt"
+    last, printed = folder / "output" / "last_checkpoint", folder / "printed.txt"
     start = time.monotonic()
-    with (folder / "printed.txt").open("w") as printed:
-        process = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            env=env,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            # nohup, for example, ignores SIGHUP in all child processes.
-            preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
-        )
-        try:
-            deadline = time.time() + 120
-            while "iter: 19" not in (log.read_text() if log.exists() else ""):
-                assert process.poll() is None, (folder / "printed.txt").read_text()
-                assert time.time() < deadline
-                time.sleep(0.2)
-            (os.killpg if to_group else os.kill)(process.pid, signum)
-            assert process.wait(60) == 128 + signum
-        finally:
-            # A training that does not stop must not slow the other tests down.
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+    process = start_program(script, [*arguments, "SOLVER.CHECKPOINT_PERIOD", steps], printed)
+    assert process.pid is not None
+    try:
+        deadline = time.monotonic() + 240
+        while not last.exists():
+            assert process.is_alive(), printed.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (os.killpg if to_group else os.kill)(process.pid, signum)
+        process.join(120)
+        assert process.exitcode == 128 + signum
+    finally:
+        # A training that does not stop must not slow the other tests down.
+        if process.is_alive():
+            os.killpg(process.pid, signal.SIGKILL)
     seconds = time.monotonic() - start
-    text = (folder / "printed.txt").read_text()
+    text = printed.read_text()
     assert "continue with --resume" in text
     assert "Traceback" not in text
-    last = (folder / "output" / "last_checkpoint").read_text().strip()
-    return int(last.removeprefix("model_").removesuffix(".pth")), seconds, process.pid
+    name = last.read_text().strip()
+    return int(name.removeprefix("model_").removesuffix(".pth")), seconds, process.pid
 
 
 def needs_real(name: str) -> pytest.MarkDecorator:

@@ -9,12 +9,13 @@ from helpers import REPOSITORY
 PACKAGE = "facenet_d2"
 # Parts of the package, bottom first. A part imports only itself and parts of lower layers.
 LAYERS = (
+    ("errors", "wording"),
     (
         "compat",
         "cores",
-        "errors",
         "exported_options",
         "files",
+        "inputs",
         "opencv",
         "signals",
         "startup",

@@ -48,6 +48,7 @@ from facenet_d2.files import replaced
 from facenet_d2.parallel import add_workers_option
 from facenet_d2.paths import configs
 from facenet_d2.scenes.tiles import tile_overlap
+from facenet_d2.wording import counted
 
 NUM_EXAMPLES = 3
 CHANGES_SUFFIX = ".changes.txt"
@@ -204,7 +205,7 @@ def write_fixed(path: Path, source: Path, report: DatasetReport) -> int:
     left = [f for f in report.faults if not f.fix]
     lines = [f"{f.where}: {f.message}: {f.fix}" for f in changes]
     lines += [f"{f.where}: {f.message}: not changed" for f in left]
-    header = f"{len(changes)} changes to {source}"
+    header = f"{counted(len(changes), 'change')} to {source}"
     # Both files or none.
     with replaced(path) as copy, replaced(path.with_suffix(CHANGES_SUFFIX)) as listed:
         copy.write_text(json.dumps(report.cleaned), "utf-8")
@@ -280,9 +281,9 @@ def main() -> int:
         write_html_report(args.html, title, report, images, settings, sentences, reader=reader)
         print(f"\nPage: {args.html.resolve()}", file=stream)
     if args.fix:
-        number = write_fixed(args.fix, annotations, report)
+        changes = counted(write_fixed(args.fix, annotations, report), "change")
         listed = args.fix.with_suffix(CHANGES_SUFFIX)
-        print(f"\nCleaned copy: {args.fix} ({number} changes, listed in {listed})", file=stream)
+        print(f"\nCleaned copy: {args.fix} ({changes}, listed in {listed})", file=stream)
     return 1 if report.faults else 0
 
 

@@ -37,6 +37,7 @@ from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import remove_temporary_files
 from facenet_d2.scenes.extras import require_geo
 from facenet_d2.structures.masks import MASK_STRIDE
+from facenet_d2.wording import counted
 
 FORMATS = ("gpkg", "geojson", "fgb", "parquet", "json", "tif")
 
@@ -144,7 +145,8 @@ def main() -> None:
             "borders cut remain in parts.",
             file=sys.stderr,
         )
-    print(f"{instances} instances in {len(patches.scenes)} scenes are in {args.output}")
+    found = f"{counted(instances, 'instance')} in {counted(len(patches.scenes), 'scene')}"
+    print(f"{found} saved to {args.output}")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from facenet_d2.engine import run_command
 from facenet_d2.exported_options import add_exported_options, check_exported_options
 from facenet_d2.paths import check_writable
 from facenet_d2.scenes.extras import require_geo
+from facenet_d2.wording import counted
 
 if TYPE_CHECKING:
     from facenet_d2.engine import scene_ray
@@ -436,7 +437,7 @@ def predict_scene(
             store.delete()
     counts = ", ".join(f"{name} {number}" for name, number in written.classes.items() if number)
     files = ", ".join(str(file) for file in written.files)
-    return f"{path}: {written.instances} instances ({counts or 'none'}) in {files}"
+    return f"{path}: {counted(written.instances, 'instance')} ({counts or 'none'}) in {files}"
 
 
 def main() -> int:

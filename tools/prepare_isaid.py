@@ -56,6 +56,7 @@ from facenet_d2.preparing.published import (
     read_published,
     write_split,
 )
+from facenet_d2.wording import counted
 
 DATASETS = {"isaid": isaid, "hrsid": hrsid}
 # Scenes that the publisher's tools leave out.
@@ -227,12 +228,12 @@ def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Count
         args.classes,
     )
     for key, remark in (
-        ("without_class", "have no class in the class image and are left out"),
-        ("mixed", "have pixels of several classes, or of none; the most frequent class is used"),
+        ("without_class", "without a class in the class image, left out"),
+        ("mixed", "with pixels of several classes, or of none, in the most frequent class"),
     ):
         number = sum(record[key] for _, record in records)
         if number:
-            print(f"{split}: {number} instances {remark}.", file=sys.stderr)
+            print(f"{split}: {counted(number, 'instance')} {remark}.", file=sys.stderr)
     return counts, len(patches)
 
 

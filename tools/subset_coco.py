@@ -20,6 +20,7 @@ from facenet_d2.data.coco_json import read_coco
 from facenet_d2.engine import run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import write_whole
+from facenet_d2.wording import counted
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
     check_writable(args.output.parent)
     write_whole(args.output, json.dumps(subset))
     number = len(subset.get("annotations", ()))
-    print(f"{len(images)} images, {number} instances in {args.output}")
+    print(f"{counted(len(images), 'image')}, {counted(number, 'instance')} saved to {args.output}")
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced
 from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
 from facenet_d2.visualization.overlay import draw_masks
+from facenet_d2.wording import counted
 
 
 def parse_args() -> argparse.Namespace:
@@ -87,8 +88,8 @@ def main() -> None:
         num_instances += len(instances)
         num_empty += len(instances) == 0
     print(
-        f"{args.num_images} images with {num_instances} instances ({num_empty} images without any) "
-        f"in {args.output.resolve()}"
+        f"{counted(args.num_images, 'image')} with {counted(num_instances, 'instance')} "
+        f"({num_empty} without any) saved to {args.output.resolve()}"
     )
 
 

@@ -20,6 +20,7 @@ from ..data.readers import ImageReader, PillowReader
 from ..data.rle import segmentation_to_rle
 from ..files import write_whole
 from ..visualization.overlay import draw_masks
+from ..wording import counted
 from .dataset_checks import DatasetReport
 from .fault_kinds import FAULT_KINDS, NOTE_KINDS
 from .objects import GridSettings, Objects
@@ -122,7 +123,7 @@ def _draw_images(
         overlay.thumbnail((1000, 1000))
         file = io.BytesIO()
         overlay.save(file, format="JPEG", quality=85)
-        caption = f"{image['file_name']}: {len(annotations)} objects"
+        caption = f"{image['file_name']}: {counted(len(annotations), 'object')}"
         drawn.append((caption, _data_uri(file.getvalue(), "jpeg")))
     return drawn
 
@@ -161,7 +162,7 @@ def write_html_report(
     counts = report.fault_counts()
     parts = [f"<h1>{html.escape(title)}</h1>"]
     if counts:
-        parts.append(f'<p class="bad">{counts.total()} faults.</p>')
+        parts.append(f'<p class="bad">{counted(counts.total(), "fault")}.</p>')
         rows = [(kind, number, FAULT_KINDS[kind]) for kind, number in counts.most_common()]
         parts.append(_table(("kind", "number", ""), rows))
     else:

@@ -26,6 +26,7 @@ from ..engine import Predictor, run_command
 from ..engine.cli import user_errors
 from ..engine.inputs import find_inputs
 from ..files import write_whole
+from ..wording import counted
 from .outlines import mask_shapes
 
 # Lengths of runs are stored with one of these numbers of bits.
@@ -207,7 +208,7 @@ def main() -> None:
         )
     write_whole(args.output, json.dumps(tasks))
     count = sum(len(task["predictions"][0]["result"]) for task in tasks)
-    print(f"{len(tasks)} tasks with {count} instances saved to {args.output}")
+    print(f"{counted(len(tasks), 'task')} with {counted(count, 'instance')} saved to {args.output}")
     if args.labels:
         write_whole(args.labels, labeling_config(names))
 

@@ -15,6 +15,7 @@ from PIL import TiffImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ..errors import UserError
+from ..wording import counted
 
 
 class ImageError(UserError):
@@ -46,8 +47,7 @@ def _band_error(bands: int, layout: str) -> ImageError:
         if bands < 3
         else "extract three with gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB"
     )
-    number = "1 band" if bands == 1 else f"{bands} bands"
-    return ImageError("image-bands", f"it has {number} ({layout}); {remedy}")
+    return ImageError("image-bands", f"it has {counted(bands, 'band')} ({layout}); {remedy}")
 
 
 TIFF_SIGNATURES = tuple(TiffImagePlugin.PREFIXES)

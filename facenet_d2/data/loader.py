@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 
 from ..errors import UserError
-from ..signals import STOP_SIGNALS
+from ..signals import ignore_stop_signals
 from .mapper import SceneMapper
 
 
@@ -131,7 +130,7 @@ class TrainLoader:
             batch_sampler=itertools.islice(self._batches(), self.start_iter, None),
             num_workers=self.num_workers,
             collate_fn=trivial_batch_collator,
-            worker_init_fn=_ignore_signals,
+            worker_init_fn=_start_worker,
             multiprocessing_context="fork" if fork else None,
             # By default, PyTorch draws a seed for the workers from the global generator, and so
             # would change the model's random numbers in a resumed run.
@@ -139,10 +138,8 @@ class TrainLoader:
         )
 
 
-def _ignore_signals(worker_id: int) -> None:
-    # Terminals and schedulers signal all processes; only the trainer decides when to stop.
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
+def _start_worker(worker_id: int) -> None:
+    ignore_stop_signals()
 
 
 def _sampler_builder(cfg: CfgNode, dataset: list[dict[str, Any]]) -> Callable[[int], Iterable[int]]:

@@ -15,6 +15,7 @@ from detectron2.data.detection_utils import convert_image_to_rgb
 
 from ..errors import UserError
 from ..scenes.stretch import Stretch, StretchRule
+from ..wording import counted
 from .images import MAX_PIXELS, ImageError, read_image, size_problem
 
 
@@ -142,8 +143,8 @@ class RasterReader:
         count, expected = len(raster.bands), len(self.pixel_mean)
         if count != expected:
             return (
-                f"it has {count} bands, but MODEL.PIXEL_MEAN has {expected} values; choose bands "
-                "with INPUT.BANDS"
+                f"it has {counted(count, 'band')}, but MODEL.PIXEL_MEAN has "
+                f"{counted(expected, 'value')}; choose bands with INPUT.BANDS"
             )
         if not self.is_stretched and (raster.dtype != np.uint8 or raster.bits != 8):
             return (
@@ -177,8 +178,8 @@ def _fixed_stretch(text: str, count: int) -> Stretch:
         )
     if len(rule.low) not in (1, count):
         raise UserError(
-            f"INPUT.STRETCH is for {len(rule.low)} bands, but MODEL.PIXEL_MEAN has {count} values; "
-            "it must have one bound, or one for each band."
+            f"INPUT.STRETCH is for {counted(len(rule.low), 'band')}, but MODEL.PIXEL_MEAN has "
+            f"{counted(count, 'value')}; it must have one bound, or one for each band."
         )
     low, high = (b * count if len(b) == 1 else b for b in (rule.low, rule.high))
     return Stretch(low, high, rule.decibels, str(rule))

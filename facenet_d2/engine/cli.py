@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ..errors import UserError, user_message
-from ..signals import STOP_SIGNALS, StopRequested, is_ignored, stop_requests
+from ..signals import StopRequested, restore_handlers, set_handlers, stop_requests
 
 TRACEBACK = "FACENET_D2_TRACEBACK"
 """Environment variable: if set, user errors are printed with their traceback."""
@@ -97,7 +97,7 @@ def forward_signals_to_workers() -> Iterator[None]:
             elif signum != signal.SIGINT and process.pid is not None:
                 os.kill(process.pid, signum)
 
-    previous = {s: signal.signal(s, forward) for s in STOP_SIGNALS if not is_ignored(s)}
+    previous = set_handlers(forward, always_ctrl_c=True)
     try:
         yield
     except ProcessExitedException as error:
@@ -106,8 +106,7 @@ def forward_signals_to_workers() -> Iterator[None]:
             raise StopRequested(requests[0]) from error
         raise
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        restore_handlers(previous)
     if requests:
         raise StopRequested(requests[0])
 

@@ -18,7 +18,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from fvcore.common.checkpoint import Checkpointer
 
 from ..files import read_json, write_whole
-from ..signals import STOP_SIGNALS, StopRequested, is_ignored
+from ..signals import StopRequested, restore_handlers, set_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -83,9 +83,7 @@ class StopOnSignal(HookBase):
         self._previous: dict[int, Any] = {}
 
     def before_train(self) -> None:
-        for signum in STOP_SIGNALS:
-            if not is_ignored(signum):
-                self._previous[signum] = signal.signal(signum, self._request)
+        self._previous = set_handlers(self._request, always_ctrl_c=True)
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -111,8 +109,7 @@ class StopOnSignal(HookBase):
             raise StopRequested(signum)
 
     def after_train(self) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
+        restore_handlers(self._previous)
 
 
 class EvaluateMissed(HookBase):

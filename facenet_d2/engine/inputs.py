@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..inputs import find_files
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -29,28 +28,7 @@ def find_inputs(patterns: Sequence[str], option: str = "--input") -> list[Path]:
     Raises:
         UserError: if a pattern matches nothing, or a folder is not readable or contains no images.
     """
-    found: list[Path] = []
-    for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
-            raise UserError(f"{option} {pattern}: the folder is not readable.")
-        if path.is_dir():
-            files = sorted(
-                p for p in path.iterdir() if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES
-            )
-            if not files:
-                raise UserError(
-                    f"{option} {pattern}: the folder contains no images "
-                    f"({', '.join(IMAGE_SUFFIXES)})."
-                )
-        elif path.is_file():
-            files = [path]
-        else:
-            files = sorted(p for p in map(Path, glob.glob(pattern, recursive=True)) if p.is_file())
-            if not files:
-                raise UserError(f"{option} {pattern}: no such file, folder or match.")
-        found.extend(files)
-    return list(dict.fromkeys(found))
+    return find_files(patterns, option, kind="images", suffixes=IMAGE_SUFFIXES)
 
 
 def output_names(inputs: Sequence[Path], folder: Path) -> list[Path]:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import UserError
+from ..files import is_running
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def locked(folder: str | Path, option: str = "OUTPUT_DIR") -> Iterator[int]:
         while not _lock(handle.fileno()):
             handle.seek(0)
             owner = handle.read().strip()
-            if _is_alive(owner) or time.monotonic() > deadline:
+            if (owner.isdigit() and is_running(int(owner))) or time.monotonic() > deadline:
                 raise UserError(
                     f"{option} {folder} is in use by another training (process {owner or '?'}); "
                     f"wait until it ends, or choose another {option}."
@@ -62,11 +63,3 @@ def _lock(descriptor: int) -> bool:
     except OSError as error:
         logger.warning("This file system has no locks (%s); start no second training.", error)
     return True
-
-
-def _is_alive(process: str) -> bool:
-    # os.kill(process, 0) also succeeds for zombies.
-    stat = Path("/proc", process, "stat")
-    if not process.isdigit():
-        return False
-    return stat.is_file() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"

@@ -8,6 +8,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 
 from ..data.datasets.coco import class_names, use_classes
 from ..errors import UserError
+from ..wording import counted
 
 
 def model_node(cfg: CfgNode) -> str:
@@ -84,8 +85,9 @@ def resolve_num_classes(cfg: CfgNode) -> None:
         node.NUM_CLASSES = len(names)
     if len(names) != node.NUM_CLASSES:
         raise UserError(
-            f"{key} is {node.NUM_CLASSES}, but dataset {datasets[0]!r} has {len(names)} classes: "
-            f"{', '.join(names)}. Set {key} {len(names)} (or 0, to take it from the data)."
+            f"{key} is {node.NUM_CLASSES}, but dataset {datasets[0]!r} has "
+            f"{counted(len(names), 'class')}: {', '.join(names)}. Set {key} {len(names)} (or 0, to "
+            "take it from the data)."
         )
     if "POINT_HEAD" in cfg.MODEL:
         cfg.MODEL.POINT_HEAD.NUM_CLASSES = len(names)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..files import remove_partial_line
 from ..paths import train_net
-from ..signals import STOP_SIGNALS, StopRequested, is_ignored
+from ..signals import StopRequested, restore_handlers, set_handlers
 from .plan import Job
 from .runs import read_run
 
@@ -119,7 +119,7 @@ def _run(
     def keep(signum: int, frame: FrameType | None) -> None:
         requests.append(signum)
 
-    previous = {s: signal.signal(s, keep) for s in STOP_SIGNALS if not is_ignored(s)}
+    previous = set_handlers(keep, always_ctrl_c=True)
     forwarded, deadline = 0, float("inf")
     process = None
     try:
@@ -157,8 +157,7 @@ def _run(
             # This process itself failed, for example because the disk is full.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        restore_handlers(previous)
     if requests:
         raise StopRequested(requests[0])
     return process.returncode

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
-from scipy.optimize import linear_sum_assignment
 
 # Cost in place of NaN and infinity: predictions that diverge are matched too, so that the loss,
 # which the trainer checks, shows the divergence.
@@ -37,6 +36,9 @@ def assign(costs: torch.Tensor) -> Pairs:
     Returns:
         min(Q, N) pairs. If there are more objects than queries, some have none.
     """
+    # Not above: SciPy would add a tenth to the start of every command.
+    from scipy.optimize import linear_sum_assignment
+
     clean = costs.float().nan_to_num(LARGE_COST, LARGE_COST, -LARGE_COST)
     queries, objects = linear_sum_assignment(clean.cpu().numpy())
     return Pairs(*(torch.as_tensor(x, device=costs.device) for x in (queries, objects)))

@@ -20,6 +20,7 @@ from ..data.images import ImageError, size_problem
 from ..data.rle import segmentation_to_rle
 from ..errors import UserError
 from ..files import replaced, write_whole
+from ..wording import counted
 
 # Published data sets contain a few bad annotations. A file with more is damaged, or another set.
 MAX_BAD_SHARE = 0.01
@@ -60,7 +61,9 @@ def check_images(images: Sequence[dict[str, Any]], folder: Path) -> None:
                 problems.append(f"{file}: {problem}")
         seen.add(name)
     if problems:
-        raise UserError(f"{len(problems)} images are unusable: {_first_five(problems)}.")
+        raise UserError(
+            f"{counted(len(problems), 'image')} cannot be used: {_first_five(problems)}."
+        )
 
 
 def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -117,9 +120,8 @@ def clean_annotations(content: dict[str, Any], classes: Sequence[str]) -> list[d
             f"{_first_five(problems)}. tools/check_dataset.py lists them all."
         )
     if problems:
-        print(
-            f"{len(problems)} annotations are left out: {_first_five(problems)}.", file=sys.stderr
-        )
+        left_out = counted(len(problems), "annotation")
+        print(f"Left out {left_out}: {_first_five(problems)}.", file=sys.stderr)
     return cleaned
 
 

@@ -40,7 +40,7 @@ def converted(points: np.ndarray, source: CRS, target: CRS) -> np.ndarray:
         x, y = warp(source, target, points[:, 0], points[:, 1])
         result = np.stack([np.asarray(x, float), np.asarray(y, float)], axis=1)
         problem = "" if np.isfinite(result).all() else "some points have no coordinates there"
-    except (CPLE_BaseError, RasterioError) as error:
+    except (CPLE_BaseError, CRSError, RasterioError) as error:
         problem = " ".join(str(error).split())
     if problem:
         raise UserError(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
+from ..wording import counted
 from .area import Area
 from .description import SceneDescription, SceneInstance
 from .geo import rasterio
@@ -278,8 +279,8 @@ class TilePredictor(ABC):
         expected = len(self.model.pixel_mean)
         if len(raster.bands) != expected:
             raise UserError(
-                f"{raster.name} has {len(raster.bands)} bands, but the model expects {expected}; "
-                "choose them by their numbers, from 1."
+                f"{raster.name} has {counted(len(raster.bands), 'band')}, but the model expects "
+                f"{expected}; choose them by their numbers, from 1."
             )
         text = stretch or self.model.stretch
         rule = StretchRule.parse(text) if text else default_rule(raster)

@@ -242,14 +242,6 @@ class Raster:
         valid[rows, columns] = mask
         return values, valid
 
-    def is_empty(self, window: Window) -> bool:
-        """Return whether a window has no valid pixel.
-
-        Raises:
-            UserError: if the window cannot be read.
-        """
-        return not self.read(window)[1].any()
-
     def _read_inside(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         if os.getpid() != self._process:
             # The position in the file is shared with the parent process.

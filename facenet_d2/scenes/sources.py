@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
-from ..errors import UserError
+from ..inputs import find_files
 
 RASTER_SUFFIXES = (
     *(".tif", ".tiff", ".vrt", ".jp2", ".j2k", ".img", ".ntf", ".nc", ".bil", ".grd", ".hgt"),
@@ -38,19 +35,17 @@ def find_rasters(patterns: Sequence[str], option: str = "--input") -> list[str]:
     """
     found: list[str] = []
     for pattern in patterns:
-        path = Path(pattern)
         if is_gdal_name(pattern):
             found.append(pattern)
-        elif _is_raster(path):
-            found.append(str(path))
-        elif path.is_dir():
-            found.extend(_rasters_in(path, f"{option} {pattern}"))
         else:
-            matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
-            files = [str(p) for p in matches if _is_raster(p)]
-            if not files:
-                raise UserError(f"{option} {pattern}: no such file, folder or match.")
-            found.extend(files)
+            files = find_files(
+                [pattern],
+                option,
+                kind="rasters",
+                suffixes=RASTER_SUFFIXES,
+                folder_suffixes=FOLDER_SUFFIXES,
+            )
+            found.extend(map(str, files))
     return list(dict.fromkeys(found))
 
 
@@ -70,20 +65,3 @@ def public_name(name: str) -> str:
     if "://" not in name:
         return name
     return re.sub(r"(://)[^/@]*@", r"\1", name.partition("?")[0])
-
-
-def _is_raster(path: Path) -> bool:
-    return path.is_file() or (path.is_dir() and path.suffix.lower() in FOLDER_SUFFIXES)
-
-
-def _rasters_in(folder: Path, where: str) -> list[str]:
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"{where}: the folder is not readable.")
-    files = sorted(
-        p
-        for p in folder.iterdir()
-        if _is_raster(p) and p.suffix.lower() in RASTER_SUFFIXES + FOLDER_SUFFIXES
-    )
-    if not files:
-        raise UserError(f"{where}: the folder contains no rasters ({', '.join(RASTER_SUFFIXES)}).")
-    return [str(p) for p in files]

@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .geo import GDAL_ERRORS, rasterio
+from ..errors import UserError
+from .coordinates import WGS84, converted, local_equal_area
+from .geo import GDAL_ERRORS
 
 # A scale that differs from 1 by no more than this is taken as 1: the network does not see the
 # difference, and pixels that are not resampled keep their values.
@@ -53,9 +55,9 @@ def ground_pixel_size(
 ) -> tuple[float, float] | None:
     """Return width and height of the central pixel on the ground, in metres.
 
-    They are measured in an azimuthal projection around the centre of the scene, so that they are
-    right in degrees, in feet, and in Web Mercator. In a system that has no place on the earth, they
-    are the lengths in its own units, converted to metres.
+    They are measured in a local projection around the centre of the scene, so that they are right
+    in degrees, in feet, and in Web Mercator. In a system that has no place on the earth, they are
+    the lengths in its own units, converted to metres.
 
     Args:
         crs: coordinate reference system of the raster.
@@ -70,10 +72,9 @@ def ground_pixel_size(
     corners = [(column, row), (column + 1, row), (column, row + 1)]
     points = np.array([transform @ corner for corner in corners])
     try:
-        longitude, latitude = rasterio.warp.transform(crs, "EPSG:4326", *points[:1].T)
-        plane = f"+proj=aeqd +lat_0={latitude[0]!r} +lon_0={longitude[0]!r} +datum=WGS84 +units=m"
-        points = np.transpose(rasterio.warp.transform(crs, plane, *points.T))
-    except GDAL_ERRORS:
+        plane = local_equal_area(*converted(points[:1], crs, WGS84)[0])
+        points = converted(points, crs, plane)
+    except UserError:
         try:
             points = points * crs.linear_units_factor[1]
         except GDAL_ERRORS:

@@ -6,11 +6,12 @@ from collections import Counter
 from types import SimpleNamespace
 
 import analyze_model
+import helpers
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
-from helpers import REPOSITORY, write_tiny_config
+from helpers import REPOSITORY
 from torch import nn
 from torchvision.ops import deform_conv2d, roi_align
 
@@ -20,6 +21,25 @@ from facenet_d2.analysis.counter import Counts
 from facenet_d2.engine import load_config, read_config, run_command
 from facenet_d2.experiments.paper import TABLES
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
+
+# The sizes that are counted by hand here: a ResNet-18 and the published grids.
+COUNTED = {
+    "DEPTH: 50": "DEPTH: 18",
+    "STEM_OUT_CHANNELS: 32": "STEM_OUT_CHANNELS: 64",
+    "RES2_OUT_CHANNELS: 32": "RES2_OUT_CHANNELS: 64",
+    "WIDTH_PER_GROUP: 32": "WIDTH_PER_GROUP: 64",
+    "NUM_GRIDS: [12, 10, 8, 6, 4]": "NUM_GRIDS: [40, 36, 24, 16, 12]",
+}
+
+
+def write_tiny_config(folder, scenes, **options):
+    file = helpers.write_tiny_config(folder, scenes, **options)
+    text = file.read_text()
+    for small, counted in COUNTED.items():
+        assert text.count(small) == 1
+        text = text.replace(small, counted)
+    file.write_text(text)
+    return file
 
 
 @pytest.fixture

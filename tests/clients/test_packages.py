@@ -1,44 +1,47 @@
 """Clients whose packages are missing."""
 
-import subprocess
+import importlib
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
-from helpers import REPOSITORY
+from programs import CONTEXT
+
+from facenet_d2 import UserError
 
 CLIENTS = {"sahi": "sahi", "supervision": "supervision", "cvat": "cvat_sdk", "fiftyone": "fiftyone"}
-# Imports the clients without the packages, in one process because importing takes seconds.
-SCRIPT = """
-import importlib, sys
-import facenet_d2
-print([name for name in sys.modules if name.startswith("facenet_d2.clients")])
-for package in {packages}:
-    sys.modules[package] = None
-for client in {clients}:
-    try:
-        module = importlib.import_module("facenet_d2.clients." + client)
-        if client == "fiftyone":
-            module.add_results(None, [], [])
-    except facenet_d2.UserError as error:
-        print(error)
-"""
+
+
+def import_clients():
+    """Return the imported clients, and the error of each client without its package."""
+    imported = [name for name in sys.modules if name.startswith("facenet_d2.clients")]
+    for package in CLIENTS.values():
+        sys.modules[package] = None
+    errors = []
+    for client in CLIENTS:
+        try:
+            module = importlib.import_module(f"facenet_d2.clients.{client}")
+            if client == "fiftyone":
+                module.add_results(None, [], [])
+        except UserError as error:
+            errors.append(str(error))
+    return imported, errors
 
 
 @pytest.fixture(scope="module")
-def printed():
-    script = SCRIPT.format(packages=list(CLIENTS.values()), clients=list(CLIENTS))
-    command = [sys.executable, "-c", script]
-    return subprocess.run(
-        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+def found():
+    # A process that has imported nothing but the package.
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as executor:
+        return executor.submit(import_clients).result()
 
 
-def test_the_package_imports_no_client(printed):
-    assert printed[0] == "[]"
+def test_the_package_imports_no_client(found):
+    assert found[0] == []
 
 
 @pytest.mark.parametrize(("number", "client"), enumerate(CLIENTS))
-def test_a_missing_package_is_one_sentence(printed, number, client):
-    assert printed[number + 1].startswith("This client needs the package ")
-    assert f"{CLIENTS[client]}" in printed[number + 1]
-    assert "install it with: pip install " in printed[number + 1]
+def test_a_missing_package_is_one_sentence(found, number, client):
+    message = found[1][number]
+    assert message.startswith("This client needs the package ")
+    assert f"{CLIENTS[client]}" in message
+    assert "install it with: pip install " in message

@@ -90,7 +90,7 @@ def test_images_have_the_pixels_of_the_file(name, tmp_path):
         ({}, 3, "uint16", "not of 8 bits; set INPUT.STRETCH"),
         ({}, 5, "uint8", "it has 5 bands, but MODEL.PIXEL_MEAN has 3 values"),
         ({"bands": (1, 2, 9)}, 3, "uint8", "has no band 9"),
-        ({"bands": (1,), "stretch": "none"}, 3, "uint8", "it has 1 bands"),
+        ({"bands": (1,), "stretch": "none"}, 3, "uint8", "it has 1 band, but"),
     ],
 )
 def test_unsuited_images_are_refused(tmp_path, settings, count, dtype, words):

@@ -1,12 +1,6 @@
 """Training with several processes, on the CPU with gloo."""
 
 import json
-import os
-import subprocess
-import sys
-import time
-from contextlib import suppress
-from pathlib import Path
 
 # Spawned processes import this module before anything of Detectron2.
 import facenet_d2.compat  # noqa: F401  isort: skip
@@ -15,36 +9,18 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.data.samplers import TrainingSampler
-from helpers import REPOSITORY, interrupt_training, write_tiny_config
+from helpers import interrupt_training, write_tiny_config
+from programs import run_program, wait_for_group
 
 from facenet_d2.data import TrainLoader
 from facenet_d2.modeling.processes import mean_over_processes
 
-# More threads than cores would slow the processes down.
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-TWO = ("--num-gpus", "2")
+SCRIPT = "tests/gloo_train_net.py"
 DATASET = [{"id": i, "width": 10, "height": 20} for i in range(12)]
 
 
-def command(config, *args):
-    return [sys.executable, "tests/gloo_train_net.py", "--config-file", str(config), *TWO, *args]
-
-
-def run(config, *args):
-    return subprocess.run(
-        command(config, *args), cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, text=True
-    )
-
-
-def alive(group):
-    """Return the processes of a process group that have not ended, from /proc."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, process_group, *_ = stat.read_text().rpartition(")")[2].split()
-            if int(process_group) == group and state not in "ZX":
-                found.append(stat.parent.name)
-    return found
+def arguments_for(config, *args):
+    return ["--config-file", config, "--num-gpus", 2, *args]
 
 
 def noisy(record):
@@ -62,7 +38,8 @@ def run_twice(function, folder):
     store = dist.TCPStore("127.0.0.1", 0, 1, is_master=True)
     port = store.port
     del store
-    mp.spawn(run_in_process, (port, function, folder), nprocs=2)
+    arguments = (port, function, folder)
+    mp.start_processes(run_in_process, arguments, nprocs=2, start_method="forkserver")
     return [torch.load(folder / f"{function.__name__}{rank}.pth") for rank in (0, 1)]
 
 
@@ -109,7 +86,7 @@ def test_an_unused_level_and_a_process_without_objects(tmp_path, scenes):
     (tmp_path / "images").symlink_to(scenes / "images")
     config = write_tiny_config(tmp_path, tmp_path, base="iSAID/yolact_R_101_36ep.yaml")
     levels = "['res2','res3','res4','res5']"
-    done = run(
+    arguments = arguments_for(
         config,
         *("MODEL.BACKBONE.NAME", "build_resnet_fpn_backbone"),
         *("MODEL.RESNETS.OUT_FEATURES", levels, "MODEL.FPN.IN_FEATURES", levels),
@@ -117,7 +94,7 @@ def test_an_unused_level_and_a_process_without_objects(tmp_path, scenes):
         *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "False"),
         *("SOLVER.MAX_ITER", "3"),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_program(SCRIPT, ["--fork", *arguments], tmp_path / "printed.txt")
     folder = tmp_path / "output"
     (metrics,) = (x for x in map(json.loads, (folder / "metrics.json").open()) if "segm/AP" in x)
     assert metrics["iteration"] == 3
@@ -127,13 +104,10 @@ def test_an_unused_level_and_a_process_without_objects(tmp_path, scenes):
 
 def test_ctrl_c_saves_one_checkpoint_and_resume_continues(tiny_config, tmp_path):
     overrides = ["DATASETS.TEST", "()", "DATALOADER.NUM_WORKERS", "1", "SOLVER.MAX_ITER"]
-    trained = command(tiny_config, *overrides, "100000")
-    iteration, _, group = interrupt_training(trained, tmp_path, ENVIRONMENT)
+    arguments = arguments_for(tiny_config, *overrides, 100_000)
+    iteration, _, group = interrupt_training(SCRIPT, arguments, tmp_path)
     # Python's helper processes end a little later.
-    deadline = time.time() + 20
-    while alive(group):
-        assert time.time() < deadline
-        time.sleep(0.2)
-    done = run(tiny_config, "--resume", *overrides, str(iteration + 2))
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Starting training from iteration {iteration + 1}" in done.stdout + done.stderr
+    wait_for_group(group)
+    arguments = arguments_for(tiny_config, "--resume", *overrides, iteration + 2)
+    text = run_program(SCRIPT, ["--fork", *arguments], tmp_path / "resumed.txt")
+    assert f"Starting training from iteration {iteration + 1}" in text

@@ -17,6 +17,7 @@ import train_net
 from facenet_d2.data import SceneMapper
 from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.experiments.paper import TABLES
+from facenet_d2.synthetic.dataset import write_dataset
 
 CONFIGS = REPOSITORY / "configs"
 
@@ -67,11 +68,19 @@ def merge(base: dict, other: dict) -> None:
             base[key] = value
 
 
+@pytest.fixture(scope="module")
+def two_scenes(tmp_path_factory):
+    """Return the folder of a batch of scenes; evaluating more would take most of the time."""
+    folder = tmp_path_factory.mktemp("two") / "scenes"
+    write_dataset(folder, num_scenes=2, seed=11, size=128)
+    return folder
+
+
 @pytest.mark.parametrize("model", ROWS)
-def test_a_step_and_an_evaluation(model, tmp_path, scenes, monkeypatch, capsys):
+def test_a_step_and_an_evaluation(model, tmp_path, two_scenes, monkeypatch, capsys):
     if model == "point_rend":
         pytest.importorskip("detectron2.projects.point_rend")
-    config = write_tiny_config(tmp_path, scenes, base=str(ROWS[model]))
+    config = write_tiny_config(tmp_path, two_scenes, base=str(ROWS[model]))
     overrides = ["SOLVER.MAX_ITER", "1", "TEST.DETECTIONS_PER_IMAGE", "10"]
     # After one step, scores are close to their prior; low thresholds keep some instances.
     for key in ("SCORE_THRESH_TEST", "NMS_SCORE_THRESH_TEST", "MASK_THRESH_TEST"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import REPOSITORY
+from programs import run_program
 
 import train_net
 from facenet_d2 import UserError
@@ -33,7 +34,7 @@ WORKER = {
 
 def test_a_killed_process_is_restarted_and_resumes(tiny_config, tmp_path):
     """The weights are those of an uninterrupted training with --num-gpus 2."""
-    overrides = ["SOLVER.MAX_ITER", "12", "SOLVER.CHECKPOINT_PERIOD", "4", "OUTPUT_DIR"]
+    overrides = ["SOLVER.MAX_ITER", "6", "SOLVER.CHECKPOINT_PERIOD", "2", "OUTPUT_DIR"]
     output = tmp_path / "restarted"
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
@@ -62,13 +63,13 @@ def test_a_killed_process_is_restarted_and_resumes(tiny_config, tmp_path):
     # Both the first session and the one that resumes.
     starts = list(map(int, re.findall(r"Starting training from iteration (\d+)", text)))
     assert starts[0] == 0
-    assert starts[1] in (4, 8)
+    assert starts[1] in (2, 4)
     sessions = json.loads((output / "run.json").read_text())["sessions"]
     assert [s["processes"] for s in sessions] == [2, 2]
     assert text.count("Evaluation results for segm") == text.count("Results, logs") == 1
-    command = [sys.executable, "tests/gloo_train_net.py", "--config-file", str(tiny_config)]
-    command += ["--num-gpus", "2", *overrides, str(tmp_path / "plain"), "DATASETS.TEST", "()"]
-    subprocess.run(command, cwd=REPOSITORY, env=ENVIRONMENT, capture_output=True, check=True)
+    arguments = ["--fork", "--config-file", tiny_config, "--num-gpus", 2, *overrides]
+    arguments += [tmp_path / "plain", "DATASETS.TEST", "()"]
+    run_program("tests/gloo_train_net.py", arguments, tmp_path / "plain.txt")
     restarted, plain = (
         torch.load(folder / "model_final.pth", weights_only=True)["model"]
         for folder in (output, tmp_path / "plain")

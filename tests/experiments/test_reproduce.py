@@ -164,7 +164,7 @@ def test_all_rows_of_a_table_in_the_papers_order(monkeypatch, capsys, protocol, 
     assert ours["QueryInst"][:2] == ["1", "20.00 / 38.3"]
     # 38.3 - 32.9.
     assert gains["QueryInst"][:2] == ["1", "+0.00 / +5.4"]
-    assert "**Trained with ResNet-18 and images of at most 128 pixels: the values are not" in text
+    assert "**Trained with ResNet-50 and images of at most 128 pixels: the values are not" in text
 
 
 LIGHT = {2: "solov2_lite0_384_3ep", 4: "solov2_lite0_384_12ep", 8: "solov2_lite0_384_36ep"}

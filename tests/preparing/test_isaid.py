@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,15 +13,14 @@ import prepare_isaid
 import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from helpers import REAL_DATA, REPOSITORY, needs_real
+from helpers import REAL_DATA, needs_real
 from PIL import Image
+from programs import start_program, wait_for_group
 
 from facenet_d2.data.datasets.isaid import ANNOTATION_COLORS, CLASSES
 from facenet_d2.engine import run_command
 from facenet_d2.preparing.color_maps import color_code, find_regions
 from facenet_d2.preparing.patches import patch_starts
-
-TOOL = REPOSITORY / "tools" / "prepare_isaid.py"
 
 
 def prepare(monkeypatch, *args):
@@ -71,17 +69,17 @@ def check_against_scene(content, root, ids, classes, image):
 
 
 def test_round_trip_of_a_large_scene(tmp_path, monkeypatch):
-    image, ids, classes = isaid_scene.draw(4000, 4000, 300, seed=0)
+    image, ids, classes = isaid_scene.draw(2600, 2000, 120, seed=0)
     isaid_scene.write(tmp_path / "in" / "train" / "images", "P0002", image, ids, classes)
     args = ("--source", tmp_path / "in", "--output", tmp_path / "out")
     assert prepare(monkeypatch, *args) == 0
     content = json.loads((tmp_path / "out" / "train.json").read_text())
-    assert len(content["images"]) == 49
+    assert len(content["images"]) == 12
     codes = codes_of(ids)
     instances = np.unique(codes[codes > 0])
     crossing = len(content["annotations"]) - len(instances)
-    assert len(instances) > 250
-    assert crossing > 100
+    assert len(instances) > 90
+    assert crossing > 40
     check_against_scene(content, tmp_path / "out", codes, codes_of(classes), image)
 
 
@@ -131,24 +129,27 @@ def tree(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_killed_and_run_again(tmp_path):
-    for seed in range(8):
-        images = isaid_scene.draw(900, 1100, 40, seed)
+def test_killed_and_run_again(tmp_path, monkeypatch):
+    for seed in range(12):
+        images = isaid_scene.draw(500, 600, 20, seed)
         isaid_scene.write(tmp_path / "in" / "train" / "images", f"P{seed:04}", *images)
-    command = [sys.executable, TOOL, "--source", tmp_path / "in", "--workers", "2", "--output"]
-    subprocess.run([*command, tmp_path / "whole"], check=True, capture_output=True)
-    killed = subprocess.Popen([*command, tmp_path / "out"], stderr=subprocess.DEVNULL)
+    args = ("--source", tmp_path / "in", "--patch-size", 400, "--overlap", 100, "--workers", 2)
+    assert prepare(monkeypatch, *args, "--output", tmp_path / "whole") == 0
+    args += ("--output", tmp_path / "out")
+    killed = start_program("tools/prepare_isaid.py", args, tmp_path / "printed.txt")
     records = tmp_path / "out" / ".scenes" / "train"
     deadline = time.monotonic() + 120
     while len(list(records.glob("P*.json"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.kill()
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
     assert not (tmp_path / "out" / "train.json").exists()
-    time.sleep(0.3)  # The workers end with their parent.
+    # The workers end with their parent.
+    wait_for_group(killed.pid)
     done = {p: p.stat().st_mtime_ns for p in records.glob("P*.json")}
-    assert 0 < len(done) < 8
-    subprocess.run([*command, tmp_path / "out"], check=True, capture_output=True)
+    assert 0 < len(done) < 12
+    assert prepare(monkeypatch, *args) == 0
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
     # Finished scenes were not cut again.
     assert all(p.stat().st_mtime_ns == time_of for p, time_of in done.items())
@@ -342,8 +343,8 @@ def test_instances_without_class(tmp_path, monkeypatch, capsys):
     isaid_scene.write(tmp_path / "in" / "train" / "images", "P0007", image, ids, classes)
     assert prepare(monkeypatch, "--source", tmp_path / "in", "--output", tmp_path / "out") == 0
     error = capsys.readouterr().err
-    assert "1 instances have no class" in error
-    assert "1 instances have pixels of several" in error
+    assert "1 instance without a class" in error
+    assert "1 instance with pixels of several" in error
     content = json.loads((tmp_path / "out" / "train.json").read_text())
     assert [(a["category_id"], a["area"]) for a in content["annotations"]] == [(3, 100)]
 

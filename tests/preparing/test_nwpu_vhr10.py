@@ -131,13 +131,20 @@ def test_broken_image_is_named(tmp_path, monkeypatch, capsys):
     assert "004.jpg" in capsys.readouterr().err
 
 
-@needs_real("nwpu_vhr10")
-def test_real_set(tmp_path, monkeypatch):
-    real = REAL_DATA / "nwpu_vhr10"
+@pytest.fixture(scope="module")
+def real_splits(tmp_path_factory):
+    """Return the contents of train.json and test.json of the published set."""
+    real, folder = REAL_DATA / "nwpu_vhr10", tmp_path_factory.mktemp("real")
     args = ("--images", real / "images", "--annotations", real / "annotations.json")
-    assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
-    published = json.loads((real / "annotations.json").read_text())
-    splits = [json.loads((tmp_path / f"{s}.json").read_text()) for s in ("train", "test")]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert prepare(monkeypatch, *args, "--output", folder) == 0
+    return [json.loads((folder / f"{s}.json").read_text()) for s in ("train", "test")]
+
+
+@needs_real("nwpu_vhr10")
+def test_real_set(real_splits):
+    published = json.loads((REAL_DATA / "nwpu_vhr10" / "annotations.json").read_text())
+    splits = real_splits
     assert [len(s["images"]) for s in splits] == [455, 195]
     files = [{i["file_name"] for i in s["images"]} for s in splits]
     assert len(files[0] | files[1]) == 650
@@ -147,11 +154,8 @@ def test_real_set(tmp_path, monkeypatch):
 
 
 @needs_real("nwpu_vhr10")
-def test_split_is_stable(tmp_path, monkeypatch):
-    real = REAL_DATA / "nwpu_vhr10"
-    args = ("--images", real / "images", "--annotations", real / "annotations.json")
-    assert prepare(monkeypatch, *args, "--output", tmp_path) == 0
-    files = [i["file_name"] for i in json.loads((tmp_path / "test.json").read_text())["images"]]
+def test_split_is_stable(real_splits):
+    files = [i["file_name"] for i in real_splits[1]["images"]]
     # Results are only comparable on the same split, so it must never change.
     assert hashlib.sha256(" ".join(files).encode()).hexdigest().startswith("ce9a16740bd8463b")
 

@@ -1,9 +1,9 @@
 """tools/predict_scenes.py and ScenePredictor, with a small model whose weights are random."""
 
 import json
+import os
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 
@@ -12,8 +12,9 @@ import predict_scenes as tool
 import pytest
 import rasterio
 from affine import Affine
-from helpers import REPOSITORY, save_untrained_model, write_tiny_config
+from helpers import save_untrained_model, write_tiny_config
 from PIL import Image
+from programs import start_program
 
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
@@ -139,32 +140,32 @@ def test_interrupted_sharded_and_parallel_runs_are_identical(model, scene, tmp_p
     assert content(parallel) == content(plain)
 
 
-def test_interrupt(model, tmp_path):
+def test_interrupt(model, tmp_path, monkeypatch, capsys):
     """Ctrl-C keeps the finished tiles, and the same command continues."""
     rng = np.random.default_rng(0)
-    scene = write_scene(tmp_path / "scene.tif", rng.integers(0, 255, (700, 900, 3), np.uint8))
-    command = [
-        *(sys.executable, REPOSITORY / "tools" / "predict_scenes.py"),
+    scene = write_scene(tmp_path / "scene.tif", rng.integers(0, 255, (400, 500, 3), np.uint8))
+    arguments = [
         *("--config-file", model / "own.yaml", "--input", scene, *THRESHOLD, *TILES),
         *("--output", tmp_path / "out.gpkg", "--opts", "MODEL.WEIGHTS", model / "model.pth"),
     ]
-    command = list(map(str, command))
-    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    printed = tmp_path / "printed.txt"
+    process = start_program("tools/predict_scenes.py", arguments, printed)
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob(".*tiles/[0-9]*.npz"))) < 4:
-        assert process.poll() is None
+        assert process.is_alive(), printed.read_text()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "the same command continues" in printed
-    assert "Traceback" not in printed
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(60)
+    assert process.exitcode == 130
+    assert "the same command continues" in printed.read_text()
+    assert "Traceback" not in printed.read_text()
     assert not (tmp_path / "out.gpkg").exists()
     done = len(list(tmp_path.glob(".*tiles/[0-9]*.npz")))
     assert done >= 4
-    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    first = result.stderr.replace("\r", "\n").strip().splitlines()[0]
+    monkeypatch.setattr(sys, "argv", ["predict_scenes.py", *map(str, arguments)])
+    assert run_command(tool.main) == 0
+    first = capsys.readouterr().err.replace("\r", "\n").strip().splitlines()[0]
     # A batch of two tiles, of which one had been saved, is detected as a whole.
     assert f"| {done // 2 * 2}/" in first
     assert (tmp_path / "out.gpkg").is_file()
