@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .replacing import replace_modules
+
 
 class ExportedGroupNorm(nn.Module):
     """A :class:`torch.nn.GroupNorm` in means over pixels and products of channels.
@@ -37,8 +39,4 @@ class ExportedGroupNorm(nn.Module):
 
 def replace_group_norm(module: nn.Module) -> None:
     """Replace the group normalisation inside a module, which is changed. Subclasses stay."""
-    for name, child in module.named_children():
-        if type(child) is nn.GroupNorm:
-            setattr(module, name, ExportedGroupNorm(child))
-        else:
-            replace_group_norm(child)
+    replace_modules(module, lambda m: ExportedGroupNorm(m) if type(m) is nn.GroupNorm else None)
