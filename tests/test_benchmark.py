@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 
 from facenet_d2.analysis import Meter, dense_predictions
 from facenet_d2.engine import run_command
-from facenet_d2.export.programs import in_pytorch
+from facenet_d2.export.runtimes import in_pytorch
 
 
 @pytest.fixture(autouse=True)
@@ -110,9 +110,9 @@ def test_other_benchmarks(run, tiny_config):
 
 def test_runtimes(run, tiny_config, monkeypatch):
     """Calls find the instances of the scene; a call's parts add up to less than the whole."""
-    # tests/export/test_programs.py has the other programs, whose export takes long.
+    # tests/export/test_runtimes.py has the other runtimes, whose export takes long.
     monkeypatch.setattr(
-        benchmark, "every_program", lambda model, cfg, *_: {"PyTorch": in_pytorch(model, cfg)}
+        benchmark, "every_runtime", lambda model, cfg, *_: {"PyTorch": in_pytorch(model, cfg)}
     )
     args = ("--input-size", 96, 128, "--instances", 1, 4, "--calls", 0, "--json")
     result = run("runtimes", "--config-file", tiny_config, *QUICK, *args)

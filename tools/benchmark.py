@@ -48,7 +48,7 @@ from facenet_d2.engine import Trainer, load_config, run_command
 from facenet_d2.engine.amp import training_dtype
 from facenet_d2.engine.devices import device_name
 from facenet_d2.experiments.tables import MISSING_VALUE, markdown_table
-from facenet_d2.export import every_program
+from facenet_d2.export.runtimes import every_runtime
 from facenet_d2.modeling import accelerate, set_tf32
 
 
@@ -191,20 +191,20 @@ def runtimes(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, 
         for n in args.instances
     }
     with tempfile.TemporaryDirectory() as folder:
-        programs = every_program(model, cfg, Path(folder), torch.get_num_threads())
+        models = every_runtime(model, cfg, Path(folder), torch.get_num_threads())
     counts: dict[tuple[str, int], int] = {}
 
     def step() -> None:
         for instances, scene in scenes.items():
-            for name, program in programs.items():
-                program.show(scene, instances)
-                # The first call after those of another program finds cold caches.
+            for name, runtime in models.items():
+                runtime.show(scene, instances)
+                # The first call after those of another runtime finds cold caches.
                 for _ in range(args.calls):
-                    program.predict(image)
+                    runtime.predict(image)
                 start = time.perf_counter()
-                counts[name, instances] = len(program.predict(image))
+                counts[name, instances] = len(runtime.predict(image))
                 end = time.perf_counter()
-                network = program.network
+                network = runtime.network
                 seconds = (end - start, network.end - network.start, end - network.end)
                 for phase, value in zip(CALL, seconds, strict=True):
                     meter.seconds[f"{name}, {instances} instances, {phase}"].append(value)

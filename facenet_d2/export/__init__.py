@@ -13,7 +13,6 @@ from .files import (
     to_onnx,
 )
 from .networks import ExportedNetwork, RawNetwork
-from .programs import Program, every_program
 from .readers import load_network
 from .yolo_seg import yolo_seg_network
 
@@ -23,11 +22,9 @@ __all__ = [
     "FORMATS",
     "Comparison",
     "ExportedNetwork",
-    "Program",
     "RawNetwork",
     "compare",
     "describe",
-    "every_program",
     "load_network",
     "metadata_of",
     "require_onnx",

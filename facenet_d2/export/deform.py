@@ -8,6 +8,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from ..modeling.layers import ModulatedDeformConv2d
+from .replacing import replace_modules
 
 DEFORM_FORMS = ("gridsample", "deformconv")
 """Forms of a deformable convolution in a file.
@@ -96,11 +97,7 @@ def replace_deformable(module: nn.Module, form: str) -> int:
     Returns:
         The number of deformable convolutions.
     """
-    number = 0
-    for name, child in module.named_children():
-        if isinstance(child, ModulatedDeformConv2d):
-            setattr(module, name, ExportedDeformConv2d(child, form))
-            number += 1
-        else:
-            number += replace_deformable(child, form)
-    return number
+    return replace_modules(
+        module,
+        lambda m: ExportedDeformConv2d(m, form) if isinstance(m, ModulatedDeformConv2d) else None,
+    )

@@ -13,6 +13,7 @@ import torch
 
 from ..errors import UserError
 from ..files import replaced
+from ..modeling.acceleration import fold_batch_norm
 from ..runtime.description import METADATA_KEY, ModelDescription
 from .group_norm import replace_group_norm
 from .networks import ExportedNetwork
@@ -39,7 +40,7 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
         UserError: if the packages of the extra ``[export]`` are missing.
     """
     require_onnx()
-    network = copy.deepcopy(network)
+    network = with_folded_batch_norm(network)
     replace_group_norm(network)
     program = record(network)
     with warnings.catch_warnings():
@@ -86,11 +87,22 @@ def save_torch(
         file_format: "torchscript" or "pt2".
         metadata: texts stored in the file as extra files, see :func:`metadata_of`.
     """
+    network = with_folded_batch_norm(network)
     with replaced(file) as temporary:
         if file_format == "torchscript":
             torch.jit.save(trace(network), str(temporary), _extra_files=dict(metadata))
         else:
             torch.export.save(record(network), temporary, extra_files=dict(metadata))
+
+
+def with_folded_batch_norm(network: ExportedNetwork) -> ExportedNetwork:
+    """Return a copy of a network whose convolutions contain the batch normalisation after them.
+
+    The exporter would leave it behind convolutions that several levels share.
+    """
+    network = copy.deepcopy(network)
+    fold_batch_norm(network)
+    return network
 
 
 def require_onnx() -> None:

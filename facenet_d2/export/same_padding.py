@@ -5,6 +5,8 @@ from __future__ import annotations
 from timm.layers.conv2d_same import Conv2dSame
 from torch import nn
 
+from .replacing import replace_modules
+
 
 def padded_conv(conv: Conv2dSame) -> nn.Sequential:
     """Return a convolution with constant padding that equals one with the padding "SAME".
@@ -33,8 +35,4 @@ def padded_conv(conv: Conv2dSame) -> nn.Sequential:
 
 def replace_same_padding(module: nn.Module) -> None:
     """Replace the convolutions with the padding "SAME" inside a module, which is changed."""
-    for name, child in module.named_children():
-        if isinstance(child, Conv2dSame):
-            setattr(module, name, padded_conv(child))
-        else:
-            replace_same_padding(child)
+    replace_modules(module, lambda m: padded_conv(m) if isinstance(m, Conv2dSame) else None)

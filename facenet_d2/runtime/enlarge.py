@@ -6,7 +6,7 @@ the padded input, cropped to the image, and scaled to its own size, bilinearly b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -45,16 +45,21 @@ class Axis(NamedTuple):
         matrix: ``(lines of the image, lines of the map)`` float32; weights of the map's lines.
         first: first line of the map that each line of the image depends on.
         last: last line of the map that it depends on.
+        low: for each line of the map, the number of the image's lines before the first one that
+            depends on it or a later line; one more entry for the end of the map.
+        high: for each line of the map, the number of the image's lines up to the last one that
+            depends on an earlier line; one more entry for the end of the map.
     """
 
     matrix: np.ndarray
-    first: np.ndarray
-    last: np.ndarray
+    first: Sequence[int]
+    last: Sequence[int]
+    low: Sequence[int]
+    high: Sequence[int]
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """Return the lines of the image that depend on the map's lines from start to stop."""
-        low, high = np.searchsorted(self.last, start), np.searchsorted(self.first, stop)
-        return int(low), int(high)
+        return self.low[start], self.high[stop]
 
 
 def window(mask: np.ndarray) -> tuple[int, int, int, int] | None:
@@ -139,8 +144,8 @@ def _blocks(
     """
     for first in range(start, stop, BLOCK):
         last = min(first + BLOCK, stop)
-        low = max(int(axis.first[first]), offset)
-        high = min(int(axis.last[last - 1]) + 1, offset + length)
+        low = max(axis.first[first], offset)
+        high = min(axis.last[last - 1] + 1, offset + length)
         weights = axis.matrix[first:last, low:high]
         yield slice(first - start, last - start), weights, low - offset, high - offset
 
@@ -160,8 +165,10 @@ def _axis(lines: int, old: int, new: int) -> Axis:
         first, second, weight = _neighbours(old, new)
         matrix = matrix[first] * (1 - weight)[:, None] + matrix[second] * weight[:, None]
     used = matrix > 0
-    last = lines - 1 - used[:, ::-1].argmax(axis=1)
-    return Axis(matrix, used.argmax(axis=1), last)
+    first, last = used.argmax(axis=1), lines - 1 - used[:, ::-1].argmax(axis=1)
+    every = np.arange(lines + 1)
+    low, high = np.searchsorted(last, every), np.searchsorted(first, every)
+    return Axis(matrix, first.tolist(), last.tolist(), low.tolist(), high.tolist())
 
 
 def _bilinear(old: int, new: int) -> np.ndarray:

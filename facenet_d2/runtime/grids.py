@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,10 +16,11 @@ from .arrays import descending, logit, logit_of, sigmoid
 from .description import GridSettings
 from .detected import Detected
 from .enlarge import Enlarger, Part, window
-from .prediction import tight_box
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
+# Number of mask logits that are computed at a time, 4 MiB: they are used while a cache has them.
+LOGITS = 2**20
 
 
 def suppress_neighbours(scores: np.ndarray, num_grids: Sequence[int]) -> np.ndarray:
@@ -75,21 +77,18 @@ def grid_instances(
 
     # Candidates of the same cell share its mask.
     unique_cells, mask_of = np.unique(cells, return_inverse=True)
-    logits, size = mask_logits(outputs, image, unique_cells, settings)
-    binary = logits > logit_of(settings.mask_threshold)
-    maps, masks = logits.reshape(-1, *size), binary.reshape(-1, *size)
-    area, maskness = area_and_maskness(maps, masks)
+    masks = masks_of_cells(outputs, image, unique_cells, settings)
     minimum = np.repeat(settings.min_mask_areas, [s * s for s in settings.num_grids])
-    kept = (area > minimum[unique_cells])[mask_of]
-    cell_scores = cell_scores[kept] * maskness[mask_of[kept]]
+    kept = (masks.areas > minimum[unique_cells])[mask_of]
+    cell_scores = cell_scores[kept] * masks.masknesses[mask_of[kept]]
     classes, mask_of = classes[kept], mask_of[kept]
 
     order = descending(cell_scores)[: settings.nms_pre]
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
-        binary,
+        masks.binary,
         mask_of,
-        area[mask_of],
+        masks.areas[mask_of],
         classes,
         cell_scores,
         kernel=settings.nms_kernel,
@@ -98,23 +97,62 @@ def grid_instances(
 
     order = descending(cell_scores)[: settings.max_instances]
     order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
-    enlarge = Enlarger(size, input_size, image_size, settings.mask_threshold)
-    crops = [enlarge(_part(maps[i], masks[i])) for i in mask_of[order]]
+    enlarge = Enlarger(masks.size, input_size, image_size, settings.mask_threshold)
+    crops = [enlarge(masks.parts[i]) for i in mask_of[order]]
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()
 
 
-def _part(logits: np.ndarray, binary: np.ndarray) -> Part:
-    """Return the probabilities of a mask around its pixels."""
-    box = window(binary)
-    assert box is not None  # Its area is above the minimum.
-    left, top, right, bottom = box
-    return Part(sigmoid(logits[top:bottom, left:right]), left, top)
+class Masks(NamedTuple):
+    """Masks of K cells.
+
+    Attributes:
+        size: (h, w), H/4 and W/4 of the padded input.
+        binary: pixels of the masks, ``(K, h * w)`` bool.
+        areas: number of pixels of each mask, ``(K,)`` int64.
+        masknesses: mean probability of each mask's pixels, ``(K,)`` float32; 0 for an empty mask.
+        parts: probabilities around the pixels of each mask.
+    """
+
+    size: tuple[int, int]
+    binary: np.ndarray
+    areas: np.ndarray
+    masknesses: np.ndarray
+    parts: Sequence[Part]
+
+
+def masks_of_cells(
+    outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
+) -> Masks:
+    """Compute the masks of cells of an image.
+
+    The arguments are those of :func:`mask_logits`; K is at least 1.
+    """
+    size = outputs["mask_features" if "mask_features" in outputs else "mask_maps_0"].shape[-2:]
+    pixels = size[0] * size[1]
+    step = max(1, LOGITS // pixels)
+    threshold = logit_of(settings.mask_threshold)
+    binary = np.empty((len(cells), pixels), bool)
+    areas, totals, parts = [], [], []
+    for start in range(0, len(cells), step):
+        some = slice(start, start + step)
+        logits = mask_logits(outputs, image, cells[some], settings)
+        np.greater(logits, threshold, out=binary[some])
+        for values, mask in zip(logits.reshape(-1, *size), binary[some].reshape(-1, *size)):
+            left, top, right, bottom = window(mask) or (0, 0, 0, 0)
+            probabilities = sigmoid(values[top:bottom, left:right])
+            inside = probabilities[mask[top:bottom, left:right]]
+            areas.append(len(inside))
+            totals.append(inside.sum())
+            parts.append(Part(probabilities, left, top))
+    area = np.array(areas, np.int64)
+    masknesses = np.array(totals, np.float32) / np.maximum(area, 1).astype(np.float32)
+    return Masks(size, binary, area, masknesses, parts)
 
 
 def mask_logits(
     outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
-) -> tuple[np.ndarray, tuple[int, int]]:
+) -> np.ndarray:
     """Compute the mask logits of cells of an image.
 
     Args:
@@ -124,13 +162,12 @@ def mask_logits(
         settings: the grids.
 
     Returns:
-        Logits, ``(K, h * w)`` float32, and the size (h, w) of the masks, H/4 and W/4 of the padded
-        input.
+        Logits, ``(K, h * w)`` float32, for masks of H/4 and W/4 of the padded input.
     """
     if "mask_features" in outputs:
         features = outputs["mask_features"][image]
-        product = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
-        return product, features.shape[1:]
+        product: np.ndarray = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
+        return product
     maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]
     size = maps[0].shape[-2:]
     first = list(itertools.accumulate((s * s for s in settings.num_grids), initial=0))
@@ -154,7 +191,7 @@ def mask_logits(
         own = cells[(cells >= first[level]) & (cells < first[level + 1])]
         if len(own):
             parts.append(_enlarged_logits(level_logits(level, own), size))
-    return np.concatenate(parts).reshape(len(cells), -1), size
+    return np.concatenate(parts).reshape(len(cells), -1)
 
 
 def _decoupled_logits(maps: np.ndarray, grid: int, cells: np.ndarray) -> np.ndarray:
@@ -172,26 +209,6 @@ def _enlarged_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return logits
     resized = [cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in sigmoid(logits)]
     return logit(np.stack(resized))
-
-
-def area_and_maskness(logits: np.ndarray, binary: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the area of each mask and its maskness, the mean probability of its pixels.
-
-    Args:
-        logits: mask logits, ``(N, h, w)``.
-        binary: pixels of the masks, ``(N, h, w)`` bool.
-
-    Returns:
-        Areas ``(N,)`` int64, and masknesses ``(N,)`` float32, 0 for an empty mask.
-    """
-    areas, totals = [], []
-    for values, mask in zip(logits, binary):
-        left, top, right, bottom = tight_box(mask)
-        inside = mask[top:bottom, left:right]
-        areas.append(np.count_nonzero(inside))
-        totals.append(sigmoid(values[top:bottom, left:right][inside]).sum())
-    area = np.array(areas, np.int64)
-    return area, np.array(totals, np.float32) / np.maximum(area, 1).astype(np.float32)
 
 
 def matrix_nms(

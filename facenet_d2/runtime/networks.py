@@ -17,7 +17,7 @@ INPUT_NAME = "images"
 """Name of the network's input."""
 
 SHAPES = 4
-"""Number of shapes of images for which OpenVINO's programs are kept."""
+"""Number of shapes of images for which compiled networks of OpenVINO are kept."""
 
 
 class Network(Protocol):
@@ -113,7 +113,7 @@ class OpenVinoNetwork:
         # Compiled outputs also have the names of operators that were left out before them.
         self.output_names = tuple(output.get_any_name() for output in model.outputs)
 
-        # Programs for one shape of images are about twice as fast as that for all shapes.
+        # Compiled for one shape of images, a network is about twice as fast as for all shapes.
         self._compile = lru_cache(SHAPES)(compile_for)
         self._previous: tuple[int, ...] = ()
 
@@ -129,7 +129,7 @@ PROVIDERS: dict[str, Callable[[Path, int], Network]] = {
     "openvino": OpenVinoNetwork,
     "openvino-bf16": partial(OpenVinoNetwork, precision="bf16"),
 }
-"""Function that loads a network by the name of the program that runs it."""
+"""Function that loads a network by the name of the runtime."""
 
 
 def load_network(file: str | Path, *, provider: str, threads: int | None) -> Network:
@@ -161,6 +161,6 @@ def _missing(package: str, extra: str) -> UserError:
     )
 
 
-def _unreadable(file: Path, program: str, error: Exception) -> UserError:
+def _unreadable(file: Path, runtime: str, error: Exception) -> UserError:
     text = " ".join(str(error).split())[:300]
-    return UserError(f"{program} cannot load {file}: {text}")
+    return UserError(f"{runtime} cannot load {file}: {text}")

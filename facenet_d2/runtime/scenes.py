@@ -77,7 +77,7 @@ class OnnxScenePredictor(TilePredictor):
         ]
 
     def model_fingerprint(self) -> dict[str, str]:
-        """Return a hash of the file, and the program that runs it."""
+        """Return a hash of the file, and the runtime."""
         with self._file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")
         return {"weights": digest.hexdigest(), "provider": self._provider}

@@ -20,7 +20,7 @@ from facenet_d2.export import (
     yolo_seg_network,
 )
 from facenet_d2.export.checks import exported_instances, matched_ious, model_instances
-from facenet_d2.export.files import METADATA_KEY
+from facenet_d2.export.files import METADATA_KEY, with_folded_batch_norm
 from facenet_d2.runtime.description import ModelDescription
 
 onnx = pytest.importorskip("onnx")
@@ -72,6 +72,29 @@ def test_onnx_equals_the_model(model_cfg, tmp_path, name, deform, facenet):
     assert operators.count("DeformConv") == (5 if facenet else 0)
     # The exporter's stack traces name files of this machine.
     assert b".py" not in file.read_bytes()
+
+
+@torch.no_grad()
+def test_convolutions_contain_their_batch_norm(model_cfg):
+    for node, name in (("SOLOV2", "NORM"), ("FPN", "NORM"), ("FACE_FPN", "ASPP_NORM")):
+        model_cfg.MODEL[node][name] = "BN"
+    model_cfg.MODEL.SEM.NORM = "BN"
+    network = small_network(model_cfg, facenet=True)
+
+    def norms(module):
+        return [m for m in module.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+    for norm in norms(network):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    before = len(norms(network))
+    folded = with_folded_batch_norm(network)
+    # Those of S are modules beside their convolutions.
+    assert len(norms(folded)) == 2
+    assert len(norms(network)) == before > 20
+    (image,) = noise((64, 96))
+    for ours, theirs in zip(network(image[None]), folded(image[None]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ Call = Callable[[np.ndarray, int], tuple[int, float | None]]
 
 
 def yolo_calls(name: str, size: int, folder: Path) -> Iterator[tuple[str, Call]]:
-    """Yield Ultralytics' model in each of its programs.
+    """Yield Ultralytics' model in each runtime.
 
     Args:
         name: name of the architecture, for example "yolo11s-seg".
@@ -57,7 +57,7 @@ def yolo_calls(name: str, size: int, folder: Path) -> Iterator[tuple[str, Call]]
         "ONNX Runtime float32": YOLO(weights).export(format="onnx", imgsz=size),
         "OpenVINO, its own precision": YOLO(weights).export(format="openvino", imgsz=size),
     }
-    for program, file in files.items():
+    for runtime, file in files.items():
         model = YOLO(file, task="segment")
 
         thresholds: dict[int, float] = {}
@@ -76,7 +76,7 @@ def yolo_calls(name: str, size: int, folder: Path) -> Iterator[tuple[str, Call]]
             found = 0 if result.masks is None else len(result.masks)
             return found, result.speed["inference"] / 1000
 
-        yield program, call
+        yield runtime, call
 
 
 def mask_rcnn_calls(size: int) -> Iterator[tuple[str, Call]]:
@@ -141,7 +141,7 @@ def main() -> None:
 def measure(
     calls: dict[str, Call], image: np.ndarray, args: argparse.Namespace
 ) -> dict[str, tuple[list[float], list[float]]]:
-    """Call each program in turn; return the seconds of the network and of whole calls."""
+    """Call each model in turn; return the seconds of the network and of whole calls."""
     times: dict[str, tuple[list[float], list[float]]] = {}
     for iteration in range(-1, args.iterations):
         for instances in args.instances:

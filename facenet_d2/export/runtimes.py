@@ -1,4 +1,7 @@
-"""Whole calls of a model in several programs, with given predictions, to measure their times."""
+"""Whole calls of a model in several runtimes, with given predictions, to measure their times.
+
+For ``tools/benchmark.py``; not imported with the package.
+"""
 
 from __future__ import annotations
 
@@ -42,8 +45,8 @@ class ReplacedOutputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """A model in one program.
+class RuntimeModel:
+    """A model in one runtime.
 
     Attributes:
         predict: function that returns the instances of an image, ``(H, W, 3)`` uint8 in BGR.
@@ -57,7 +60,7 @@ class Program:
     show: Callable[[Any, int], None]
 
 
-def in_pytorch(model: SOLOv2, cfg: CfgNode, autocast: str = "") -> Program:
+def in_pytorch(model: SOLOv2, cfg: CfgNode, autocast: str = "") -> RuntimeModel:
     """Return a model in PyTorch, channels last.
 
     Args:
@@ -84,11 +87,11 @@ def in_pytorch(model: SOLOv2, cfg: CfgNode, autocast: str = "") -> Program:
         network.outputs = predictions
         model.settings = dataclasses.replace(model.settings, max_instances=instances)
 
-    return Program(predict, network, show)
+    return RuntimeModel(predict, network, show)
 
 
-def in_runtime(file: Path, provider: str, threads: int) -> Program:
-    """Return an exported model in a program of :mod:`facenet_d2.runtime`.
+def exported(file: Path, provider: str, threads: int) -> RuntimeModel:
+    """Return an exported model in a runtime of :mod:`facenet_d2.runtime`.
 
     Args:
         file: ONNX file of a SOLOv2.
@@ -106,11 +109,13 @@ def in_runtime(file: Path, provider: str, threads: int) -> Program:
         settings = dataclasses.replace(description.settings, max_instances=instances)
         predictor.description = dataclasses.replace(description, settings=settings)
 
-    return Program(predictor, network, show)
+    return RuntimeModel(predictor, network, show)
 
 
-def every_program(model: SOLOv2, cfg: CfgNode, folder: Path, threads: int) -> dict[str, Program]:
-    """Return a model in all installed programs, by name.
+def every_runtime(
+    model: SOLOv2, cfg: CfgNode, folder: Path, threads: int
+) -> dict[str, RuntimeModel]:
+    """Return a model in all installed runtimes, by name.
 
     Args:
         model: model on the CPU, in evaluation mode.
@@ -126,12 +131,12 @@ def every_program(model: SOLOv2, cfg: CfgNode, folder: Path, threads: int) -> di
     description = describe(model, cfg, contract="raw", class_names=names)
     network = RawNetwork(model, description, deform="gridsample")
     save_onnx(to_onnx(network, opset=20), file, metadata_of(description))
-    programs = {
+    runtimes = {
         "PyTorch float32": in_pytorch(model, cfg),
         "PyTorch bf16": in_pytorch(model, cfg, "bf16"),
-        "ONNX Runtime float32": in_runtime(file, "onnxruntime", threads),
+        "ONNX Runtime float32": exported(file, "onnxruntime", threads),
     }
     if find_spec("openvino"):
-        programs["OpenVINO float32"] = in_runtime(file, "openvino", threads)
-        programs["OpenVINO bf16"] = in_runtime(file, "openvino-bf16", threads)
-    return programs
+        runtimes["OpenVINO float32"] = exported(file, "openvino", threads)
+        runtimes["OpenVINO bf16"] = exported(file, "openvino-bf16", threads)
+    return runtimes
