@@ -288,6 +288,7 @@ def test_more_than_a_thousand_instances(name, tmp_path, scenes):
     """With thresholds that let all candidates pass, there are as many as the one key says."""
     overrides = {"TEST.DETECTIONS_PER_IMAGE": 1500, "MODEL.RPN.NMS_THRESH": 1.0}
     overrides["MODEL.SOLO.MASK_PRIOR_PROB"] = 0.5
+    overrides["MODEL.SOLOV2.NUM_GRIDS"] = [40, 36, 24, 16, 12]
     for node in ("SOLOV2", "YOLACT", "CONDINST", "RDSNET", "ROI_HEADS"):
         overrides[f"MODEL.{node}.NUM_CLASSES"] = 1
         overrides[f"MODEL.{node}.SCORE_THRESH_TEST"] = 0.0
