@@ -38,8 +38,7 @@ class ResizeShortestEdge(T.ResizeShortestEdge):
         transform = super().get_transform(image)
         if not isinstance(transform, T.ResizeTransform):
             return transform  # A size of 0 switches the resizing off.
-        sides = max(transform.new_h, 1), max(transform.new_w, 1)
-        return ResizeTransform(transform.h, transform.w, *sides, transform.interp)
+        return _antialiased(transform)
 
     @staticmethod
     def get_output_shape(
@@ -55,11 +54,12 @@ class ResizeScale(T.ResizeScale):
     """Detectron2's ``ResizeScale``, antialiased, with sides of at least one pixel."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        height, width = image.shape[:2]
-        scale = np.random.uniform(self.min_scale, self.max_scale)
-        factor = scale * min(self.target_height / height, self.target_width / width)
-        sides = (max(round(side * factor), 1) for side in (height, width))
-        return ResizeTransform(height, width, *sides, self.interp)
+        return _antialiased(super().get_transform(image))
+
+
+def _antialiased(transform: T.ResizeTransform) -> ResizeTransform:
+    sides = max(int(transform.new_h), 1), max(int(transform.new_w), 1)
+    return ResizeTransform(transform.h, transform.w, *sides, transform.interp)
 
 
 class RandomPlacement(T.Augmentation):

@@ -253,15 +253,17 @@ def make_instances(
         links: all their links, in any order.
         tolerance: largest distance in pixels of a cut mask from the tile's side.
     """
+    partners: dict[int, set[int]] = {part.serial: {part.serial} for part in parts}
+    for link in links:
+        partners[link.first.serial].add(link.second.serial)
+        partners[link.second.serial].add(link.first.serial)
     for group in group_parts(parts, links):
         whole = [part for part in group if not _is_cut_in(part, group, tolerance)]
         if not whole:
             yield united_instance(group)
             continue
         best = min(whole, key=lambda part: (-part.margin, -part.score, -part.area, part.serial))
-        own = {best.serial}
-        own |= {link.second.serial for link in links if link.first is best}
-        own |= {link.first.serial for link in links if link.second is best}
+        own = partners[best.serial]
         scores = [part.score for part in whole if part.serial in own]
         yield Instance(
             parts=[best],

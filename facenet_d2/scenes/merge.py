@@ -34,7 +34,8 @@ class MergeSettings:
         agreement: agreement above which two detections are of one object; see
             :func:`~facenet_d2.scenes.groups.link_parts`.
         score_ratio: smallest ratio of the lower to the higher score of two detections of one
-            object. Otherwise the many detections with low scores would link what is separate.
+            object; half of it if a seam cuts one, because networks are less sure of a part. Without
+            a limit, the many detections with low scores would link what is separate.
         repeat_iou: IoU above which only the better of two instances of different classes is kept;
             None to keep both.
 

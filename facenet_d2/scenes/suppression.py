@@ -15,9 +15,6 @@ from .groups import Box, Instance, count_shared
 class Rule(Protocol):
     """When an instance is dropped in favour of another one."""
 
-    def can_lose(self, instance: Instance) -> bool:
-        """Return whether an instance can be dropped at all."""
-
     def rank(self, instance: Instance) -> tuple[float, ...]:
         """Return the instance's rank: it is compared with instances of larger ranks only."""
 
@@ -43,9 +40,6 @@ class DropLeftovers(Rule):
     def __init__(self, iou: float) -> None:
         self.iou = iou
 
-    def can_lose(self, instance: Instance) -> bool:
-        return True
-
     def rank(self, instance: Instance) -> tuple[float, ...]:
         score = instance.score if instance.whole else 0.0
         return (instance.whole, score, instance.area, -instance.serial)
@@ -70,9 +64,6 @@ class DropRepeats(Rule):
 
     def __init__(self, iou: float) -> None:
         self.iou = iou
-
-    def can_lose(self, instance: Instance) -> bool:
-        return True
 
     def rank(self, instance: Instance) -> tuple[float, ...]:
         return (instance.score, instance.area, -instance.serial)
@@ -138,8 +129,7 @@ class Suppression:
         """
         rule = self.rule
         returned = {held for held in self._held if held.kept}
-        added = [_Candidate(x, None if rule.can_lose(x) else True) for x in new]
-        candidates = [*self._held, *added]
+        candidates = [*self._held, *(_Candidate(x, None) for x in new)]
         for loser, winner in _overlapping(candidates, len(self._held)):
             x, y = loser.instance, winner.instance
             if rule.rank(y) > rule.rank(x) and rule.loses(x, y):

@@ -462,23 +462,15 @@ def test_cut_detections_are_united_with_the_mean_score():
     assert (report.united, report.oversized) == (1, 1)
 
 
-def test_a_mask_that_stops_short_is_cut_if_its_partner_runs_on():
+@pytest.mark.parametrize(("end", "expected", "whole"), [(52, 70, False), (50, 50, True)])
+def test_a_mask_that_stops_short_is_cut_if_its_partner_runs_on(end, expected, whole):
+    """One that ends farther from the side is whole: its partner takes two objects for one."""
     grid = TileGrid(30, 100, 60, 20)
-    left = detections_of(grid, 0, 0, (0, 0.9, (20, 10, 52, 20)))
+    left = detections_of(grid, 0, 0, (0, 0.9, (20, 10, end, 20)))
     right = detections_of(grid, 0, 1, (0, 0.9, (40, 10, 70, 20)))
     instances, _ = merge([left, right], grid, tolerance=2)
-    assert instances.detections.boxes.tolist() == [[20, 10, 70, 20]]
-
-
-def test_a_mask_that_ends_far_from_the_side_is_not_continued():
-    """A second object beyond it is not united with it by a detection that spans both."""
-    grid = TileGrid(30, 100, 60, 20)
-    left = detections_of(grid, 0, 0, (0, 0.9, (20, 10, 50, 20)))
-    # The right tile takes two objects for one.
-    right = detections_of(grid, 0, 1, (0, 0.9, (40, 10, 70, 20)))
-    instances, _ = merge([left, right], grid, tolerance=2)
-    assert instances.detections.boxes.tolist() == [[20, 10, 50, 20]]
-    assert instances.whole.tolist() == [True]
+    assert instances.detections.boxes.tolist() == [[20, 10, expected, 20]]
+    assert instances.whole.tolist() == [whole]
 
 
 def test_an_object_linked_by_a_detection_of_two_is_kept():
