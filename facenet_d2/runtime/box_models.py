@@ -16,7 +16,7 @@ from .arrays import descending, sigmoid, softmax
 from .boxes import apply_deltas, apply_distances, batched_nms, clip, fast_nms, rescale
 from .description import CondInstSettings, YOLACTSettings
 from .detected import Detected
-from .enlarge import MARGIN, Enlarger, Part, window
+from .enlarge import MARGIN, Enlarger, Part, windows
 from .prediction import EMPTY_CROP, Crop
 
 Outputs = Mapping[str, np.ndarray]
@@ -202,9 +202,9 @@ def _with_masks(
 
 def _crop(part: Part, enlarge: Enlarger) -> Crop:
     """Enlarge the pixels of a part that are above the threshold."""
-    box = window(part.values > enlarge.threshold)
-    if box is None:
-        return EMPTY_CROP
+    (box,) = windows(part.values[None] > enlarge.threshold)
     left, top, right, bottom = box
+    if right == left:
+        return EMPTY_CROP
     values = np.ascontiguousarray(part.values[top:bottom, left:right])
     return enlarge(Part(values, part.x + left, part.y + top))

@@ -62,22 +62,25 @@ class Axis(NamedTuple):
         return self.low[start], self.high[stop]
 
 
-def window(mask: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Return the box of a ``(h, w)`` bool mask and its :data:`MARGIN`; None for an empty mask.
+def windows(masks: np.ndarray) -> list[list[int]]:
+    """Return the box of each of ``(N, h, w)`` bool masks with its :data:`MARGIN`.
 
     Returns:
-        left, top, right and bottom within the mask.
+        left, top, right and bottom within the mask; zeros for an empty mask.
     """
-    x0, y0, x1, y1 = tight_box(mask)
-    if x1 == x0:
-        return None
-    height, width = mask.shape
-    return (
-        max(0, x0 - MARGIN),
-        max(0, y0 - MARGIN),
-        min(width, x1 + MARGIN),
-        min(height, y1 + MARGIN),
-    )
+    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
+    (left, right), (top, bottom) = _spans(columns), _spans(rows)
+    boxes = np.stack([left, top, right, bottom], axis=1)
+    boxes[~np.any(rows, axis=1)] = 0
+    result: list[list[int]] = boxes.tolist()
+    return result
+
+
+def _spans(used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the start and end of each row's True values with :data:`MARGIN` around them."""
+    size = used.shape[1]
+    start, end = used.argmax(axis=1), size - used[:, ::-1].argmax(axis=1)
+    return np.maximum(start - MARGIN, 0), np.minimum(end + MARGIN, size)
 
 
 class Enlarger:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
@@ -15,7 +16,7 @@ import numpy as np
 from .arrays import descending, logit, logit_of, sigmoid
 from .description import GridSettings
 from .detected import Detected
-from .enlarge import Enlarger, Part, window
+from .enlarge import Enlarger, Part, windows
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
@@ -55,6 +56,7 @@ def grid_instances(
     settings: GridSettings,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
+    threads: int = 1,
 ) -> Detected:
     """Select the instances of one image.
 
@@ -65,6 +67,7 @@ def grid_instances(
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
         image_size: (height, width) of the result.
+        threads: number of threads that compute masks.
     """
     scores = suppress_neighbours(sigmoid(outputs["logits"][image]), settings.num_grids)
     cells, classes = np.nonzero(scores > np.float32(settings.score_threshold))
@@ -77,7 +80,7 @@ def grid_instances(
 
     # Candidates of the same cell share its mask.
     unique_cells, mask_of = np.unique(cells, return_inverse=True)
-    masks = masks_of_cells(outputs, image, unique_cells, settings)
+    masks = masks_of_cells(outputs, image, unique_cells, settings, threads)
     minimum = np.repeat(settings.min_mask_areas, [s * s for s in settings.num_grids])
     kept = (masks.areas > minimum[unique_cells])[mask_of]
     cell_scores = cell_scores[kept] * masks.masknesses[mask_of[kept]]
@@ -98,7 +101,7 @@ def grid_instances(
     order = descending(cell_scores)[: settings.max_instances]
     order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
     enlarge = Enlarger(masks.size, input_size, image_size, settings.mask_threshold)
-    crops = [enlarge(masks.parts[i]) for i in mask_of[order]]
+    crops = [enlarge(masks.part(i)) for i in mask_of[order].tolist()]
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()
 
@@ -111,43 +114,63 @@ class Masks(NamedTuple):
         binary: pixels of the masks, ``(K, h * w)`` bool.
         areas: number of pixels of each mask, ``(K,)`` int64.
         masknesses: mean probability of each mask's pixels, ``(K,)`` float32; 0 for an empty mask.
-        parts: probabilities around the pixels of each mask.
+        logits: logits around the pixels of each mask, with their column and row.
     """
 
     size: tuple[int, int]
     binary: np.ndarray
     areas: np.ndarray
     masknesses: np.ndarray
-    parts: Sequence[Part]
+    logits: Sequence[Part]
+
+    def part(self, index: int) -> Part:
+        """Return the probabilities around the pixels of a mask."""
+        values, x, y = self.logits[index]
+        return Part(sigmoid(values), x, y)
 
 
 def masks_of_cells(
-    outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
+    outputs: Mapping[str, np.ndarray],
+    image: int,
+    cells: np.ndarray,
+    settings: GridSettings,
+    threads: int = 1,
 ) -> Masks:
     """Compute the masks of cells of an image.
 
-    The arguments are those of :func:`mask_logits`; K is at least 1.
+    The arguments are those of :func:`mask_logits` and the number of threads; K is at least 1.
     """
     size = outputs["mask_features" if "mask_features" in outputs else "mask_maps_0"].shape[-2:]
     pixels = size[0] * size[1]
-    step = max(1, LOGITS // pixels)
     threshold = logit_of(settings.mask_threshold)
     binary = np.empty((len(cells), pixels), bool)
-    areas, totals, parts = [], [], []
-    for start in range(0, len(cells), step):
-        some = slice(start, start + step)
+    areas = np.empty(len(cells), np.int64)
+    totals = np.zeros(len(cells), np.float32)
+
+    def some_masks(some: slice) -> list[Part]:
         logits = mask_logits(outputs, image, cells[some], settings)
-        np.greater(logits, threshold, out=binary[some])
-        for values, mask in zip(logits.reshape(-1, *size), binary[some].reshape(-1, *size)):
-            left, top, right, bottom = window(mask) or (0, 0, 0, 0)
-            probabilities = sigmoid(values[top:bottom, left:right])
-            inside = probabilities[mask[top:bottom, left:right]]
-            areas.append(len(inside))
-            totals.append(inside.sum())
-            parts.append(Part(probabilities, left, top))
-    area = np.array(areas, np.int64)
-    masknesses = np.array(totals, np.float32) / np.maximum(area, 1).astype(np.float32)
-    return Masks(size, binary, area, masknesses, parts)
+        masks = np.greater(logits, threshold, out=binary[some])
+        areas[some] = [np.count_nonzero(mask) for mask in masks]
+        inside = sigmoid(logits[masks])
+        filled = np.flatnonzero(areas[some])
+        if len(filled):
+            first = np.cumsum(areas[some]) - areas[some]
+            totals[some][filled] = np.add.reduceat(inside, first[filled])
+        maps = logits.reshape(-1, *size)
+        return [
+            Part(values[top:bottom, left:right].copy(), left, top)
+            for values, (left, top, right, bottom) in zip(maps, windows(masks.reshape(maps.shape)))
+        ]
+
+    step = max(1, LOGITS // pixels)
+    chunks = [slice(start, start + step) for start in range(0, len(cells), step)]
+    if threads > 1 and len(chunks) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [*pool.map(some_masks, chunks)]
+    else:
+        parts = [*map(some_masks, chunks)]
+    masknesses = totals / np.maximum(areas, 1).astype(np.float32)
+    return Masks(size, binary, areas, masknesses, [*itertools.chain.from_iterable(parts)])
 
 
 def mask_logits(
@@ -237,24 +260,21 @@ def matrix_nms(
     Returns:
         New scores, ``(N,)`` float32.
     """
-    if len(scores) == 0:
-        return scores
-    shared = np.zeros((len(scores),) * 2, np.float32)
+    result = scores.copy()
+    area = area.astype(np.float32)
     for c in np.unique(classes):
         own = np.flatnonzero(classes == c)
-        shared[np.ix_(own, own)] = _intersections(binary[mask_of[own]])
-    # Row i, column j: overlap of j with the higher-scored i of the same class; zero elsewhere.
-    shared = np.triu(shared, k=1)
-    area = area.astype(np.float32)
-    iou = shared / (area[:, None] + area[None, :] - shared)
-    # Largest overlap of i with a higher-scored mask: a suppressed i suppresses less.
-    covered = iou.max(axis=0)[:, None]
-    if kernel == "gaussian":
-        decay = np.exp(np.float32(-sigma) * (np.square(iou) - np.square(covered)))
-    else:
-        # Exact duplicates make the divisor zero.
-        decay = (1 - iou) / np.maximum(1 - covered, np.float32(1e-6))
-    result: np.ndarray = scores * decay.min(axis=0)
+        shared = _intersections(binary[mask_of[own]])
+        # Row i, column j: overlap of j with the higher-scored i; zero elsewhere.
+        iou = np.triu(shared / (area[own][:, None] + area[own] - shared), k=1)
+        # Largest overlap of i with a higher-scored mask: a suppressed i suppresses less.
+        covered = iou.max(axis=0)[:, None]
+        if kernel == "gaussian":
+            decay = np.exp(np.float32(-sigma) * (np.square(iou) - np.square(covered)))
+        else:
+            # Exact duplicates make the divisor zero.
+            decay = (1 - iou) / np.maximum(1 - covered, np.float32(1e-6))
+        result[own] *= decay.min(axis=0)
     return result
 
 

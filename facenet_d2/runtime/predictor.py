@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
+from ..cores import default_workers
 from ..errors import UserError
 from .box_models import condinst_instances, yolact_instances
 from .description import CondInstSettings, GridSettings, ModelDescription
@@ -38,13 +40,14 @@ class OnnxPredictor:
         Args:
             file: an ONNX file.
             provider: "onnxruntime", "openvino" or "openvino-bf16".
-            threads: number of threads of the network; by default that of the cores which this
-                process may use.
+            threads: number of threads; by default that of the cores which this process may use.
 
         Raises:
             UserError: if the file or the provider is not usable.
         """
         self.network: Network = load_network(file, provider=provider, threads=threads)
+        self._threads = threads or default_workers()
+        self._blas = ThreadpoolController().select(user_api="blas")
         self.description = read_description(self.network, str(file))
 
     def __call__(self, image: np.ndarray) -> Prediction:
@@ -101,21 +104,24 @@ class OnnxPredictor:
         if not images:
             return []
         outputs = self.network(self._batch(images))
-        results = []
-        for i, (image, image_size) in enumerate(zip(images, image_sizes, strict=True)):
-            found = _instances(self.description, outputs, i, image.shape[1:], image_size)
-            results.append(
-                Prediction(
-                    (int(image_size[0]), int(image_size[1])),
-                    self.description.class_names,
-                    found.classes,
-                    found.scores,
-                    found.boxes,
-                    found.crops,
-                    capped=len(found.scores) >= self.description.settings.max_instances,
-                )
+        # After a product, threads of OpenBLAS wait for the next one, and slow the network down.
+        with self._blas.limit(limits=1):
+            found = [
+                _instances(self.description, outputs, i, image.shape[1:], image_size, self._threads)
+                for i, (image, image_size) in enumerate(zip(images, image_sizes, strict=True))
+            ]
+        return [
+            Prediction(
+                (int(image_size[0]), int(image_size[1])),
+                self.description.class_names,
+                one.classes,
+                one.scores,
+                one.boxes,
+                one.crops,
+                capped=len(one.scores) >= self.description.settings.max_instances,
             )
-        return results
+            for one, image_size in zip(found, image_sizes)
+        ]
 
     def _batch(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Pad images to a common size; return ``(N, bands, H, W)`` float32."""
@@ -165,10 +171,11 @@ def _instances(
     image: int,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
+    threads: int,
 ) -> Detected:
     settings = model.settings
     if isinstance(settings, GridSettings):
-        return grid_instances(outputs, image, settings, input_size, image_size)
+        return grid_instances(outputs, image, settings, input_size, image_size, threads)
     if isinstance(settings, CondInstSettings):
         return condinst_instances(outputs, image, settings, input_size, image_size)
     return yolact_instances(outputs, image, settings, input_size, image_size)

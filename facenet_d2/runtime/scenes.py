@@ -43,8 +43,7 @@ class OnnxScenePredictor(TilePredictor):
         Args:
             file: an ONNX file.
             provider: "onnxruntime", "openvino" or "openvino-bf16".
-            threads: number of threads of the network; by default that of the cores which this
-                process may use.
+            threads: number of threads; by default that of the cores which this process may use.
             tile_size: side of a tile in pixels; by default that of the training images.
             overlap: overlap of tiles in pixels; by default a quarter of a tile. Objects up to this
                 size are seen whole in at least one tile.

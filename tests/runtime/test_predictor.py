@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 from models import MODELS, ModelAsNetwork, build, describe
+from threadpoolctl import ThreadpoolController
 
 from facenet_d2.data.augmentation import build_augmentations
-from facenet_d2.runtime import OnnxPredictor, predictor
+from facenet_d2.runtime import OnnxPredictor, grids, predictor
 
 
 def runner(network, monkeypatch):
@@ -78,3 +79,35 @@ def test_equal_to_the_model(name, min_size, sizes, model_cfg, monkeypatch):
     expected = predict_by_model(model, cfg, images)
     for one, other in zip(predict.predict_batch(images), expected, strict=True):
         check_equal(one, other)
+
+
+def blas_threads():
+    return {
+        lib["num_threads"] for lib in ThreadpoolController().info() if lib["user_api"] == "blas"
+    }
+
+
+def test_threads(model_cfg, monkeypatch):
+    """Results do not depend on the number of threads; those of BLAS are limited for a while."""
+    model_cfg.INPUT.MIN_SIZE_TEST = 0
+    model = build(model_cfg, "SOLOv2")
+    network = ModelAsNetwork(model, "SOLOv2", describe(model_cfg, model, "SOLOv2"))
+    (image,) = pictures((96, 128))
+    monkeypatch.setattr(predictor, "load_network", lambda *args, **kwargs: network)
+    expected = OnnxPredictor("model.onnx", threads=1)(image)
+    assert len(expected) > 3
+    monkeypatch.setattr(grids, "LOGITS", 2 * 24 * 32)
+    within, masks_of_cells = [], grids.masks_of_cells
+
+    def observed(*args):
+        within.append(blas_threads())
+        return masks_of_cells(*args)
+
+    monkeypatch.setattr(grids, "masks_of_cells", observed)
+    with ThreadpoolController().limit(limits=2, user_api="blas"):
+        before = blas_threads()
+        found = OnnxPredictor("model.onnx", threads=3)(image)
+        assert blas_threads() == before != {1}
+    assert within == [{1}]
+    np.testing.assert_array_equal(found.scores, expected.scores)
+    np.testing.assert_array_equal(found.to_dense(), expected.to_dense())

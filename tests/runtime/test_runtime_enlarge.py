@@ -5,7 +5,7 @@ import pytest
 from mask_cases import random_case
 
 from facenet_d2.runtime import enlarge
-from facenet_d2.runtime.enlarge import Enlarger, Part, window
+from facenet_d2.runtime.enlarge import Enlarger, Part, windows
 from facenet_d2.runtime.prediction import Prediction
 from facenet_d2.structures.enlarge import enlarge_masks
 
@@ -13,8 +13,8 @@ from facenet_d2.structures.enlarge import enlarge_masks
 def enlarged(masks, input_size, image_size, threshold):
     resize = Enlarger(masks.shape[1:], input_size, image_size, threshold)
     crops = []
-    for mask in masks.numpy():
-        left, top, right, bottom = window(mask > threshold) or (0, 0, 0, 0)
+    masks = masks.numpy()
+    for mask, (left, top, right, bottom) in zip(masks, windows(masks > threshold)):
         crops.append(resize(Part(mask[top:bottom, left:right], left, top)))
     none = np.zeros(len(masks))
     return Prediction(image_size, ("ship",), none, none, none, crops)
