@@ -303,7 +303,7 @@ def united_instance(group: Sequence[Part]) -> Instance:
 
 
 def _tiles_of(parts: Sequence[Part]) -> frozenset[tuple[int, int]]:
-    return frozenset((part.tile.row, part.tile.column) for part in parts)
+    return frozenset(part.tile.place for part in parts)
 
 
 class _Group:
@@ -311,7 +311,7 @@ class _Group:
 
     def __init__(self, part: Part) -> None:
         self.parts = [part]
-        self.by_tile = {(part.tile.row, part.tile.column): [part]}
+        self.by_tile = {part.tile.place: [part]}
 
     def absorb(self, other: _Group) -> None:
         self.parts += other.parts

@@ -254,7 +254,7 @@ class SeamMerger:
         classes = np.array([part.class_id for part in parts])
         scores = np.array([part.score for part in parts])
         cut = np.array([part.cut for part in parts])
-        tiles = np.array([(part.tile.row, part.tile.column) for part in parts])
+        tiles = np.array([part.tile.place for part in parts])
         shapes = as_boxes(boxes)
         i, j = STRtree(shapes).query(shapes[len(self._open) :])
         i += len(self._open)
@@ -298,7 +298,7 @@ class SeamMerger:
         if not all(part.sliver for part in instance.parts):
             return False
         return any(
-            (tile.row, tile.column) not in instance.tiles
+            tile.place not in instance.tiles
             and tile.margins(np.array(instance.box))[0] > self.settings.tolerance
             for tile in self.grid.tiles_around(instance.box)
         )

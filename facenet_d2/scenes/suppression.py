@@ -49,9 +49,7 @@ class DropLeftovers(Rule):
             return False
         if instance.whole:
             return not instance.tiles & other.tiles and _iou_exceeds(instance, other, self.iou)
-        parts = [
-            part for part in other.parts if (part.tile.row, part.tile.column) not in instance.tiles
-        ]
+        parts = [part for part in other.parts if part.tile.place not in instance.tiles]
         return 2 * count_shared(instance, parts) > instance.area
 
 

@@ -68,6 +68,11 @@ class Tile:
     inner: tuple[bool, bool, bool, bool]
 
     @property
+    def place(self) -> tuple[int, int]:
+        """Row and column in the grid."""
+        return self.row, self.column
+
+    @property
     def name(self) -> str:
         """Name for files, whose alphabetical order is that of the tiles in their grid."""
         return f"{self.row:06d}_{self.column:06d}"
