@@ -257,7 +257,9 @@ def make_instances(
     for link in links:
         partners[link.first.serial].add(link.second.serial)
         partners[link.second.serial].add(link.first.serial)
-    for group in group_parts(parts, links):
+    groups = group_parts(parts, links)
+    while groups:
+        group = groups.pop()
         whole = [part for part in group if not _is_cut_in(part, group, tolerance)]
         if not whole:
             yield united_instance(group)
@@ -275,10 +277,9 @@ def make_instances(
             area=best.area,
         )
         others = [part for part in group if part.serial not in own]
-        if others:
-            left = {part.serial for part in others}
-            between = [x for x in links if x.first.serial in left and x.second.serial in left]
-            yield from make_instances(others, between, tolerance)
+        left = {part.serial for part in others}
+        between = [x for x in links if x.first.serial in left and x.second.serial in left]
+        groups += group_parts(others, between)
 
 
 def united_instance(group: Sequence[Part]) -> Instance:

@@ -34,8 +34,8 @@ class MergeSettings:
         agreement: agreement above which two detections are of one object; see
             :func:`~facenet_d2.scenes.groups.link_parts`.
         score_ratio: smallest ratio of the lower to the higher score of two detections of one
-            object; half of it if a seam cuts one, because networks are less sure of a part. Without
-            a limit, the many detections with low scores would link what is separate.
+            object. Without a limit, the many detections with low scores would link what is
+            separate.
         repeat_iou: IoU above which only the better of two instances of different classes is kept;
             None to keep both.
 
@@ -62,6 +62,11 @@ class MergeSettings:
                 raise UserError(
                     f"The {name} of the merge is {value}; it must be at least 0 and less than 1."
                 )
+
+    @property
+    def cut_score_ratio(self) -> float:
+        """Ratio of scores if a seam cuts a detection, because networks are less sure of a part."""
+        return self.score_ratio / 2
 
 
 @dataclass
@@ -171,7 +176,7 @@ class SeamMerger:
         self._next_serial = 0
         self._open: list[Part] = []
         self._links: list[Link] = []
-        self._leftovers = Suppression(DropLeftovers(settings.agreement))
+        self._leftovers = Suppression(DropLeftovers(settings.agreement, settings.cut_score_ratio))
         repeat_iou = settings.repeat_iou
         self._repeats = None if repeat_iou is None else Suppression(DropRepeats(repeat_iou))
 
@@ -262,10 +267,11 @@ class SeamMerger:
         keep = (j < i) & (classes[i] == classes[j]) & (tiles[i] != tiles[j]).any(axis=1)
         keep &= (boxes[i, :2] < boxes[j, 2:]).all(axis=1)
         keep &= (boxes[j, :2] < boxes[i, 2:]).all(axis=1)
-        limits = np.where(cut[i] | cut[j], 0.5, 1.0) * self.settings.score_ratio
+        settings = self.settings
+        limits = np.where(cut[i] | cut[j], settings.cut_score_ratio, settings.score_ratio)
         keep &= np.minimum(scores[i], scores[j]) >= limits * np.maximum(scores[i], scores[j])
         for first, second in sorted(zip(j[keep].tolist(), i[keep].tolist())):
-            link = link_parts(parts[first], parts[second], self.settings.agreement)
+            link = link_parts(parts[first], parts[second], settings.agreement)
             if link is not None:
                 yield link
 

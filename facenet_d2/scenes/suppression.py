@@ -25,8 +25,8 @@ class Rule(Protocol):
 class DropLeftovers(Rule):
     """Drop what remains beside an instance of the same class where tiles disagree about it.
 
-    - A cut mask, if more than half of it lies within the other instance. It remains, for example,
-      if one tile sees two objects and another one sees one.
+    - A cut mask, if more than half of it lies within the other instance, unless the other's score
+      is much lower. It remains, for example, if one tile sees two objects and another one sees one.
     - A whole one, if their IoU is above a limit and the other's score is higher. It remains if the
       scores of the two tiles differ too much to be linked.
 
@@ -35,10 +35,12 @@ class DropLeftovers(Rule):
 
     Args:
         iou: IoU above which two whole masks are of one object.
+        score_ratio: smallest ratio of the other instance's score to that of a cut mask.
     """
 
-    def __init__(self, iou: float) -> None:
+    def __init__(self, iou: float, score_ratio: float) -> None:
         self.iou = iou
+        self.score_ratio = score_ratio
 
     def rank(self, instance: Instance) -> tuple[float, ...]:
         score = instance.score if instance.whole else 0.0
@@ -49,6 +51,8 @@ class DropLeftovers(Rule):
             return False
         if instance.whole:
             return not instance.tiles & other.tiles and _iou_exceeds(instance, other, self.iou)
+        if other.score < self.score_ratio * instance.score:
+            return False
         parts = [part for part in other.parts if part.tile.place not in instance.tiles]
         return 2 * count_shared(instance, parts) > instance.area
 
@@ -100,8 +104,7 @@ class Suppression:
 
     The result is that of all instances at once: taken by decreasing rank, each is dropped if it
     loses against one that is kept. An instance is decided as soon as no instance to come can
-    overlap it. Only instances that are undecided, or that can still be compared with one to come,
-    are held.
+    overlap it; only undecided ones are held.
 
     Args:
         rule: the rule.
@@ -115,7 +118,7 @@ class Suppression:
     @property
     def undecided(self) -> list[Box]:
         """Boxes of the undecided instances."""
-        return [held.instance.box for held in self._held if held.kept is None]
+        return [held.instance.box for held in self._held]
 
     def add(self, new: Sequence[Instance], open_boxes: Sequence[Box]) -> list[Instance]:
         """Add instances and return those, of these and earlier ones, that are now kept.
@@ -126,7 +129,6 @@ class Suppression:
                 that was added, it lies within these boxes.
         """
         rule = self.rule
-        returned = {held for held in self._held if held.kept}
         candidates = [*self._held, *(_Candidate(x, None) for x in new)]
         for loser, winner in _overlapping(candidates, len(self._held)):
             x, y = loser.instance, winner.instance
@@ -134,41 +136,28 @@ class Suppression:
                 loser.rivals.append(winner)
 
         is_open = _intersect([c.instance.box for c in candidates], open_boxes)
-        undecided = [
-            (candidate, waits)
-            for candidate, waits in zip(candidates, is_open)
-            if candidate.kept is None
-        ]
         # Rivals come first, so that one pass decides all that can be decided.
-        undecided.sort(key=lambda pair: rule.rank(pair[0].instance), reverse=True)
-        for candidate, waits in undecided:
+        for candidate, waits in sorted(
+            zip(candidates, is_open), key=lambda pair: rule.rank(pair[0].instance), reverse=True
+        ):
             if any(rival.kept for rival in candidate.rivals):
                 candidate.kept = False
                 self.dropped += 1
             elif not waits and all(rival.kept is False for rival in candidate.rivals):
                 candidate.kept = True
-        kept = [c.instance for c in candidates if c.kept and c not in returned]
-        self._held = [
-            candidate
-            for candidate, waits in zip(candidates, is_open)
-            if candidate.kept is None or (candidate.kept and waits)
-        ]
-        return kept
+        self._held = [candidate for candidate in candidates if candidate.kept is None]
+        return [candidate.instance for candidate in candidates if candidate.kept]
 
 
 def _overlapping(
     candidates: Sequence[_Candidate], known: int
 ) -> Iterator[tuple[_Candidate, _Candidate]]:
-    """Yield the pairs (undecided candidate, other one) of intersecting boxes.
+    """Yield the ordered pairs of candidates whose boxes intersect.
 
     Pairs of the first ``known`` candidates, which were compared when they were added, are left out.
     """
-    losers = [i for i, candidate in enumerate(candidates) if candidate.kept is None]
-    if not losers:
-        return
     boxes = as_boxes([candidate.instance.box for candidate in candidates])
-    first, second = STRtree(boxes).query(boxes[losers])
-    first = np.array(losers)[first]
+    first, second = STRtree(boxes).query(boxes)
     compare = (first != second) & ((first >= known) | (second >= known))
     for i, j in zip(first[compare].tolist(), second[compare].tolist()):
         yield candidates[i], candidates[j]

@@ -295,7 +295,8 @@ def plain_merge(tiles, grid, tolerance, repeat_iou):
             and (
                 not x["tiles"] & y["tiles"] and plain_iou(x, y) > 0.5
                 if x["whole"]
-                else 2 * (x["mask"] & outside(y, x["tiles"], parts)).sum() > x["area"]
+                else y["score"] >= 0.35 * x["score"]
+                and 2 * (x["mask"] & outside(y, x["tiles"], parts)).sum() > x["area"]
             )
         ),
     )
@@ -572,6 +573,17 @@ def test_a_leftover_inside_another_instance_is_dropped():
     instances, report = merge([left, right], grid, tolerance=1)
     assert instances.detections.boxes.tolist() == [[50, 5, 70, 15], [54, 20, 60, 25]]
     assert (report.leftovers, report.fragments) == (1, 1)
+
+
+def test_a_cut_mask_stays_if_the_instance_around_it_has_a_much_lower_score():
+    grid = TileGrid(80, 100, 60, 20)
+    left = detections_of(grid, 0, 0, (0, 0.95, (40, 5, 60, 25)))
+    blob = (40, 1, 99, 60)
+    instances, report = merge([left, detections_of(grid, 0, 1, (0, 0.05, blob))], grid)
+    assert instances.detections.boxes.tolist() == [list(blob), [40, 5, 60, 25]]
+    assert report.leftovers == 0
+    instances, report = merge([left, detections_of(grid, 0, 1, (0, 0.5, blob))], grid)
+    assert instances.detections.boxes.tolist() == [list(blob)]
 
 
 def test_an_object_within_another_one_of_its_class_stays_if_the_tiles_report_both():

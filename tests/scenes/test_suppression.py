@@ -58,7 +58,7 @@ def is_leftover(x, y):
     shared = shared_area(x, y)
     if x.whole:
         return shared > 0.3 * (x.area + y.area - shared)
-    return shared > 0.5 * x.area
+    return shared > 0.5 * x.area and y.score >= 0.4 * x.score
 
 
 def is_repeat(x, y):
@@ -70,7 +70,7 @@ def is_repeat(x, y):
     ("rule", "rank", "loses"),
     [
         (
-            DropLeftovers(0.3),
+            DropLeftovers(0.3, 0.4),
             lambda x: (x.whole, x.score if x.whole else 0, x.area, -x.serial),
             is_leftover,
         ),
