@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw predicted instances over images and videos.
+"""Draw predicted instances on images and videos.
 
   demo.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml \\
       --input harbour.jpg photos/ 'scenes/*.png' flight.mp4 --output overlays \\
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--config-file",
         metavar="FILE",
-        help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
+        help="config file, OUTPUT_DIR of a training run, or name of a model in the model zoo",
     )
     add_exported_options(parser)
     parser.add_argument(
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--no-labels",
         action="store_true",
-        help="draw no class names and scores, which hide small objects",
+        help="do not draw class names and scores, which hide small objects",
     )
     parser.add_argument(
         "--opts",

@@ -14,15 +14,15 @@ as MMDetection  multiply-adds and the operations that MMDetection's counter adds
                 comparison with published numbers: normalisation, rectifiers, pooling, biases, and
                 transposed convolutions with their whole kernel at each pixel
 activations     elements of the outputs of convolutions and matrix products
-peak memory     peak of one inference above the memory in use before it, such as the weights
+peak memory     peak of one inference beyond the memory in use before it, such as the weights
 
-One inference does not depend on what a network with random weights detects: it computes the masks
-of --instances instances and, in models with proposals, processes all of them. Operators without a
-count are listed.
+The counts do not depend on what a network with random weights detects: masks are computed for
+--instances instances and, in models with proposals, all of them are processed. Operators without
+a count are listed.
 
---table 2 compares the models of the paper's Table 2, on iSAID, with its numbers, which come from
-different tools and settings. The columns "as the paper counted" apply the rules of each row to its
-model; the rules are listed below the table.
+--table 2 compares the models of the paper's Table 2, on iSAID, with the paper's numbers, which come
+from different tools and settings. The columns "as the paper counted" apply the rules of each row to
+its model; the rules are listed below the table.
 """
 
 from __future__ import annotations
@@ -65,13 +65,13 @@ EXTRA = (
 )
 # What the rules do not say.
 NOTES = (
-    "The rules were found by counting variants until the paper's numbers were met. They mix five "
+    "The rules were found by counting variants until the counts matched the paper's. They mix five "
     "settings: the paper's numbers cannot be compared from row to row, those of this project can.",
-    "Not met are the multiply-adds of Mask R-CNN, by 0.01 G, of YOLACT, and of QueryInst, where "
-    "the paper's are a mean over COCO images of several sizes; SOLOv2's parameters, of which the "
-    "paper has 0.80 M more; and FACENet's numbers, as the paper does not give its inner widths. "
-    "The 43.83 M of Luo et al. are those of Mask R-CNN with ResNet-50 and 15 classes, otherwise "
-    "counted like Mask R-CNN.",
+    "Not matched are the multiply-adds of Mask R-CNN, by 0.01 G, of YOLACT, and of QueryInst, "
+    "where the paper's are a mean over COCO images of several sizes; SOLOv2's parameters, of which "
+    "the paper has 0.80 M more; and FACENet's numbers, as the paper does not give its inner "
+    "widths. The 43.83 M of Luo et al. are those of Mask R-CNN with ResNet-50 and 15 classes, "
+    "otherwise counted like Mask R-CNN.",
 )
 
 
@@ -244,8 +244,8 @@ def print_table(result: dict[str, Any]) -> None:
         f"{ratio['multiply_adds_as_paper']:.3f}; paper: {ratio['paper_multiply_adds']:.3f}) and "
         f"{ratio['parameters']:.3f} times its parameters (paper: "
         f"{ratio['paper_parameters']:.3f}).\n\n"
-        "The ratios in the table are those of the counts made as the paper's to the paper's. Its "
-        "rules, with strides in ResNet's 3x3 convolutions unless they name Caffe's:\n"
+        'Each ratio is that of the column "as the paper counted" to the column "paper". The '
+        "paper's rules, with strides in ResNet's 3x3 convolutions unless they name Caffe's:\n"
     )
     for row in result["rows"]:
         if "as_paper" in row:
@@ -275,10 +275,10 @@ def main() -> None:
         help="size of the image in pixels (default: 800 1280)",
     )
     parser.add_argument(
-        "--num-classes", type=int, help="number of classes; by default the data set's"
+        "--num-classes", type=int, help="number of classes (default: that of the data set)"
     )
     parser.add_argument(
-        "--instances", type=int, default=100, help="number of computed masks (default: 100)"
+        "--instances", type=int, default=100, help="number of masks to compute (default: 100)"
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()

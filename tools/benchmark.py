@@ -7,15 +7,15 @@
   benchmark.py runtimes --config-file configs/NWPU-VHR10/facenet_lite0_narrow_640_36ep.yaml
 
 infer     the network on a noise image, then post-processing of the predictions of a dense scene
-switches  the network without and with each of the switches in TEST, in turn
+switches  the network without any and with each of the switches in TEST, in turn
 train     training steps on the images with the most instances
 loader    images per second of the training mapper on one core
 runtimes  whole calls, image to masks, in PyTorch, ONNX Runtime and OpenVINO on a CPU, in turn. The
-          network sees noise; then a dense scene takes the place of its predictions
+          network sees noise; its predictions are then replaced by those of a dense scene
 
 KEY VALUE pairs at the end override the config. train and loader need the training data. Times are
-medians with quartiles; memory is the peak of a phase above what was in use before it. For operators
-see torch.profiler.
+medians with quartiles; memory is the peak of a phase beyond what was in use before it. For single
+operators, see torch.profiler.
 """
 
 from __future__ import annotations
@@ -245,28 +245,32 @@ def parse_args() -> argparse.Namespace:
         command = commands.add_parser(name)
         command.add_argument("--config-file", required=True, metavar="FILE")
         command.add_argument("--iterations", type=int, default=5, help="(default: 5)")
-        command.add_argument("--warmup", type=int, default=1, help="unmeasured ones (default: 1)")
+        command.add_argument(
+            "--warmup", type=int, default=1, help="unmeasured iterations (default: 1)"
+        )
         command.add_argument("--json", action="store_true", help="print one line of JSON")
         if name not in ("loader", "runtimes"):
             number = 2 if name == "train" else 1
-            text = f"images (default: {number})"
+            text = f"images per batch (default: {number})"
             command.add_argument("--batch-size", type=int, default=number, help=text)
         if name in ("infer", "switches", "runtimes"):
             side = 640 if name == "runtimes" else 800
             size = {"nargs": 2, "default": (side, side), "metavar": ("HEIGHT", "WIDTH")}
             command.add_argument("--input-size", type=int, help=f"(default: {side} {side})", **size)
     command = commands.choices["infer"]
-    command.add_argument("--candidates", type=int, default=500, help="masks (default: 500)")
-    command.add_argument("--kept", type=int, default=100, help="instances (default: 100)")
+    command.add_argument(
+        "--candidates", type=int, default=500, help="candidate masks (default: 500)"
+    )
+    command.add_argument("--kept", type=int, default=100, help="final instances (default: 100)")
     command = commands.choices["switches"]
     command.add_argument("--compile", action="store_true", help="also compile, which takes minutes")
     command = commands.choices["loader"]
     command.add_argument("--images", type=int, default=50, help="images (default: 50)")
     command = commands.choices["runtimes"]
     numbers = {"type": int, "nargs": "+", "default": [5, 100]}
-    command.add_argument("--instances", help="in the image (default: 5 100)", **numbers)
+    command.add_argument("--instances", help="per image (default: 5 100)", **numbers)
     command.add_argument(
-        "--candidates-per-instance", type=int, default=2, help="cells that find it (default: 2)"
+        "--candidates-per-instance", type=int, default=2, help="cells that find each (default: 2)"
     )
     text = "calls before each measured one (default: 2)"
     command.add_argument("--calls", type=int, default=2, help=text)

@@ -8,7 +8,7 @@
 Every image is decoded and every mask is drawn. The grids, the input size and the reader of the
 images (INPUT.BANDS, INPUT.STRETCH) are those of --config-file, by default the published ones at 800
 pixels: they decide which objects can be found, and limit the quality of masks, which are predicted
-at a quarter of the input's resolution. Grids that lose notably fewer objects are suggested. --fix
+at a quarter of the input resolution. Grids that lose notably fewer objects are suggested. --fix
 writes a copy in which every fault is repaired, or its entry removed, and a list of the changes next
 to it; the original is not modified.
 

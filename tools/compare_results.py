@@ -4,9 +4,9 @@
   compare_results.py a/coco_instances_results.json b/coco_instances_results.json
 
 Results are the files that the evaluation writes to OUTPUT_DIR/inference and that
-demo.py --save-json writes. In the order of decreasing scores, each instance of the first file is
-matched with the free instance of the second file in the same image and class whose mask has the
-largest IoU.
+demo.py --save-json writes. In order of decreasing score, each instance of the first file is matched
+with the still unmatched instance of the second file, in the same image and class, whose mask has
+the largest IoU.
 """
 
 from __future__ import annotations

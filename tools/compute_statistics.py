@@ -5,10 +5,10 @@
       --stretch "percentile 1 99"
   compute_statistics.py --dataset isaid_train --config-file configs/iSAID/facenet_R_50_36ep.yaml
 
-Prints the keys as YAML for a config. Images are read as the config says, or, with --bands or
---stretch, with GDAL: any bands and bits. Percentiles are those of all images together, so that the
-stretch is the same for all of them, in training and in inference. Mean and standard deviation are
-those of the valid pixels of each band after the stretch.
+Prints the keys as YAML for a config. Images are read as the config says or, with --bands or
+--stretch, with GDAL: any number of bands and bits. Percentiles are those of all images together, so
+that the stretch is the same for all of them, in training and in inference. Mean and standard
+deviation are those of the valid pixels of each band after the stretch.
 """
 
 from __future__ import annotations

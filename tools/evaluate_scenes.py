@@ -7,10 +7,10 @@
   evaluate_scenes.py --truth a_labels.gpkg b_labels.gpkg --results a.gpkg b.gpkg
 
 Truth and results are vector files that GDAL can read, or GeoParquet if pyarrow is installed; their
-coordinate reference systems may differ. AP is COCO's, without a limit of the number of instances.
-The truth is complete within the polygons of --aoi: objects that its border cuts are ignored, and
-so are results that reach over it and match no object. Counts compare the objects with the results
-whose score is at least --count-score, in the cells of a grid.
+coordinate reference systems may differ. AP is COCO's, without a limit on the number of instances.
+The truth is complete within the polygons of --aoi: objects cut by its border are ignored, and so
+are results that cross it and match no object. Counts compare the objects with the results whose
+score is at least --count-score, in the cells of a grid.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--truth", nargs="+", required=True, metavar="FILE", help="true objects, one file a scene"
+        "--truth", nargs="+", required=True, metavar="FILE", help="true objects, one file per scene"
     )
     parser.add_argument(
         "--results",
@@ -99,7 +99,7 @@ def parse_args() -> argparse.Namespace:
         default=0.5,
         metavar="SCORE",
         help="minimum score of results that are counted (default: %(default)g); the last column of "
-        "the table is the one with which as many are predicted as there are true objects",
+        "the table is the score at which the number of predictions equals that of true objects",
     )
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     args = parser.parse_args()

@@ -10,8 +10,9 @@ instances from them without PyTorch. The contract "yolo-seg" also contains the p
 has the outputs of Ultralytics' segmentation models, for programs that read those, such as QGIS
 Deepness, Ultralytics and SAHI. docs/EXPORT.md describes both.
 
-The file is compared with the model in PyTorch before it gets its name: outputs on noise of two
-sizes, and final masks on the --images. A difference above the tolerance is an error (exit code 2).
+The file is compared with the model in PyTorch before it gets its final name: outputs on noise of
+two sizes, and final masks on the --images. A difference above the tolerance is an error (exit
+code 2).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def parse_args() -> argparse.Namespace:
         "--images",
         nargs="+",
         metavar="FILE",
-        help="images, folders or glob patterns: for the comparison of masks, and for --int8",
+        help="images, folders or glob patterns, for the comparison of masks and for --int8",
     )
     parser.add_argument(
         "--max-images", type=int, default=50, help="number of images used (default: %(default)s)"

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""The command ``facenet``, which runs the commands of this project by short names.
+"""The command ``facenet``, which runs the programs of this project under short names.
 
 ``facenet predict ...`` is the program ``tools/predict_scenes.py``, with its arguments, help and
 exit codes. In an installed package, the programs are in ``facenet_d2/commands``, where ``setup.py``
 copies those of the list below.
 
-This module imports nothing of the package: the list comes at once, and ``setup.py`` can read it.
+This module imports nothing from the package, so the list is printed at once, and ``setup.py`` can
+read it.
 """
 
 from __future__ import annotations
@@ -18,19 +19,19 @@ from pathlib import Path
 
 COMMANDS = {
     "train": ("train_net.py", "train a model, or evaluate it"),
-    "demo": ("demo/demo.py", "draw predictions over images and videos"),
-    "predict": ("tools/predict_scenes.py", "find the objects of whole scenes, on the map"),
+    "demo": ("demo/demo.py", "draw predictions on images and videos"),
+    "predict": ("tools/predict_scenes.py", "predict the instances of whole scenes"),
     "evaluate": ("tools/evaluate_scenes.py", "evaluate predictions of whole scenes"),
-    "merge": ("tools/merge_patches.py", "put results on patches together to whole scenes"),
+    "merge": ("tools/merge_patches.py", "merge results on patches into whole scenes"),
     "check": ("tools/check_dataset.py", "find and repair the faults of a data set"),
-    "statistics": ("tools/compute_statistics.py", "compute stretch, mean and deviation of images"),
+    "statistics": ("tools/compute_statistics.py", "compute stretch, mean and standard deviation"),
     "subset": ("tools/subset_coco.py", "select a few images of a data set"),
     "prepare scenes": ("tools/prepare_scenes.py", "cut rasters with labels into training images"),
     "prepare isaid": ("tools/prepare_isaid.py", "prepare iSAID for training"),
     "prepare hrsid": ("tools/prepare_hrsid.py", "prepare HRSID for training"),
     "prepare nwpu_vhr10": ("tools/prepare_nwpu_vhr10.py", "prepare NWPU VHR-10 for training"),
     "visualize data": ("tools/visualize_data.py", "draw training images as the model sees them"),
-    "visualize errors": ("tools/visualize_errors.py", "count and draw the errors of masks"),
+    "visualize errors": ("tools/visualize_errors.py", "count and draw errors of predicted masks"),
     "export": ("tools/export_model.py", "export a model as ONNX, TorchScript or PT2"),
     "convert": ("tools/convert_weights.py", "convert a published SOLOv2 checkpoint"),
     "compare": ("tools/compare_results.py", "compare two files of results"),
@@ -49,8 +50,8 @@ FACENet on Detectron2: instance segmentation for aerial, satellite and SAR image
 
 """
 HINT = """
-facenet COMMAND --help describes a command. The examples there call it by the name of its program,
-for example predict_scenes.py for facenet predict.
+facenet COMMAND --help describes a command. Its examples use the name of the program, for example
+predict_scenes.py for facenet predict.
 """
 
 

@@ -2,13 +2,13 @@
 """Install Detectron2 0.6 as pure Python, from a source archive pinned by its hash.
 
 The Python package index does not have Detectron2 under its own name. Its archive
-``pb1-detectron2==0.6`` contains the unchanged Python files of the tag v0.6, but not the C++
-sources, so that ``pip install`` fails on it. This script downloads the archive, verifies its
-SHA-256, builds a wheel named ``detectron2`` without the compiled operators, and installs it. It
-does nothing if Detectron2 is already installed.
+``pb1-detectron2==0.6`` contains the unchanged Python files of the tag v0.6 but not the C++ sources,
+so ``pip install`` fails on it. This script downloads the archive, verifies its SHA-256, builds a
+wheel named ``detectron2`` without the compiled operators, and installs it. It does nothing if
+Detectron2 is already installed.
 
 FACENet does not use the compiled operators. If you want them (rotated boxes, the fast COCO
-evaluation), install Detectron2 by its own instructions instead:
+evaluation), install Detectron2 according to its own instructions instead:
 https://detectron2.readthedocs.io/en/latest/tutorials/install.html
 
 Install torch first, and run this script with the Python interpreter to install into.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Put the results of an evaluation on patches together to results and truth of whole scenes.
+"""Merge the results of an evaluation on patches into results and ground truth of whole scenes.
 
   merge_patches.py --dataset isaid_val --output merged \\
       --results output/facenet/inference/isaid_val/coco_instances_results.json
@@ -7,16 +7,16 @@
       --aoi merged/area/*.gpkg --ignore-field ignored
 
 The annotations are those that were evaluated: a COCO JSON of tools/prepare_isaid.py or
-tools/prepare_scenes.py, whose images state their scene and their place in it, or one of patches
-called SCENE_top_bottom_left_right.png, as by the publisher's tools for iSAID. Patches may be
-missing. Any other image is a scene of its own.
+tools/prepare_scenes.py, whose images state their scene and their position in it, or one of patches
+named SCENE_top_bottom_left_right.png, as iSAID's publisher names them. Patches may be missing. Any
+other image is a scene of its own.
 
-Results are merged over the seams of overlapping patches, as in tools/predict_scenes.py. True
-objects are put together by the instance_id of their annotations; annotations without one are merged
+Results are merged across the seams of overlapping patches, as in tools/predict_scenes.py. True
+objects are assembled by the instance_id of their annotations; annotations without one are merged
 like results. --scene-truth reads them from a COCO JSON of the whole scenes instead, such as
 iSAID_val.json.
 
-In --output, the folders results, truth and area get a file for each scene. Coordinates are pixels
+The folders results, truth and area in --output get a file for each scene. Coordinates are pixels
 of the scene, or those of its coordinate reference system if the patches are GeoTIFFs with one.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Predict the instances of whole scenes, and write them as polygons with their place on the map.
+"""Predict the instances of whole scenes, and write them as georeferenced polygons.
 
   predict_scenes.py scene.tif scene.gpkg --config-file output/harbour
   predict_scenes.py --config-file output/harbour/config.yaml --input scene.tif \\
@@ -8,16 +8,16 @@
       --output results/ --format gpkg geojson --pixel-size 0.3 --aoi harbour.geojson
 
 A scene is any raster that GDAL opens. It is cut into overlapping tiles of the size that the model
-was trained with, and the instances of the tiles are merged over their seams. The formats are
+was trained with, and the instances of the tiles are merged across the seams. The formats are
 {formats}.
 
 The detections of finished tiles are kept next to the output until it is complete, so the same
-command continues after an interruption. With --shard, several machines that share the folder
-process a part of the tiles each; the same command without it merges them. With --ray, the machines
-of a Ray cluster process the tiles.
+command continues after an interruption. With --shard, several machines that share the folder each
+process a part of the tiles; the same command without it merges them. With --ray, the machines of a
+Ray cluster process the tiles.
 
-An exported model is used by --weights facenet.onnx in place of --config-file and --opts. Neither
-PyTorch nor Detectron2 need to be installed then.
+An exported model is given by --weights facenet.onnx in place of --config-file and --opts. Neither
+PyTorch nor Detectron2 needs to be installed then.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def parse_args() -> argparse.Namespace:
         "paths",
         nargs="*",
         metavar="PATH",
-        help="inputs and, last, the output, in place of --input and --output",
+        help="inputs, followed by the output; in place of --input and --output",
     )
     parser.add_argument(
         "--config-file",
-        help="config of the model, OUTPUT_DIR of its training, or its name in the model zoo",
+        help="config file, OUTPUT_DIR of a training run, or name of a model in the model zoo",
     )
     add_exported_options(parser)
     parser.add_argument("--input", nargs="+", help="rasters, folders, glob patterns or URLs")
@@ -69,7 +69,7 @@ def parse_args() -> argparse.Namespace:
         "--output",
         nargs="+",
         type=Path,
-        help="files for a single scene; their suffixes select the formats. A folder for several",
+        help="for a single scene, files, whose suffixes select the formats; for several, a folder",
     )
     parser.add_argument(
         "--format",
@@ -78,7 +78,7 @@ def parse_args() -> argparse.Namespace:
         choices=FORMATS,
         help="formats of the files in a folder (default: gpkg)",
     )
-    parser.add_argument("--aoi", help="vector file: only instances within its polygons")
+    parser.add_argument("--aoi", help="vector file; instances are found only within its polygons")
     parser.add_argument(
         "--bands",
         nargs="+",
@@ -110,7 +110,7 @@ def parse_args() -> argparse.Namespace:
         help="overlap of tiles in pixels (default: TEST.SCENE.OVERLAP, or a quarter of a tile)",
     )
     parser.add_argument(
-        "--batch-size", type=int, default=4, help="tiles at once (default: %(default)s)"
+        "--batch-size", type=int, default=4, help="tiles per batch (default: %(default)s)"
     )
     parser.add_argument(
         "--confidence-threshold",
@@ -123,7 +123,7 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=0.0,
         metavar="PIXELS",
-        help="tolerance of a simplification of the polygons (default: 0, pixel edges)",
+        help="tolerance for simplifying the polygons (default: 0, pixel edges)",
     )
     parser.add_argument(
         "--workers",
@@ -136,17 +136,21 @@ def parse_args() -> argparse.Namespace:
         nargs="?",
         const="local",
         metavar="ADDRESS",
-        help='process the tiles by a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; '
-        '"local" or nothing starts Ray on this machine',
+        help='process the tiles on a Ray cluster: "auto", HOST:PORT or ray://HOST:PORT; '
+        '"local" or no address starts Ray on this machine',
     )
     parser.add_argument(
-        "--shard", metavar="I/N", help="process part I, from 1, of N parts of the tiles, and stop"
+        "--shard", metavar="I/N", help="only process part I (from 1) of N parts of the tiles"
     )
     parser.add_argument(
-        "--work-dir", type=Path, help="folder of unfinished tiles (default: that of the output)"
+        "--work-dir",
+        type=Path,
+        help="folder for the detections of finished tiles (default: that of the output)",
     )
     parser.add_argument(
-        "--keep-tiles", action="store_true", help="keep the detections of the tiles at the end"
+        "--keep-tiles",
+        action="store_true",
+        help="do not delete the detections of the tiles at the end",
     )
     parser.add_argument(
         "--opts",

@@ -14,12 +14,12 @@ train/, val/ and test/. Patches and their names are those of the publisher's too
 with an overlap of 200; the last patch of a row is moved back to the scene's border; scenes of at
 most 800 pixels in width or height are not cut.
 
-If --source contains patches that the publisher's tools have cut, with annotations in
+If --source contains patches already cut by the publisher's tools, with annotations in
 SPLIT/instancesonly_filtered_SPLIT.json next to SPLIT/images/, these are checked and used. A folder
 that itself contains images, each with a NAME_instance_id_RGB.png, is a single split; this is how
 --classes hrsid reads HRSID.
 
-An interrupted run can be repeated and skips the finished scenes. It needs about 15 bytes of memory
+An interrupted run can be repeated; it skips the finished scenes. It needs about 15 bytes of memory
 per pixel of the largest scene for each worker.
 """
 

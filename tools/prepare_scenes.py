@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Prepare rasters with labels on the map for training: cut chips and write COCO annotations.
+"""Prepare rasters with georeferenced labels for training: cut chips, write COCO annotations.
 
   prepare_scenes.py --input scene.tif --labels labels.gpkg --class-field type \\
       --classes house tree --output datasets/town
@@ -8,15 +8,15 @@
       --chip-size 512 --output datasets/traffic
 
 creates OUTPUT/SPLIT.json and the chips in OUTPUT/SPLIT/. Rasters are files, folders, glob patterns
-or URLs of any format of GDAL. Labels are polygons in GeoPackage, GeoJSON, Shapefile, FlatGeobuf or
-another vector format: one file for all rasters, or one of the same name for each.
+or URLs in any format that GDAL reads. Labels are polygons in GeoPackage, GeoJSON, Shapefile,
+FlatGeobuf or another vector format: one file for all rasters, or one of the same name for each.
 
-Chips are divided into splits by blocks with a gap, by rasters, or by areas, so that no chip of one
-split touches one of another. Of an object that the border of a chip cuts, the part in the chip is
-an object if enough of it is visible; otherwise it is ignored (iscrowd 1), because it is neither an
-object nor background. The end of the output is the part of a config that trains on the chips.
+Chips are divided into splits by blocks with gaps between them, by rasters, or by areas, so that no
+chip of one split touches one of another. If the border of a chip cuts an object, the part in the
+chip is an object if enough of it is visible; otherwise it is ignored (iscrowd 1), because it is
+neither an object nor background. The output ends with a config snippet for training on the chips.
 
-An interrupted run can be repeated and skips what is finished.
+An interrupted run can be repeated; it skips what is finished.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def parse_args() -> argparse.Namespace:
     labels.add_argument(
         "--labels-crs",
         metavar="CRS",
-        help="reference system of the labels if their files lack it, such as EPSG:32633; raster "
-        "for that of the raster",
+        help="coordinate reference system of the labels if their files lack it, such as "
+        "EPSG:32633; raster: that of the raster",
     )
     labels.add_argument(
         "--class-field",
@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     labels.add_argument(
         "--one-class",
         metavar="NAME",
-        help="put all labels into one class instead, whatever their attributes are",
+        help="put all labels into one class instead, whatever their attributes",
     )
     labels.add_argument(
         "--ignore-classes",
@@ -98,7 +98,7 @@ def parse_args() -> argparse.Namespace:
     labels.add_argument(
         "--aoi",
         metavar="FILE",
-        help="polygons outside of which nothing is labelled",
+        help="polygons within which the labels are complete",
     )
     labels.add_argument(
         "--outside",
@@ -112,14 +112,13 @@ def parse_args() -> argparse.Namespace:
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="visible share from which a part of an object is an object, not ignored "
-        "(default: %(default)g)",
+        help="minimum visible share of an object; others are ignored (default: %(default)g)",
     )
     labels.add_argument(
         "--min-pixels",
         type=int,
         default=4,
-        help="parts of objects with fewer pixels are left out (default: %(default)s)",
+        help="minimum pixels of a part of an object; others are left out (default: %(default)s)",
     )
     chips = parser.add_argument_group("chips")
     chips.add_argument(
@@ -170,7 +169,7 @@ def parse_args() -> argparse.Namespace:
         "--split-by",
         choices=("blocks", "rasters"),
         default="blocks",
-        help="units that shares are made of (default: %(default)s)",
+        help="units that are assigned to the splits by shares (default: %(default)s)",
     )
     splits.add_argument(
         "--block-size",

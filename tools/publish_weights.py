@@ -4,8 +4,8 @@
   publish_weights.py output/nwpu_vhr10/facenet_lite0_384_36ep
 
 writes facenet_d2/model_zoo/weights/facenet_lite0_384_36ep.safetensors: the model after the last
-iteration, in float16, with config and results in the file's metadata. The config is that of the run
-without its paths and its device. Predictor("facenet_lite0_384_36ep") loads the model, and
+iteration, in float16, with config and results in the file's metadata. The config is that of the
+run, without paths and device. Predictor("facenet_lite0_384_36ep") loads the model, and
 MODEL.WEIGHTS zoo://facenet_lite0_384_36ep its weights.
 """
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train and evaluate the rows of a table of the paper, and compare the metrics with the paper's.
+"""Train and evaluate the rows of one of the paper's tables, and compare the metrics.
 
   reproduce.py --table 8
   reproduce.py --table 3 --rows FACENet YOLACT mask_rcnn --seeds 1 2 3 --num-gpus 2
@@ -7,12 +7,12 @@
   reproduce.py --table 5 --dataset synthetic --schedule R_18_demo SOLVER.MAX_ITER 100
   reproduce.py --table 2 --dataset harbour.yaml --dry-run
 
-All rows share a protocol, that is a config with data, schedule, backbone and image sizes:
-configs/DATASET/solov2_SCHEDULE.yaml or a config of your own. Each row merges its model into it,
-configs/models/MODEL.yaml. --schedule lite0_384 is the light protocol, for CPUs, on every published
-data set; for a data set of your own, base your config on configs/Base-lite0_384.yaml. Runs are
-written to OUTPUT/MODEL/seedN, with their log in train.log. Tables with the same --output share
-runs.
+All rows share a protocol, a config with data, schedule, backbone and image sizes:
+configs/DATASET/solov2_SCHEDULE.yaml or a config of your own. Each row merges its model file,
+configs/models/MODEL.yaml, into it. --schedule lite0_384 is the light protocol, for CPUs, on every
+published data set; for a data set of your own, base your config on configs/Base-lite0_384.yaml.
+Runs are written to OUTPUT/MODEL/seedN, with their log in train.log. Tables with the same --output
+share runs.
 
 Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 saves a checkpoint and stops. The same command resumes an
 interrupted run and does not repeat finished ones. Runs with other settings are never mixed in: the

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Make tables and curves of training runs, and compare rows of several seeds with a baseline.
+"""Make tables and curves of training runs, and compare rows with several seeds to a baseline.
 
   summarize_runs.py output/solov2/seed* output/facenet/seed* --plot curves.png
   summarize_runs.py model_zoo/nwpu_vhr10/*/seed* --update MODEL_ZOO.md --plot docs/images/curves.png
 
-A run is an OUTPUT_DIR of train_net.py, or the files config.yaml, metrics.json and run.json of it.
+A run is an OUTPUT_DIR of train_net.py, or its files config.yaml, metrics.json and run.json.
 Folders ROW/seed1, ROW/seed2, ... are the runs of one row and may differ only in their seed; any
 other folder is a row by itself. The first row is the baseline, unless --baseline names another.
 Metrics are those after the last iteration, not the best ones. --update writes the tables between

@@ -4,7 +4,7 @@
   visualize_data.py --config-file configs/NWPU-VHR10/facenet_R_50_36ep.yaml --output samples
 
 The images come from the training loader, in its order, with the augmentations and the seed of the
-config. --opts overrides keys of the config, as in --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
+config. --opts overrides config keys, for example --opts INPUT.RAND_AUGMENT.MAGNITUDE 20 SEED 3.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config-file", required=True, help="config of the training")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the drawn images")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the drawn images")
     parser.add_argument(
         "--num-images", type=int, default=16, help="number of images (default: %(default)s)"
     )
     parser.add_argument(
-        "--no-labels", action="store_true", help="draw no class names, which hide small objects"
+        "--no-labels", action="store_true", help="do not draw class names, which hide small objects"
     )
     parser.add_argument(
         "--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE overrides; must come last"

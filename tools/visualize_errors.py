@@ -11,13 +11,13 @@ The kinds and colours are those of the FACENet paper's Figures 4 to 6:
 
   blue    aliasing masks: the mask covers at least half of each of several objects of its class
   green   poor masks: the IoU with their object is between 0.1 and --good-iou
-  yellow  missed objects: without a mask of their own or an aliasing mask
+  yellow  missed objects: with neither a mask of their own nor an aliasing mask
   purple  false alarms: any other mask, including second masks of an object and wrong classes
 
 Results are the files that the evaluation writes to OUTPUT_DIR/inference and that
-demo.py --save-json writes, or the OUTPUT_DIR of runs. --output is a folder for a picture of each
-image. --figure is one picture like the paper's figures: a row for each image, a column for the
-ground truth and for each model.
+demo.py --save-json writes, or the OUTPUT_DIR of runs. --output is a folder for one picture per
+image. --figure is a single picture like the paper's figures, with a row for each image, and columns
+for the ground truth and each model.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ def parse_args() -> argparse.Namespace:
         "--good-iou",
         type=float,
         default=0.5,
-        help="minimum IoU of a right mask (default: %(default)s)",
+        help="minimum IoU of a correct mask (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the counts as one line of JSON")
     args = parser.parse_args()
