@@ -54,7 +54,8 @@ def describe(
     names = [c.__name__ for c in type(model).__mro__ if c.__name__ in SETTINGS]
     if not isinstance(model, InstanceModel) or not names:
         raise UserError(
-            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which cannot be exported; "
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, which cannot be exported, "
+            "because the runtime has no post-processing for it (docs/EXPORT.md); "
             f"{', '.join(SETTINGS)} can."
         )
     if not class_names:

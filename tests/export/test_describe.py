@@ -36,7 +36,7 @@ def test_other_models_are_refused(model_cfg):
     model_cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4"]
     model_cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[8]]
     model = build_model(model_cfg)
-    with pytest.raises(UserError, match="RetinaNet, which cannot be exported"):
+    with pytest.raises(UserError, match="RetinaNet, which cannot be exported, because the"):
         describe(model, model_cfg, contract="raw", class_names=CLASSES)
     model_cfg.MODEL.META_ARCHITECTURE = "SOLOv2"
     with pytest.raises(UserError, match="CLASS_NAMES"):
