@@ -1,6 +1,7 @@
 """tools/export_model.py writes files, compares them, and refuses what cannot be exported."""
 
 import json
+import re
 import sys
 
 import export_model
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import save_untrained_model
+from runtime.models import ModelAsNetwork
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Predictor, load_config
-from facenet_d2.export import load_network
+from facenet_d2.export import Comparison, load_network
+from facenet_d2.runtime import predictor as runner
 from facenet_d2.runtime.description import METADATA_KEY, ModelDescription
 
 
@@ -24,8 +27,8 @@ def exported(tiny_config, tmp_path, monkeypatch):
     overrides += ["MODEL.WEIGHTS", str(weights)]
 
     def run(output, *options):
-        command = ["--config-file", str(tiny_config), "--output", str(output), *options]
-        monkeypatch.setattr(sys, "argv", ["export_model.py", *command, "--opts", *overrides])
+        command = ["--config-file", str(tiny_config), "--output", str(output), *options, "--opts"]
+        monkeypatch.setattr(sys, "argv", ["export_model.py", *command, *overrides])
         export_model.main()
 
     run.predictor = lambda: Predictor(tiny_config, overrides=overrides)
@@ -70,6 +73,54 @@ def test_a_file_that_differs_is_not_written(exported, tmp_path, monkeypatch):
         exported(file)
     assert file.read_text() == "earlier"
     assert [p.name for p in tmp_path.glob("*model*.pt")] == ["model.pt"]
+
+
+def test_masks_of_the_runner_are_compared_on_synthetic_scenes(
+    exported, tmp_path, monkeypatch, capsys
+):
+    """The slow conversion to ONNX is left out: the network of PyTorch takes the file's place."""
+    spoiled = []
+
+    def to_onnx(network, opset):
+        exported.network = network
+
+    class Network(ModelAsNetwork):
+        def __call__(self, images):
+            outputs = super().__call__(images)
+            if spoiled:
+                outputs["mask_features"] = np.roll(outputs["mask_features"], 4, axis=3)
+            return outputs
+
+    def load(file, **kwargs):
+        network = exported.network
+        return Network(network.model, "SOLOv2", network.description)
+
+    monkeypatch.setattr(export_model, "require_onnx", lambda: None)
+    monkeypatch.setattr(export_model, "to_onnx", to_onnx)
+    monkeypatch.setattr(export_model, "save_onnx", lambda model, file, metadata: file.touch())
+    monkeypatch.setattr(export_model, "load_network", lambda *args: exported.network)
+    monkeypatch.setattr(runner, "load_network", load)
+    file = tmp_path / "model.onnx"
+    exported(file)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.match(r"final masks: mean IoU 1\.0000 over \d\d+ instances in two synthetic", last)
+    file.unlink()
+
+    spoiled.append(True)
+    with pytest.raises(UserError, match="masks of the exported file have a mean IoU of"):
+        exported(file)
+    assert not file.exists()
+
+
+def test_masks_of_a_model_that_finds_nothing_are_not_compared(monkeypatch, capsys):
+    command = ["export_model.py", "--config-file", "c.yaml", "--output", "x.pt"]
+    for images in ("two synthetic scenes", "the images"):
+        options = ["--images", "y.jpg"] if images == "the images" else []
+        monkeypatch.setattr(sys, "argv", [*command, *options])
+        args = export_model.parse_args()
+        export_model.report(args, Comparison(1e-6, 0, None), "float32", 2**20)
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert f"final masks: not compared, the model finds nothing in {images};" in last
 
 
 @pytest.mark.parametrize(

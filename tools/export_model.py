@@ -11,8 +11,9 @@ has the outputs of Ultralytics' segmentation models, for programs that read thos
 Deepness, Ultralytics and SAHI. docs/EXPORT.md describes both.
 
 The file is compared with the model in PyTorch before it gets its final name: outputs on noise of
-two sizes, and final masks on the --images. A difference above the tolerance is an error (exit
-code 2).
+two sizes, and final masks on the --images, or on two synthetic scenes. The masks of an ONNX file
+with the contract raw are those of facenet_d2.runtime. A difference above the tolerance is an error
+(exit code 2).
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
+from detectron2.structures import Instances
 
 from facenet_d2.engine import Predictor, run_command
 from facenet_d2.engine.inputs import find_inputs
@@ -46,9 +49,19 @@ from facenet_d2.export import (
     to_onnx,
     yolo_seg_network,
 )
-from facenet_d2.export.checks import MIN_MASK_IOU, TOLERANCES, padded
+from facenet_d2.export.checks import (
+    MIN_MASK_IOU,
+    TOLERANCES,
+    as_instances,
+    exported_instances,
+    model_instances,
+    padded,
+    synthetic_pictures,
+)
+from facenet_d2.export.readers import Run
 from facenet_d2.export.smaller import halve_weights, quantize, sensitive_weights
 from facenet_d2.files import replaced
+from facenet_d2.runtime import OnnxPredictor
 from facenet_d2.runtime.description import CONTRACTS
 
 # Switches of TEST that change the arithmetic of the network in PyTorch.
@@ -98,7 +111,8 @@ def parse_args() -> argparse.Namespace:
         "--images",
         nargs="+",
         metavar="FILE",
-        help="images, folders or glob patterns, for the comparison of masks and for --int8",
+        help="images, folders or glob patterns, for the comparison of masks (default: two "
+        "synthetic scenes) and for --int8",
     )
     parser.add_argument(
         "--max-images", type=int, default=50, help="number of images used (default: %(default)s)"
@@ -169,12 +183,40 @@ def build_network(predictor: Predictor, args: argparse.Namespace) -> ExportedNet
     )
 
 
-def read_images(predictor: Predictor, args: argparse.Namespace) -> list[torch.Tensor]:
-    """Read the images, evenly chosen, and resize them as the model does."""
-    files = find_inputs(args.images, "--images") if args.images else []
+def read_pictures(
+    predictor: Predictor, network: ExportedNetwork, args: argparse.Namespace
+) -> list[np.ndarray]:
+    """Read the images, evenly chosen, or draw synthetic scenes."""
+    if not args.images:
+        return synthetic_pictures(network.description)
+    files = find_inputs(args.images, "--images")
     step = max(1, len(files) / args.max_images)
     chosen = [files[int(i * step)] for i in range(min(len(files), args.max_images))]
-    return [predictor.prepare(predictor.read(file)) for file in chosen]
+    return [predictor.read(file) for file in chosen]
+
+
+def found_instances(
+    predictor: Predictor,
+    network: ExportedNetwork,
+    run: Run,
+    runner: OnnxPredictor | None,
+    pictures: Sequence[np.ndarray],
+) -> Iterator[tuple[Instances, Instances]]:
+    """Yield what the model and the file find in each picture.
+
+    Args:
+        predictor: the model.
+        network: its network.
+        run: the file.
+        runner: the file in facenet_d2.runtime; None to post-process its outputs in PyTorch.
+        pictures: images as the predictor takes them.
+    """
+    for picture in pictures:
+        if runner:
+            yield predictor(picture), as_instances(runner(picture))
+        else:
+            image = predictor.prepare(picture)
+            yield model_instances(network, image), exported_instances(network, run, image)
 
 
 def main() -> None:
@@ -186,7 +228,7 @@ def main() -> None:
     predictor = Predictor(args.config_file, overrides=overrides)
     network = build_network(predictor, args)
     metadata = metadata_of(network.description, size=network.fixed_size)
-    images = read_images(predictor, args)
+    pictures = read_pictures(predictor, network, args)
     precision = "float16" if args.half else "int8" if args.int8 else "float32"
     with replaced(args.output) as file:
         if args.format == "onnx":
@@ -194,12 +236,16 @@ def main() -> None:
             if args.half:
                 halve_weights(model)
             elif args.int8:
+                images = map(predictor.prepare, pictures)
                 inputs = [np.asarray(padded(network, image)) for image in images]
                 model = quantize(model, inputs, excluded=sensitive_weights(network))
             save_onnx(model, file, metadata)
         else:
             save_torch(network, file, args.format, metadata)
-        result = compare(network, load_network(file, args.format), images)
+        run, runner = load_network(file, args.format), None
+        if args.format == "onnx" and args.contract == "raw":
+            runner = OnnxPredictor(file, threads=torch.get_num_threads())
+        result = compare(network, run, found_instances(predictor, network, run, runner, pictures))
         result.check(precision)
         size = file.stat().st_size
     report(args, result, precision, size)
@@ -221,12 +267,16 @@ def report(args: argparse.Namespace, result: Comparison, precision: str, size: i
     accepted = f"at most {limit} is accepted" if limit else "no limit for int8"
     print(f"{args.output}: {size / 2**20:.1f} MiB, contract {args.contract}")
     print(f"largest difference of outputs: {result.difference:.2g} of their range ({accepted})")
+    pictures = "the images" if args.images else "two synthetic scenes"
     if result.mask_iou is None:
-        print("final masks: not compared, no instances (name images of objects with --images)")
+        print(
+            f"final masks: not compared, the model finds nothing in {pictures}; name images of "
+            "objects with --images"
+        )
     else:
         print(
-            f"final masks: mean IoU {result.mask_iou:.4f} over {result.instances} instances "
-            f"(at least {MIN_MASK_IOU[precision]} is accepted)"
+            f"final masks: mean IoU {result.mask_iou:.4f} over {result.instances} instances in "
+            f"{pictures} (at least {MIN_MASK_IOU[precision]} is accepted)"
         )
 
 

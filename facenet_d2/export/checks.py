@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.structures import ImageList, Instances
 from pycocotools import mask as mask_utils
 
 from ..errors import UserError
+from ..runtime.description import ModelDescription
+from ..runtime.prediction import Prediction
+from ..structures.rle_masks import RLEMasks
+from ..synthetic.scenes import draw_scene
 from .networks import ExportedNetwork, restored
 from .program import example_images
 from .readers import Run
@@ -26,6 +31,9 @@ MIN_MASK_IOU = {"float32": 0.999, "float16": 0.98, "int8": 0.5}
 # Numbers and sizes, in multiples of the size divisibility, of the images in the first check.
 SHAPES = ((1, 5, 8), (3, 6, 5))
 
+# Seed and (height, width) of synthetic scenes: aircraft and ships.
+SCENES = ((1, (256, 256)), (11, (192, 256)))
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -34,7 +42,7 @@ class Comparison:
     Attributes:
         difference: largest difference of an output on noise, relative to the output's largest
             absolute value.
-        instances: number of instances that the model finds in the images.
+        instances: number of instances that the model finds in images.
         mask_iou: mean IoU of their masks with those of the file; None without instances.
     """
 
@@ -66,36 +74,52 @@ class Comparison:
             )
 
 
-def compare(network: ExportedNetwork, run: Run, images: Sequence[torch.Tensor] = ()) -> Comparison:
-    """Run an exported file and its network, and compare them.
+def compare(
+    network: ExportedNetwork, run: Run, instances: Iterable[tuple[Instances, Instances]] = ()
+) -> Comparison:
+    """Compare an exported file with its network.
 
-    Outputs are compared on noise, with two numbers and two sizes of images; final masks on images.
-    Of the rows of the contract "yolo-seg", scores are compared.
+    Outputs are compared on noise, with two numbers and two sizes of images; of the rows of the
+    contract "yolo-seg", the scores are compared.
 
     Args:
         network: the exported network.
         run: the exported file.
-        images: inputs of the model, ``(C, h, w)`` float32 each.
+        instances: what the model and the file find in each of several images, whose masks are
+            compared.
     """
     difference = 0.0
-    for count, rows, columns in SHAPES:
-        noise = example_images(network, count=count, rows=rows, columns=columns)
+    for number, rows, columns in SHAPES:
+        noise = example_images(network, count=number, rows=rows, columns=columns)
         with torch.no_grad():
             expected = network(noise)
         for ours, theirs in zip(expected, run(noise), strict=True):
             if network.fixed_size is not None and ours is expected[0]:
                 ours, theirs = (_sorted_scores(network, x) for x in (ours, theirs))
             difference = max(difference, relative_difference(ours, theirs))
-    every = [
-        (model_instances(network, image), exported_instances(network, run, image))
-        for image in images
-    ]
-    values = [v for expected_, found in every for v in matched_ious(expected_, found)]
-    return Comparison(
-        difference,
-        sum(len(expected_) for expected_, _ in every),
-        sum(values) / len(values) if values else None,
-    )
+    count, values = 0, []
+    for of_model, of_file in instances:
+        count += len(of_model)
+        values += matched_ious(of_model, of_file)
+    return Comparison(difference, count, sum(values) / len(values) if values else None)
+
+
+def synthetic_pictures(description: ModelDescription) -> list[np.ndarray]:
+    """Return two synthetic scenes for models without images, the same in each call.
+
+    Args:
+        description: description of the model.
+
+    Returns:
+        ``(H, W, C)`` as :class:`~facenet_d2.engine.Predictor` takes them: uint8 in BGR, or float32
+        with the colours in turn as the bands.
+    """
+    pictures = []
+    for seed, (height, width) in SCENES:
+        scene, _ = draw_scene(seed, max(height, width))
+        picture = scene[:height, :width, np.arange(len(description.pixel_mean)) % 3]
+        pictures.append(picture.astype(np.float32) if description.reads_rasters else picture)
+    return pictures
 
 
 def _sorted_scores(network: ExportedNetwork, rows: torch.Tensor) -> torch.Tensor:
@@ -161,6 +185,14 @@ def exported_instances(network: ExportedNetwork, run: Run, image: torch.Tensor) 
         (found,) = network.model.inference(predictions, [size], [size])
     assert isinstance(found, Instances)
     return found
+
+
+def as_instances(prediction: Prediction) -> Instances:
+    """Return classes and masks of the runner's prediction."""
+    result = Instances(prediction.image_size)
+    result.pred_masks = RLEMasks.from_dense(prediction.to_dense(), prediction.image_size)
+    result.pred_classes = torch.from_numpy(prediction.classes)
+    return result
 
 
 def matched_ious(expected: Instances, found: Instances) -> list[float]:

@@ -67,7 +67,7 @@ def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
     with torch.no_grad(), warnings.catch_warnings():
         # Of conditions on sizes, which hold for all sizes that the description allows.
         warnings.simplefilter("ignore")
-        # Traces of networks with top-k are compared by check_export, which allows for ties.
+        # Networks with top-k have ties in their outputs, which only checks.compare allows for.
         traced = torch.jit.trace(network, example, check_trace=False)
     assert isinstance(traced, torch.jit.ScriptModule)
     return traced
