@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import save_untrained_model
 from runtime.models import ModelAsNetwork
+from torch.torch_version import TorchVersion
 
 from facenet_d2 import UserError
 from facenet_d2.engine import Predictor, load_config
@@ -95,7 +96,8 @@ def test_masks_of_the_runner_are_compared_on_synthetic_scenes(
         network = exported.network
         return Network(network.model, "SOLOv2", network.description)
 
-    monkeypatch.setattr(export_model, "require_onnx", lambda: None)
+    for name in ("require_torch", "require_onnx"):
+        monkeypatch.setattr(export_model, name, lambda: None)
     monkeypatch.setattr(export_model, "to_onnx", to_onnx)
     monkeypatch.setattr(export_model, "save_onnx", lambda model, file, metadata: file.touch())
     monkeypatch.setattr(export_model, "load_network", lambda *args: exported.network)
@@ -110,6 +112,21 @@ def test_masks_of_the_runner_are_compared_on_synthetic_scenes(
     with pytest.raises(UserError, match="masks of the exported file have a mean IoU of"):
         exported(file)
     assert not file.exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.pt2"])
+def test_pytorch_is_too_old(name, tmp_path, monkeypatch):
+    command = ["export_model.py", "--config-file", "c.yaml", "--output", str(tmp_path / name)]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.0+cpu"))
+    with pytest.raises(UserError, match=r"PyTorch is 2\.8\.0\+cpu, .* need at least 2\.9;"):
+        export_model.main()
+    # Others come further: to the missing config.
+    for version, suffix in (("2.8.0", ".pt"), ("2.9.0", ".pt2"), ("2.11.0+cu128", ".pt2")):
+        monkeypatch.setattr(torch, "__version__", TorchVersion(version))
+        command[-1] = str(tmp_path / f"model{suffix}")
+        with pytest.raises(UserError, match=r"c\.yaml"):
+            export_model.main()
 
 
 def test_masks_of_a_model_that_finds_nothing_are_not_compared(monkeypatch, capsys):

@@ -58,6 +58,7 @@ from facenet_d2.export.checks import (
     padded,
     synthetic_pictures,
 )
+from facenet_d2.export.program import require_torch
 from facenet_d2.export.readers import Run
 from facenet_d2.export.smaller import halve_weights, quantize, sensitive_weights
 from facenet_d2.files import replaced
@@ -222,6 +223,8 @@ def found_instances(
 def main() -> None:
     args = parse_args()
     check_writable(args.output.parent)
+    if args.format != "torchscript":
+        require_torch()
     if args.format == "onnx":
         require_onnx()
     overrides = [*FLOAT32, "MODEL.DEVICE", "cpu", *args.opts]

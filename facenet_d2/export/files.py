@@ -37,7 +37,7 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
         opset: version of ONNX's operators.
 
     Raises:
-        UserError: if the packages of the extra ``[export]`` are missing.
+        UserError: if the packages of the extra ``[export]`` are missing, or PyTorch is too old.
     """
     require_onnx()
     network = with_folded_batch_norm(network)
@@ -86,6 +86,9 @@ def save_torch(
         file: file to write or replace.
         file_format: "torchscript" or "pt2".
         metadata: texts stored in the file as extra files, see :func:`metadata_of`.
+
+    Raises:
+        UserError: if PyTorch is too old for exported programs.
     """
     network = with_folded_batch_norm(network)
     with replaced(file) as temporary:

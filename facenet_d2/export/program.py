@@ -6,11 +6,14 @@ import warnings
 
 import torch
 
+from ..errors import UserError
 from .networks import ExportedNetwork
 
 INPUT_NAME = "images"
 """Name of the input of all exported networks."""
 
+MIN_TORCH = (2, 9)
+"""First version of PyTorch whose exporter is supported."""
 
 EXAMPLE = {"count": 2, "rows": 5, "columns": 9}
 """Number and size of the recorded images: a number of 1, or a level of one row or column, would
@@ -46,7 +49,11 @@ def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
 
     Args:
         network: network on the CPU.
+
+    Raises:
+        UserError: if PyTorch is too old.
     """
+    require_torch()
     example = example_images(network, **EXAMPLE)
     shapes = None
     if network.fixed_size is None:
@@ -59,6 +66,20 @@ def record(network: ExportedNetwork) -> torch.export.ExportedProgram:
         shapes = {INPUT_NAME: {0: count, 2: divisor * rows, 3: divisor * columns}}
     with torch.no_grad():
         return torch.export.export(network, (example,), dynamic_shapes=shapes)
+
+
+def require_torch() -> None:
+    """Check that PyTorch can record programs.
+
+    Raises:
+        UserError: if it is older than :data:`MIN_TORCH`.
+    """
+    if torch.__version__ < MIN_TORCH:
+        raise UserError(
+            f"PyTorch is {torch.__version__}, and the formats onnx and pt2 need at least "
+            f"{'.'.join(map(str, MIN_TORCH))}; install a newer PyTorch, or export with --format "
+            "torchscript."
+        )
 
 
 def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
