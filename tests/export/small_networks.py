@@ -70,7 +70,10 @@ def small_network(
 
 @torch.no_grad()
 def score_of(place: int, model, image: torch.Tensor) -> float:
-    """Return the score that so many candidates of a SOLOv2 exceed in an image."""
+    """Return a score that ``place`` candidates of a SOLOv2 exceed in an image.
+
+    It is halfway between two scores, so that rounding does not add or drop a candidate.
+    """
     logits = model.predict(((image - model.pixel_mean) / model.pixel_std)[None]).logits
     scores = suppress_neighbours(logits.sigmoid(), model.layout.num_grids).flatten()
-    return scores.sort(descending=True).values[place].item()
+    return scores.sort(descending=True).values[place - 1 : place + 1].mean().item()

@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Instances
 from pycocotools import mask as mask_utils
+from scipy.special import expit
 from small_networks import CLASSES, score_of, small_model
 
 from facenet_d2.errors import UserError
@@ -17,9 +19,9 @@ from facenet_d2.export.checks import matched_ious
 SIZE = 128
 
 
-def network_of(cfg, name="SOLOv2", *, candidates=300, **settings):
+def network_of(cfg, name="SOLOv2", *, facenet=False, candidates=300, **settings):
     cfg.INPUT.FORMAT = "BGR"
-    model = small_model(cfg, name)
+    model = small_model(cfg, name, facenet=facenet)
     if name == "SOLOv2":
         settings = {"score_threshold": score_of(200, model, as_values(picture()))} | settings
         model.settings = dataclasses.replace(model.settings, **settings)
@@ -118,7 +120,7 @@ def read_as_deepness(output0, output1, num_classes, *, conf, iou):
     logits = np.einsum("ke,ehw->khw", rows[kept, 4 + num_classes :], output1[0])
     line = np.arange(SIZE // 4)
     masks = []
-    for logit, box in zip(1 / (1 + np.exp(-logits)), boxes / 4):
+    for logit, box in zip(expit(logits), boxes / 4):
         columns, lines = ((line >= box[i]) & (line < box[2 + i]) for i in (0, 1))
         small = logit * columns * lines[:, None]
         masks.append(cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) >= 0.5)
@@ -132,15 +134,16 @@ def _pixel_iou(a, b):
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("facenet", "settings"),
     [
-        {},
-        {"mask_threshold": 0.4, "nms_kernel": "linear"},
-        {"mask_threshold": 0.6, "nms_sigma": 9.0},
+        (False, {}),
+        (False, {"mask_threshold": 0.4, "nms_kernel": "linear"}),
+        (False, {"mask_threshold": 0.6, "nms_sigma": 9.0}),
+        (True, {}),
     ],
 )
-def test_readers_find_the_instances_of_solov2(model_cfg, settings):
-    network = network_of(model_cfg, max_instances=50, **settings)
+def test_readers_find_the_instances_of_solov2_and_facenet(model_cfg, facenet, settings):
+    network = network_of(model_cfg, facenet=facenet, max_instances=50, **settings)
     image = picture()
     expected = model_instances(network, image)
     assert len(expected) == 50
@@ -195,8 +198,11 @@ def test_nothing_is_found(model_cfg):
     assert output0.isfinite().all()
 
 
-def test_ultralytics_finds_the_instances_of_yolact(model_cfg):
+def test_readers_find_the_instances_of_yolact(model_cfg):
     network = network_of(model_cfg, "YOLACT", nms_threshold=0.5, mask_threshold=0.5)
+    with torch.no_grad():
+        # Boxes near their anchors; random ones are lines at the image's border.
+        network.model.anchor_head.predict[1].weight.mul_(0.02)
     image = picture()
     expected = model_instances(network, image)
     assert len(expected) > 5
@@ -207,11 +213,34 @@ def test_ultralytics_finds_the_instances_of_yolact(model_cfg):
     scores = np.sort(output0[0, 4:7].max(axis=0))
     assert math.isclose(scores[-1], expected.scores[0].item(), abs_tol=1e-5)
     # The model's Fast NMS lets dropped boxes suppress others, so it keeps fewer.
-    conf = float(expected.scores.min()) - 1e-6
+    best = expected[:15]
+    conf = float(best.scores.min()) - 1e-6
     classes, scores, masks, _ = read_as_ultralytics(output0, output1, 3, conf=conf, iou=0.5)
-    ious = matches(expected, classes, scores, masks)
+    assert (matches(best, classes, scores, masks) > 0).all()
     # The model's masks reach one pixel at stride 4 beyond the box.
-    assert (ious > 0).mean() > 0.8
+    inside = inside_boxes(best)
+    assert matches(inside, classes, scores, masks).mean() > 0.85
+
+    classes, scores, masks = read_as_deepness(output0, output1, 3, conf=conf, iou=0.5)
+    # Boxes of all classes suppress each other.
+    assert (matches(best, classes, scores, masks) > 0).mean() > 0.8
+    # Cropped before they are enlarged, masks lose up to two pixels at the border of the box.
+    assert matches(inside, classes, scores, masks).mean() > 0.55
+
+
+def inside_boxes(instances):
+    """Instances whose masks have at least 400 pixels in their boxes, without the other pixels."""
+    line = np.arange(SIZE) + 0.5
+    masks = []
+    for mask, (x0, y0, x1, y1) in zip(instances.pred_masks, instances.pred_boxes):
+        rows, columns = (
+            (line > y0.item()) & (line < y1.item()),
+            (line > x0.item()) & (line < x1.item()),
+        )
+        masks.append(mask & torch.from_numpy(rows[:, None] & columns))
+    result = Instances(instances.image_size, **instances.get_fields())
+    result.pred_masks = torch.stack(masks)
+    return result[result.pred_masks.flatten(1).sum(dim=1) >= 400]
 
 
 def test_models_and_sizes_without_the_contract_are_refused(model_cfg):
