@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
-from pycocotools import mask as mask_utils
 from scipy.special import expit
 from small_networks import CLASSES, score_of, small_model
 
@@ -62,16 +61,12 @@ def matches(expected, classes, scores, masks):
         expected.pred_masks.numpy(), expected.scores.tolist(), expected.pred_classes.tolist()
     ):
         own = [
-            mask_utils.iou(*(([_encode(m)]) for m in (mask, masks[i])), [0])[0, 0]
+            (mask & masks[i]).sum() / max(1, (mask | masks[i]).sum())
             for i in range(len(scores))
             if classes[i] == number and abs(scores[i] - score) < 1e-4
         ]
         ious.append(max(own, default=0.0))
     return np.array(ious)
-
-
-def _encode(mask):
-    return mask_utils.encode(np.asfortranarray(mask.astype(np.uint8)))
 
 
 def read_as_ultralytics(output0, output1, num_classes, *, conf, iou):
@@ -115,7 +110,8 @@ def read_as_deepness(output0, output1, num_classes, *, conf, iou):
     while len(order):
         best = order[-1]
         kept.append(best)
-        order = np.array([i for i in order[:-1] if _pixel_iou(boxes[best], boxes[i]) < iou], int)
+        order = order[:-1]
+        order = order[_pixel_iou(boxes[best], boxes[order]) < iou]
     boxes = boxes[kept].astype(int)
     logits = np.einsum("ke,ehw->khw", rows[kept, 4 + num_classes :], output1[0])
     line = np.arange(SIZE // 4)
@@ -127,10 +123,11 @@ def read_as_deepness(output0, output1, num_classes, *, conf, iou):
     return rows[kept, 4 : 4 + num_classes].argmax(axis=1), scores[kept], masks
 
 
-def _pixel_iou(a, b):
-    width, height = (max(0, min(a[2 + i], b[2 + i]) - max(a[i], b[i]) + 1) for i in (0, 1))
-    areas = [(c[2] - c[0] + 1) * (c[3] - c[1] + 1) for c in (a, b)]
-    return width * height / (sum(areas) - width * height)
+def _pixel_iou(box, boxes):
+    shared = np.minimum(box[2:], boxes[:, 2:]) - np.maximum(box[:2], boxes[:, :2]) + 1
+    shared = shared.clip(min=0).prod(axis=1)
+    areas = [(b[..., 2:] - b[..., :2] + 1).prod(axis=-1) for b in (box, boxes)]
+    return shared / (areas[0] + areas[1] - shared)
 
 
 @pytest.mark.parametrize(
