@@ -4,7 +4,7 @@
   compare_masks.py small SOLOv2-bifpn SOLOv2-pafpn SOLOv2-hrfpn SOLOv2-sem_fpn SOLOv2-face_fpn
   compare_masks.py file facenet.onnx output/facenet/config.yaml MODEL.WEIGHTS model.pth -- *.jpg
 
-The first two export small models with random weights to ONNX and compares them on 50 images of
+The first two export small models with random weights to ONNX and compare them on 50 images of
 different sizes. The third compares an exported file with its trained model on at most 50 images.
 The files are run by facenet_d2.runtime, with post-processing in NumPy. Run the program in the
 repository with PYTHONPATH=.:tests.
@@ -18,7 +18,6 @@ import facenet_d2.compat  # noqa: F401  isort: skip
 import numpy as np
 import torch
 from detectron2.config import get_cfg
-from detectron2.structures import Instances
 from helpers import REPOSITORY
 from small_networks import small_network
 
@@ -26,18 +25,11 @@ from facenet_d2.config import add_facenet_config
 from facenet_d2.data.augmentation import build_augmentations
 from facenet_d2.engine import Predictor
 from facenet_d2.export import DEFAULT_OPSETS, metadata_of, save_onnx, to_onnx
-from facenet_d2.export.checks import matched_ious
+from facenet_d2.export.checks import as_instances, matched_ious
 from facenet_d2.runtime import OnnxPredictor
-from facenet_d2.structures.rle_masks import RLEMasks
 
 IMAGES = 50
-
-
-def as_instances(prediction):
-    result = Instances(prediction.image_size)
-    result.pred_masks = RLEMasks.from_dense(prediction.to_dense(), prediction.image_size)
-    result.pred_classes = torch.from_numpy(prediction.classes)
-    return result
+NECKS = ("bifpn", "pafpn", "hrfpn", "sem_fpn", "face_fpn")
 
 
 def report(name, predict, exported, images):
@@ -68,8 +60,10 @@ def small(names):
         cfg.merge_from_list(SMALL)
         kind, _, form = name.partition("-")
         deform = "deformconv" if form == "deformconv" else "gridsample"
+        neck = form if form in NECKS else "fpn"
         facenet = kind == "FACENet"
-        network = small_network(cfg, "SOLOv2" if facenet else name, deform=deform, facenet=facenet)
+        model = "SOLOv2" if facenet or form in NECKS else name
+        network = small_network(cfg, model, deform=deform, facenet=facenet, neck=neck)
         (augmentation,) = build_augmentations(cfg, is_train=False)
 
         def predict(image, network=network, augmentation=augmentation):
