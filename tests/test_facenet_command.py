@@ -1,6 +1,7 @@
 """The command facenet: it lists commands at once, and runs the programs of the checkout."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,17 @@ def test_every_program_is_a_command():
     tools = {f"tools/{p.name}" for p in (REPOSITORY / "tools").glob("*.py")}
     others = {f"tools/{name}.py" for name in OF_THE_CHECKOUT}
     assert programs == {"train_net.py", "demo/demo.py", *tools} - others
+
+
+@pytest.mark.parametrize("name", facenet_command.COMMANDS)
+def test_every_command_is_in_the_docs(name):
+    text = (REPOSITORY / "docs" / "GETTING_STARTED.md").read_text()
+    # A row names its first command in full: `facenet prepare scenes`, `isaid`.
+    family, _, last = name.rpartition(" ")
+    lines = [
+        x for x in text.splitlines() if f"`facenet {family}" in x and re.search(rf"[` ]{last}`", x)
+    ]
+    assert lines
 
 
 @pytest.mark.parametrize("name", facenet_command.COMMANDS)
