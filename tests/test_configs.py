@@ -1,5 +1,6 @@
 """Every committed config builds the model in its name, with the paper's number of parameters."""
 
+import fnmatch
 import itertools
 import re
 
@@ -64,6 +65,26 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """Build a model without values: only shapes are tested, and initialisation takes a second."""
     with torch.device("meta"):
         return build_model_of(cfg)
+
+
+def expanded(name: str) -> list[str]:
+    """Expand the braces of a name, as a shell does."""
+    braces = re.search(r"\{([^{}]*)\}", name)
+    if braces is None:
+        return [name]
+    before, after = name[: braces.start()], name[braces.end() :]
+    return [x for part in braces[1].split(",") for x in expanded(before + part + after)]
+
+
+def test_every_config_is_in_the_table_of_the_docs():
+    text = (REPOSITORY / "docs" / "CONFIGS.md").read_text()
+    table = text[text.index("| config |") : text.index("## Keys")]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    patterns = [x for cell in cells for name in re.findall("`(.+?)`", cell) for x in expanded(name)]
+    names = [c.removeprefix("configs/").removesuffix(".yaml") for c in CONFIGS]
+    found = {pattern: fnmatch.filter(names, pattern) for pattern in patterns}
+    assert [pattern for pattern in patterns if not found[pattern]] == []
+    assert set(names) == set(itertools.chain(*found.values()))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
