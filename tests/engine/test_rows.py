@@ -106,21 +106,25 @@ def test_a_step_and_an_evaluation(model, tmp_path, two_scenes, monkeypatch, caps
 
 
 @pytest.mark.parametrize("model", ROWS)
-def test_a_batch_without_objects(model, tmp_path, scenes):
+def test_a_batch_with_and_without_objects(model, tmp_path, scenes):
     """Augmentation may remove all objects; losses are finite and every parameter has a gradient."""
     if model == "point_rend":
         pytest.importorskip("detectron2.projects.point_rend")
     cfg = load_config(write_tiny_config(tmp_path, scenes, base=str(ROWS[model])), train=True)
     network = Trainer.build_model(cfg).train()
     (record, *_) = get_detection_dataset_dicts(cfg.DATASETS.TRAIN)
-    image = SceneMapper(cfg, is_train=True)({**record, "annotations": []})
-    assert len(image["instances"]) == 0
-    with EventStorage():
-        losses = network([image, image])
-    total = sum(losses.values())
-    assert torch.isfinite(total)
-    total.backward()
-    assert not [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    for objects in (True, False):
+        annotations = record["annotations"] if objects else []
+        image = SceneMapper(cfg, is_train=True)({**record, "annotations": annotations})
+        assert bool(len(image["instances"])) == objects
+        network.zero_grad()
+        with EventStorage():
+            losses = network([image, image])
+        total = sum(losses.values())
+        assert torch.isfinite(total)
+        total.backward()
+        parameters = dict(network.named_parameters())
+        assert not [n for n, p in parameters.items() if p.requires_grad and p.grad is None]
 
 
 def test_point_rend_is_not_installed(tmp_path, scenes, monkeypatch, capsys):
