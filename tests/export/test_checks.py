@@ -4,9 +4,16 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Instances
+from small_networks import CLASSES, small_model
 
 from facenet_d2.errors import UserError
-from facenet_d2.export.checks import Comparison, matched_ious, relative_difference
+from facenet_d2.export import describe
+from facenet_d2.export.checks import (
+    Comparison,
+    matched_ious,
+    relative_difference,
+    synthetic_pictures,
+)
 from facenet_d2.structures.rle_masks import RLEMasks
 
 
@@ -52,3 +59,23 @@ def test_large_differences_are_errors():
         Comparison(float("nan"), 3, 1.0).check("float16")
     with pytest.raises(UserError, match=r"mean IoU of 0\.9900"):
         Comparison(1e-5, 3, 0.99).check("float32")
+
+
+@pytest.mark.parametrize("bands", [(), (1, 2, 3, 4)])
+def test_synthetic_pictures_have_the_channels_of_the_model(model_cfg, bands):
+    model_cfg.INPUT.BANDS = bands
+    if bands:
+        model_cfg.MODEL.PIXEL_MEAN = model_cfg.MODEL.PIXEL_STD = [100.0] * 4
+    model = small_model(model_cfg)
+    description = describe(model, model_cfg, contract="raw", class_names=CLASSES)
+    pictures = synthetic_pictures(description)
+    assert [p.shape for p in pictures] == [
+        (256, 256, 4 if bands else 3),
+        (192, 256, 4 if bands else 3),
+    ]
+    assert {p.dtype for p in pictures} == {np.dtype(np.float32 if bands else np.uint8)}
+    for ours, again in zip(pictures, synthetic_pictures(description), strict=True):
+        np.testing.assert_array_equal(ours, again)
+        assert ours.std() > 10
+    if bands:
+        np.testing.assert_array_equal(pictures[0][:, :, 3], pictures[0][:, :, 0])
