@@ -12,7 +12,7 @@ from .networks import ExportedNetwork
 INPUT_NAME = "images"
 """Name of the input of all exported networks."""
 
-MIN_TORCH = (2, 9)
+MIN_TORCH = "2.9"
 """First version of PyTorch whose exporter is supported."""
 
 EXAMPLE = {"count": 2, "rows": 5, "columns": 9}
@@ -77,8 +77,7 @@ def require_torch() -> None:
     if torch.__version__ < MIN_TORCH:
         raise UserError(
             f"PyTorch is {torch.__version__}, and the formats onnx and pt2 need at least "
-            f"{'.'.join(map(str, MIN_TORCH))}; install a newer PyTorch, or export with --format "
-            "torchscript."
+            f"{MIN_TORCH}; install a newer PyTorch, or export with --format torchscript."
         )
 
 
