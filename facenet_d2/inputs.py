@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from .errors import UserError
@@ -58,3 +58,22 @@ def find_files(
                 raise UserError(f"{option} {pattern}: no such file, folder or match.")
         found.extend(files)
     return list(dict.fromkeys(found))
+
+
+def check_not_inputs(outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Check that no output file would replace an input file, also if a link leads to it.
+
+    Args:
+        outputs: paths of the output files.
+        inputs: paths of the input files; names that are not paths, such as URLs, are allowed.
+
+    Raises:
+        UserError: if one would.
+    """
+    originals = {Path(path).resolve() for path in inputs}
+    for path in outputs:
+        if Path(path).resolve() in originals:
+            raise UserError(
+                f"the output {path} would replace an input; choose another name or folder for the "
+                "output."
+            )

@@ -84,13 +84,19 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def prepare_folders(output: Path, scenes: Collection[str], folders: Iterable[str]) -> None:
+def prepare_folders(
+    output: Path, scenes: Collection[str], folders: Iterable[str], inputs: Iterable[Path]
+) -> None:
     """Create the folders of the output.
 
     Raises:
-        UserError: if they contain files of other scenes, which an evaluation would read, too.
+        UserError: if they contain inputs, which could be replaced, or files of other scenes, which
+            an evaluation would read, too.
     """
+    used = {parent.resolve() for parent in {path.parent for path in inputs}}
     for folder in (check_writable(output / name) for name in folders):
+        if folder.resolve() in used:
+            raise UserError(f"{folder} contains inputs; choose another --output.")
         remove_temporary_files(folder)
         others = sorted(file.name for file in folder.iterdir() if file.stem not in scenes)
         if others:
@@ -125,7 +131,9 @@ def main() -> None:
         label = f"--scene-truth {args.scene_truth}"
         content = read_coco(args.scene_truth, "--scene-truth")
         whole = whole_scenes(content, patches.scenes, patches.class_names, label)
-    prepare_folders(args.output, patches.scenes, FOLDERS)
+    images = (folder / patch.file_name for own in patches.scenes.values() for patch in own)
+    inputs = [args.results, annotations, *([args.scene_truth] if args.scene_truth else []), *images]
+    prepare_folders(args.output, patches.scenes, FOLDERS, inputs)
     options = MergeOptions(
         results=args.results,
         output=args.output,

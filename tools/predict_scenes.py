@@ -35,6 +35,7 @@ from tqdm import tqdm
 from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.exported_options import add_exported_options, check_exported_options
+from facenet_d2.inputs import check_not_inputs
 from facenet_d2.paths import check_writable
 from facenet_d2.scenes.extras import require_geo
 from facenet_d2.wording import counted
@@ -191,10 +192,13 @@ def output_files(rasters: Sequence[str], args: argparse.Namespace) -> list[list[
     """Return the output files of each raster.
 
     Raises:
-        UserError: if files are named for several scenes, or two scenes have the same name.
+        UserError: if files are named for several scenes, two scenes have the same name, or an
+            output would replace an input.
     """
+    from facenet_d2.scenes.area import file_of_area
     from facenet_d2.scenes.sources import public_name
 
+    inputs = [*rasters, *([file_of_area(args.aoi)] if args.aoi else [])]
     if all(path.suffix.lstrip(".") in FORMATS and not path.is_dir() for path in args.output):
         if len(rasters) > 1:
             raise UserError(
@@ -202,7 +206,14 @@ def output_files(rasters: Sequence[str], args: argparse.Namespace) -> list[list[
                 "the formats with --format."
             )
         for path in args.output:
+            if args.paths and path.suffix in (".tif", ".png") and path.is_file():
+                # A pattern that the shell expanded to two rasters has no output.
+                raise UserError(
+                    f"{path} is the last path and hence the output, but it exists; to replace it, "
+                    "name it with --output."
+                )
             check_writable(path.parent)
+        check_not_inputs(args.output, inputs)
         return [args.output]
     if len(args.output) > 1:
         known = ", ".join(f".{f}" for f in FORMATS)
@@ -218,7 +229,9 @@ def output_files(rasters: Sequence[str], args: argparse.Namespace) -> list[list[
             f"--input: several scenes are called {min(twice)}, so their results would overwrite "
             "each other; process them one by one."
         )
-    return [[folder / f"{stem}.{suffix}" for suffix in args.format] for stem in stems]
+    outputs = [[folder / f"{stem}.{suffix}" for suffix in args.format] for stem in stems]
+    check_not_inputs((path for files in outputs for path in files), inputs)
+    return outputs
 
 
 @contextmanager

@@ -17,8 +17,9 @@ import numpy as np
 from ..data.statistics import PixelStatistics
 from ..errors import UserError
 from ..files import read_json, remove_temporary_files, write_whole
+from ..inputs import check_not_inputs
 from ..parallel import parallel_map
-from ..scenes.area import Area
+from ..scenes.area import Area, file_of_area
 from ..scenes.raster import Raster
 from ..scenes.stretch import DEFAULT_PERCENTILES, StretchRule, default_rule
 from .chip_annotations import survey_chips
@@ -244,8 +245,12 @@ def _check_folder(
     """Check that the output folder is new or of the same options, and prepare it.
 
     Raises:
-        UserError: otherwise.
+        UserError: otherwise, or if a file of a split would replace an input.
     """
+    inputs = [path for raster in rasters for path in raster.sources]
+    areas = [*options.split.parts.values(), *([options.area] if options.area else [])]
+    inputs += [*plan.labels.share_inside, *map(file_of_area, areas)]
+    check_not_inputs((options.output / f"{name}.json" for name in options.split.parts), inputs)
     state = {
         "settings": asdict(settings) | {"stretch": settings.stretch.to_dict()},
         "classes": list(options.labels.rules.names),

@@ -27,6 +27,13 @@ _PIECES = 100
 _GRID_POINTS = 21
 # Share of the scene's size up to which polygons are kept around it.
 _MARGIN = 0.1
+# Separates the name of a layer from that of its file.
+_LAYER = "|layername="
+
+
+def file_of_area(name: str) -> str:
+    """Return the file of an area of interest without the name of a layer."""
+    return name.partition(_LAYER)[0]
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class Area:
                 polygon with an area.
         """
         name = str(path)
-        file, _, layer = name.partition("|layername=")
+        file, _, layer = name.partition(_LAYER)
         try:
             layers = [str(row[0]) for row in pyogrio.list_layers(file)]
             if len(layers) > 1 and not layer:

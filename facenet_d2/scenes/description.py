@@ -27,6 +27,7 @@ class SceneDescription:
         class_colors: RGB colour of each class index, 0 to 255; by default Detectron2's palette.
         scene_id: number of the scene, the ``image_id`` of COCO results.
         metadata: JSON values that are stored in the written files.
+        sources: paths of the files that the scene was read from, which no output may replace.
 
     Raises:
         ValueError: If the classes and their ids or colours differ in number, or the transform maps
@@ -43,6 +44,7 @@ class SceneDescription:
     class_colors: tuple[tuple[int, int, int], ...] = ()
     scene_id: int = 1
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.class_ids:

@@ -319,6 +319,7 @@ class TilePredictor(ABC):
             class_ids=model.class_ids,
             class_colors=model.class_colors,
             metadata={"stretch": scene.stretch.to_dict(), **metadata},
+            sources=raster.sources,
         )
 
     def fingerprint(self, scene: Scene) -> dict[str, Any]:

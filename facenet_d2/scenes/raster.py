@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .area import Area, AreaOnGrid
+from .area import Area, AreaOnGrid, file_of_area
 from .geo import GDAL_ERRORS, gdal_settings, reason, reserve_block_cache
 from .opening import open_dataset, place
 from .pixels import PixelReader, itemsize
@@ -187,6 +187,13 @@ class Raster:
         # then seem to be valid everywhere.
         if self._file.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") == "COG":
             self._masks = self._dataset
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Paths of the files that it is read from, sidecar files and the area included."""
+        area: Area | None = self._settings["area"]
+        own = () if area is None else (file_of_area(area.name),)
+        return (*self._file.files, *own)
 
     @property
     def rgb_bands(self) -> tuple[int, int, int] | None:

@@ -15,6 +15,7 @@ from rasterio.errors import RasterioError
 
 from ..errors import UserError
 from ..files import remove_temporary_files, replaced
+from ..inputs import check_not_inputs
 from .base_writer import SceneWriter
 from .description import SceneDescription, SceneInstance
 from .mask_writers import CocoResultsWriter, IdRasterWriter, check_rle
@@ -68,9 +69,11 @@ def check_outputs(
 
     Raises:
         UserError: For an unknown suffix, a folder that is missing or not writable, a format that
-            cannot hold the scene or needs a missing package, and a path that occurs twice.
+            cannot hold the scene or needs a missing package, a path that occurs twice, and a file
+            that the scene was read from.
     """
     paths = [Path(output) for output in outputs]
+    check_not_inputs(paths, scene.sources)
     for path in paths:
         if path.suffix not in FORMATS:
             known = ", ".join(FORMATS)

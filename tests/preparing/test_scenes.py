@@ -730,6 +730,30 @@ def test_rasters_outside_of_the_area_are_left_out(tmp_path, prepare):
     assert {a["source_id"] for a in content["annotations"]} <= {1, 2}
 
 
+@pytest.mark.parametrize("option", ["--labels", "--aoi", "--split"])
+def test_inputs_are_never_replaced(tmp_path, prepare, option):
+    """Vector files that are called like those of the splits, in the output folder."""
+    write_raster(tmp_path / "scene.tif", noise(1, 40))
+    (tmp_path / "out").mkdir()
+    source = write_labels(tmp_path / "area.geojson", on_map([shapely.box(0, 0, 40, 40)]))
+    before = source.read_bytes()
+    name = source.rename(tmp_path / "out" / "train.json")
+    labels = (
+        name
+        if option == "--labels"
+        else write_labels(tmp_path / "labels.gpkg", on_map([shapely.box(5, 5, 30, 30)]))
+    )
+    args = [*("--input", tmp_path / "scene.tif", "--labels", labels, "--chip-size", 20, *ONE_CLASS)]
+    args += {"--labels": WHOLE, "--aoi": ("--aoi", name, *WHOLE)}.get(
+        option, ("--split", f"train={name}")
+    )
+    code, text = prepare(*args)
+    assert code == 2, text
+    assert "train.json would replace an input" in text
+    assert name.read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.json"]
+
+
 def test_too_few_blocks_are_an_error(tmp_path, prepare):
     write_raster(tmp_path / "scene.tif", noise(1, 64))
     write_labels(tmp_path / "labels.gpkg", on_map([shapely.box(5, 5, 30, 30)]))

@@ -516,6 +516,30 @@ def test_two_patches_at_one_place():
         find_scenes(images)
 
 
+@pytest.mark.parametrize("inputs", ["results", "images"])
+def test_inputs_in_the_output(run, tmp_path, inputs):
+    """The files of a scene called "s" would replace the inputs of this name."""
+    images, annotations = cut(np.eye(50, dtype=int), "s")
+    images[0]["file_name"] = "s.tif"
+    folder = tmp_path / "merged" / "results"
+    folder.mkdir(parents=True)
+    write(tmp_path, images, annotations, [])
+    results = (tmp_path / "results.json").rename(folder / "s.json")
+    (folder / "s.tif").write_text("image")
+    if inputs == "images":
+        results = results.rename(tmp_path / "results.json")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    code, _, err = run(
+        merge_patches,
+        *("--annotations", tmp_path / "val.json", "--results", results),
+        *("--images", folder if inputs == "images" else tmp_path),
+        *("--output", tmp_path / "merged", "--format", "tif", "json"),
+    )
+    assert code == 2
+    assert "results contains inputs; choose another --output" in err
+    assert {file: file.read_bytes() for file in before} == before
+
+
 def test_files_of_other_scenes_in_the_output(run, tmp_path):
     images, annotations = cut(np.eye(50, dtype=int), "s")
     write(tmp_path, images, annotations, [])

@@ -59,6 +59,16 @@ def write_scene(file, pixels):
     return file
 
 
+def write_mosaic(file, source):
+    bands = "".join(
+        f'<VRTRasterBand dataType="Byte" band="{band}"><SimpleSource><SourceFilename '
+        f'relativeToVRT="1">{source}</SourceFilename><SourceBand>{band}</SourceBand>'
+        "</SimpleSource></VRTRasterBand>"
+        for band in (1, 2, 3)
+    )
+    file.write_text(f'<VRTDataset rasterXSize="128" rasterYSize="64">{bands}</VRTDataset>')
+
+
 def predict(monkeypatch, model, *args):
     command = ["predict_scenes.py", "--config-file", model / "own.yaml", *args]
     command += ["--opts", "MODEL.WEIGHTS", model / "model.pth"]
@@ -209,6 +219,45 @@ def test_errors_in_one_sentence(monkeypatch, capsys, model, scene, tmp_path, arg
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
     assert message in error
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("scene.tif", "other.tif"),  # What a shell makes of *.tif.
+        ("--input", "scene.tif", "--output", "scene.tif"),
+        ("--input", "scene.tif", "--output", "ids.gpkg", "link.tif"),
+        ("--input", "link.tif", "--output", "scene.tif"),
+        ("--input", "scene.tif", "--output", "sub/../scene.tif"),
+        ("--input", "scene.tif", "other.tif", "--output", ".", "--format", "gpkg", "tif"),
+        ("--input", "sub", "--output", "sub", "--format", "png"),
+        ("--input", "scene.tif", "--output", "area.geojson", "--aoi", "area.geojson"),
+        ("--input", "scene.tif", "--output", "area.gpkg", "--aoi", "area.gpkg|layername=a"),
+        # Known to GDAL only.
+        ("--input", "mosaic.vrt", "--output", "scene.tif"),
+        ("--input", "vrt://scene.tif", "--output", "scene.tif"),
+    ],
+)
+def test_inputs_are_never_replaced(monkeypatch, capsys, model, scene, tmp_path, args):
+    monkeypatch.chdir(tmp_path)
+    for name in ("area.geojson", "area.gpkg"):
+        (tmp_path / name).write_text("never opened")
+    (tmp_path / "other.tif").write_bytes(scene.read_bytes())
+    (tmp_path / "link.tif").symlink_to("scene.tif")
+    (tmp_path / "sub").mkdir()
+    Image.new("RGB", (100, 100)).save(tmp_path / "sub" / "scene.png")
+    write_mosaic(tmp_path / "mosaic.vrt", "scene.tif")
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*.*") if file.is_file()}
+    assert predict(monkeypatch, model, *args, *TILES) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "would replace an input" in error or "name it with --output" in error
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_python_does_not_replace_the_scene(model, scene):
+    result = ScenePredictor(model / "own.yaml", model / "model.pth", tile_size=96)(scene)
+    with pytest.raises(UserError, match="would replace an input"):
+        result.write(scene)
 
 
 def test_bands_are_checked(model):
