@@ -291,19 +291,26 @@ def open_raster(path: str, args: argparse.Namespace, predictor: TilePredictor) -
     )
 
 
-def read_picture(path: str, scene: Any, predictor: TilePredictor) -> Any:
-    """Return the whole scene at a reduced size, ``(h, w, 3)`` uint8, RGB."""
+def read_picture(scene: Any, predictor: TilePredictor) -> Any:
+    """Return the whole scene at a reduced size, ``(h, w, 3)`` uint8, RGB.
+
+    It is read in strips of the height of a tile, so that no more of the file is in memory than
+    during the prediction.
+    """
     import numpy as np
 
-    from facenet_d2.scenes.raster import Raster
-
-    raster = scene.raster
-    scale = min(1.0, PICTURE_SIDE / max(raster.height, raster.width))
-    with Raster(path, bands=raster.bands, scale=scale) as small:
-        values, valid = small.read((0, 0, small.width, small.height))
-    picture = np.moveaxis(scene.stretch.apply(values, valid), 0, 2)
-    picture = picture[:, :, predictor.rgb_channels(picture.shape[2])]
-    return np.ascontiguousarray(picture.round().astype(np.uint8))
+    longest = max(scene.raster.height, scene.raster.width)
+    # Rasters are not resampled by less than 1 %.
+    factor = max(1.02, longest / PICTURE_SIDE) if longest > PICTURE_SIDE else 1.0
+    rows = max(1, int(scene.grid.size / factor))
+    strips = []
+    with scene.raster.reduced(factor) as small:
+        for top in range(0, small.height, rows):
+            window = (0, top, small.width, min(top + rows, small.height))
+            strip = np.moveaxis(scene.stretch.apply(*small.read(window)), 0, 2)
+            strip = strip[:, :, predictor.rgb_channels(strip.shape[2])]
+            strips.append(strip.round().astype(np.uint8))
+    return np.ascontiguousarray(np.concatenate(strips))
 
 
 def process_tiles(
@@ -431,12 +438,9 @@ def predict_scene(
     with open_raster(path, args, predictor) as raster:
         scene = predictor.scene(raster, args.stretch)
         description = predictor.describe(scene)
-        picture = (
-            read_picture(path, scene, predictor)
-            if any(p.suffix == ".png" for p in outputs)
-            else None
-        )
-        check_outputs(outputs, description, picture=picture is not None)
+        check_outputs(outputs, description, picture=True)
+        has_picture = args.shard is None and any(output.suffix == ".png" for output in outputs)
+        picture = read_picture(scene, predictor) if has_picture else None
         store = open_store(predictor, scene, outputs[0], args)
         with kept_tiles():
             if args.ray is None and args.shard is None and (args.workers or 1) > 1:

@@ -98,6 +98,24 @@ class Raster:
         _check_sizes(pixel_size, scale)
         self._open()
 
+    def reduced(self, factor: float) -> Raster:
+        """Open the raster again with pixels that are ``factor`` times as large, without the area.
+
+        Factors up to 1.01 leave the pixels as they are.
+        """
+        pixel_size, scale = self._settings["pixel_size"], self._settings["scale"]
+        if pixel_size is not None:
+            pixel_size *= factor
+        else:
+            scale = (scale or 1.0) / factor
+        return Raster(
+            self.path,
+            bands=self.bands,
+            pixel_size=pixel_size,
+            scale=scale,
+            on_map=self._settings["on_map"],
+        )
+
     def _open(self) -> None:
         self._process = os.getpid()
         self._lock = threading.Lock()

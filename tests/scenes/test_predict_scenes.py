@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import predict_scenes as tool
@@ -20,6 +21,11 @@ from facenet_d2 import UserError
 from facenet_d2.engine import run_command
 from facenet_d2.engine.scene_predictor import ScenePredictor
 from facenet_d2.engine.setup import load_config
+from facenet_d2.scenes import geo
+from facenet_d2.scenes.prediction import Scene
+from facenet_d2.scenes.raster import Raster
+from facenet_d2.scenes.stretch import Stretch
+from facenet_d2.scenes.tiles import TileGrid
 
 THRESHOLD = ("--confidence-threshold", "0")
 TILES = ("--tile-size", "96", "--overlap", "32", "--batch-size", "2")
@@ -258,6 +264,63 @@ def test_python_does_not_replace_the_scene(model, scene):
     result = ScenePredictor(model / "own.yaml", model / "model.pth", tile_size=96)(scene)
     with pytest.raises(UserError, match="would replace an input"):
         result.write(scene)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((300, 200), {}, (40, 27)),
+        ((300, 200), {"scale": 0.5}, (40, 27)),
+        ((300, 200), {"pixel_size": 0.25}, (40, 27)),
+        ((300, 200), {"scale": 0.1}, (30, 20)),
+        ((200, 300), {"pixel_size": 2.0}, (27, 40)),
+        ((20, 18), {"scale": 1.5}, (30, 27)),
+        ((41, 7), {}, (40, 7)),  # Rasters are not resampled by less than 1 %.
+    ],
+)
+def test_size_of_the_picture(monkeypatch, tmp_path, size, options, expected):
+    monkeypatch.setattr(tool, "PICTURE_SIDE", 40)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    pixels = np.stack([rows / size[0], columns / size[1], 0 * rows], axis=2) * 255
+    file = write_scene(tmp_path / "scene.tif", pixels.round().astype(np.uint8))
+    predictor = SimpleNamespace(rgb_channels=lambda count: [0, 1, 2])
+    with Raster(file, **options) as raster:
+        grid = TileGrid(raster.height, raster.width, 96, 32)
+        picture = tool.read_picture(Scene(raster, Stretch(), grid), predictor)
+    # OpenCV draws on nothing else.
+    assert picture.dtype == np.uint8
+    assert picture.flags.c_contiguous
+    assert picture.shape == (*expected, 3)
+    whole = np.asarray(Image.fromarray(pixels.round().astype(np.uint8)).resize(expected[::-1], 2))
+    np.testing.assert_allclose(picture.astype(int), whole, atol=2)
+
+
+def test_the_picture_needs_no_more_memory_than_the_tiles(monkeypatch, caplog, tmp_path):
+    """A file in strips, of which GDAL keeps as many rows as a tile has."""
+    monkeypatch.setattr(tool, "PICTURE_SIDE", 40)
+    # 0.9 MB, of which the rows of a tile are a fifth; a quarter of the memory is 0.4 MB.
+    pages = 1_600_000 // os.sysconf("SC_PAGE_SIZE")
+    sysconf = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda x: pages if x == "SC_PHYS_PAGES" else sysconf(x))
+    monkeypatch.setattr(geo, "_block_cache", 0)
+    file = write_scene(tmp_path / "scene.tif", np.ones((1000, 300, 3), np.uint8))
+    predictor = SimpleNamespace(rgb_channels=lambda count: [0, 1, 2])
+    with Raster(file) as raster:
+        grid = TileGrid(raster.height, raster.width, 192, 32)
+        scene = Scene(raster, Stretch(), grid)
+        for tile in grid:
+            scene.read(tile)
+        reserved = rasterio.env.get_gdal_config("GDAL_CACHEMAX")
+        assert 192 * 300 * 3 < reserved < 300_000
+        assert tool.read_picture(scene, predictor).shape == (40, 12, 3)
+    assert rasterio.env.get_gdal_config("GDAL_CACHEMAX") == reserved
+    assert "will be slow" not in caplog.text
+
+
+def test_parts_of_the_tiles_need_no_picture(monkeypatch, model, scene, tmp_path):
+    monkeypatch.setattr(tool, "read_picture", None)
+    where = ("--input", scene, *TILES, "--output", tmp_path / "out.png", "--shard", "1/2")
+    assert predict(monkeypatch, model, *where) == 0
 
 
 def test_bands_are_checked(model):
