@@ -429,7 +429,11 @@ def process_by_ray(
 
 
 def predict_scene(
-    predictor: TilePredictor, path: str, outputs: list[Path], args: argparse.Namespace
+    predictor: TilePredictor,
+    path: str,
+    outputs: list[Path],
+    args: argparse.Namespace,
+    scene_id: int = 1,
 ) -> str:
     """Process one scene and return a line that reports the result."""
     from facenet_d2.scenes.prediction import InstanceStream
@@ -437,7 +441,7 @@ def predict_scene(
 
     with open_raster(path, args, predictor) as raster:
         scene = predictor.scene(raster, args.stretch)
-        description = predictor.describe(scene)
+        description = predictor.describe(scene, scene_id)
         check_outputs(outputs, description, picture=True)
         has_picture = args.shard is None and any(output.suffix == ".png" for output in outputs)
         picture = read_picture(scene, predictor) if has_picture else None
@@ -473,9 +477,9 @@ def main() -> int:
         with kept_tiles():
             process_by_ray(predictor, [(p, f[0]) for p, f in zip(rasters, outputs)], args)
     failed = 0
-    for path, files in zip(rasters, outputs, strict=True):
+    for number, (path, files) in enumerate(zip(rasters, outputs, strict=True), start=1):
         try:
-            print(predict_scene(predictor, path, files, args))
+            print(predict_scene(predictor, path, files, args, number))
         except UserError as error:
             if len(rasters) == 1:
                 raise

@@ -301,11 +301,12 @@ class TilePredictor(ABC):
         """Return the settings of the merge for the masks of the model."""
         return MergeSettings(tolerance=TOLERANCE)
 
-    def describe(self, scene: Scene, **metadata: Any) -> SceneDescription:
+    def describe(self, scene: Scene, scene_id: int = 1, **metadata: Any) -> SceneDescription:
         """Return the place of a scene and the classes of the model.
 
         Args:
             scene: the scene.
+            scene_id: number of the scene, the ``image_id`` of COCO results.
             metadata: JSON values that are stored in written files.
         """
         raster, model = scene.raster, self.model
@@ -318,6 +319,7 @@ class TilePredictor(ABC):
             class_names=model.class_names,
             class_ids=model.class_ids,
             class_colors=model.class_colors,
+            scene_id=scene_id,
             metadata={"stretch": scene.stretch.to_dict(), **metadata},
             sources=raster.sources,
         )

@@ -134,7 +134,7 @@ class StubPredictor:
     def merge_settings(self) -> MergeSettings:
         return MergeSettings(tolerance=0)
 
-    def describe(self, scene: Scene) -> SceneDescription:
+    def describe(self, scene: Scene, scene_id: int = 1) -> SceneDescription:
         raster = scene.raster
         names = tuple(CLASSES)
         return SceneDescription(

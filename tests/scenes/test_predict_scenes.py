@@ -193,15 +193,20 @@ def test_several_scenes(monkeypatch, capsys, model, scene, tmp_path):
     write_scene(tmp_path / "many" / "a.tif", pixels[:100])
     (tmp_path / "many" / "b.tif").write_bytes(b"II*\0 not a raster")
     write_scene(tmp_path / "many" / "c.tif", pixels[:, :, :2])
-    where = ("--input", tmp_path / "many", *TILES)
+    write_scene(tmp_path / "many" / "d.tif", pixels[:60, :90])
+    where = ("--input", tmp_path / "many", *TILES, *THRESHOLD)
     assert (
         predict(monkeypatch, model, *where, "--output", tmp_path / "out", "--format", "json") == 1
     )
     printed = capsys.readouterr()
-    assert json.loads((tmp_path / "out" / "a.json").read_text()) is not None
-    assert "2 of 3 scenes failed" in printed.err
+    # The number of a scene is its place in the input, whatever has failed.
+    for name, number in (("a", 1), ("d", 4)):
+        results = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+        assert {result["image_id"] for result in results} == {number}
+    assert "2 of 4 scenes failed" in printed.err
     assert "has 2 bands, but the model expects 3" in printed.err
-    assert sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".json") == ["a.json"]
+    names = sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".json")
+    assert names == ["a.json", "d.json"]
 
 
 @pytest.mark.parametrize(
