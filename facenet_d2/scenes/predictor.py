@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -82,10 +83,19 @@ def _file_name(source: str | Path | np.ndarray) -> Iterator[str]:
     height, width, count = source.shape
     with rasterio.MemoryFile(filename="array.tif") as file:
         try:
-            with file.open(
-                driver="GTiff", height=height, width=width, count=count, dtype=source.dtype
-            ) as dataset:
-                dataset.write(np.moveaxis(source, 2, 0))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                with file.open(
+                    driver="GTiff",
+                    height=height,
+                    width=width,
+                    count=count,
+                    dtype=source.dtype,
+                    # Otherwise GDAL takes the second or fourth band for alpha.
+                    photometric="MINISBLACK",
+                    alpha="NO",
+                ) as dataset:
+                    dataset.write(np.moveaxis(source, 2, 0))
         except (TypeError, ValueError) as error:
             raise UserError(f"An array of {source.dtype} is not a scene ({error}).") from error
         yield file.name
@@ -219,7 +229,14 @@ class TilePredictor(ABC):
         """
         with (
             _file_name(source) as name,
-            self.open(name, bands=bands, pixel_size=pixel_size, scale=scale, area=area) as raster,
+            self.open(
+                name,
+                bands=bands,
+                pixel_size=pixel_size,
+                scale=scale,
+                area=area,
+                on_map=not isinstance(source, np.ndarray),
+            ) as raster,
         ):
             scene = self.scene(raster, stretch)
             store = MemoryStore()
@@ -237,6 +254,7 @@ class TilePredictor(ABC):
         pixel_size: float | None = None,
         scale: float | None = None,
         area: Area | None = None,
+        on_map: bool = True,
     ) -> Raster:
         """Open a raster with the bands and the pixel size that the model was trained with.
 
@@ -246,6 +264,7 @@ class TilePredictor(ABC):
             pixel_size: size of the pixels that the model sees, as in :meth:`__call__`.
             scale: pixels that the model sees per pixel of the raster, instead of ``pixel_size``.
             area: area of interest.
+            on_map: see :class:`~facenet_d2.scenes.raster.Raster`.
 
         Raises:
             UserError: if the raster cannot be opened.
@@ -254,7 +273,7 @@ class TilePredictor(ABC):
         bands = bands or self.bands
         use_model_size = pixel_size is None and scale is None and model.pixel_size is not None
         if bands is None or use_model_size:
-            with Raster(path, bands=bands) as raster:
+            with Raster(path, bands=bands, on_map=on_map) as raster:
                 found, metres = raster.bands, raster.pixel_metres
             if bands is None and len(found) == 1 and model.has_pictures:
                 # Training reads grey images as colours, too.
@@ -268,7 +287,9 @@ class TilePredictor(ABC):
                     raster.name,
                     model.pixel_size,
                 )
-        return Raster(path, bands=bands, pixel_size=pixel_size, scale=scale, area=area)
+        return Raster(
+            path, bands=bands, pixel_size=pixel_size, scale=scale, area=area, on_map=on_map
+        )
 
     def scene(self, raster: Raster, stretch: str | None = None) -> Scene:
         """Return a raster with its tiles and its stretch.

@@ -334,3 +334,22 @@ def test_bands_are_checked(model):
         predictor(np.zeros((50, 50, 5), np.uint8))
     with pytest.raises(UserError, match=r"\(H, W, bands\), not one of shape \(50, 50\)"):
         predictor(np.zeros((50, 50), np.uint8))
+    with pytest.raises(UserError, match="has 4 bands, but the model expects 3"):
+        predictor(np.zeros((50, 50, 4), np.uint8))
+
+
+def test_arrays_have_no_alpha_band_and_no_warnings(model, scenes, recwarn, caplog):
+    predictor = ScenePredictor(model / "own.yaml", model / "model.pth", tile_size=64)
+    pixels = np.asarray(Image.open(scenes / "images" / "00000.png"))
+    expected = predictor(pixels)
+    more = np.concatenate([np.zeros_like(pixels[:, :, :1]), pixels], axis=2)[:, :, [1, 2, 3, 0]]
+    recwarn.clear()
+    caplog.clear()
+    found = predictor(more, bands=[1, 2, 3])
+    assert not [str(warning.message) for warning in recwarn]
+    assert "no place" not in caplog.text
+    assert [i.score for i in found.instances] == [i.score for i in expected.instances]
+    for a, b in zip(found.instances, expected.instances, strict=True):
+        np.testing.assert_array_equal(a.mask, b.mask)
+    assert found.scene.crs is None
+    assert found.scene.transform.is_identity
