@@ -54,32 +54,43 @@ def in_common_plane(files: Sequence[VectorFile]) -> tuple[list[np.ndarray], floa
             )
     if reference is None:
         return [file.polygons for file in files], None
-    plane = _plane(reference, _corners(files))
+    plane = _plane(reference, files)
     placed = [_placed(file, plane) for file in files]
     return placed, metres_per_unit(plane)
 
 
-def _corners(files: Sequence[VectorFile]) -> np.ndarray:
-    """Return the corners and centre of the first file that is not empty, in its own CRS."""
-    for file in files:
-        if len(file) and file.crs == files[0].crs:
-            x0, y0, x1, y1 = shapely.total_bounds(file.polygons)
-            centre = ((x0 + x1) / 2, (y0 + y1) / 2)
-            return np.array([centre, (x0, y0), (x0, y1), (x1, y0), (x1, y1)])
-    return np.empty((0, 2))
-
-
-def _plane(crs: CRS, corners: np.ndarray) -> CRS:
-    if not len(corners) or not is_on_earth(crs) or is_true_to_scale(crs, corners):
+def _plane(crs: CRS, files: Sequence[VectorFile]) -> CRS:
+    """Return the CRS or, if it is not true to scale, one around the first file that it has."""
+    file = next((file for file in files if len(file) and file.crs == crs), None)
+    if file is None or not is_on_earth(crs):
         return crs
-    return local_equal_area(*converted(corners[:1], crs, WGS84)[0])
+    x0, y0, x1, y1 = shapely.total_bounds(file.polygons)
+    corners = np.array([((x0 + x1) / 2, (y0 + y1) / 2), (x0, y0), (x0, y1), (x1, y0), (x1, y1)])
+    if is_true_to_scale(crs, corners):
+        return crs
+    points = _without_jump(converted(shapely.get_coordinates(file.polygons), crs, WGS84))
+    return local_equal_area(*(points.min(axis=0) + points.max(axis=0)) / 2)
+
+
+def _without_jump(points: np.ndarray) -> np.ndarray:
+    """Return longitudes and latitudes ``(N, 2)``, with longitudes that do not jump by 360 degrees.
+
+    Those of places on both sides of the antimeridian become 0 to 360 degrees.
+    """
+    width = np.ptp(points[:, 0])
+    if width > 180 and np.ptp(points[:, 0] % 360) < width:
+        points = np.stack([points[:, 0] % 360, points[:, 1]], axis=1)
+    return points
 
 
 def _placed(file: VectorFile, plane: CRS) -> np.ndarray:
     if file.crs == plane or not len(file):
         return file.polygons
     assert file.crs is not None
+    polygons = file.polygons
+    if file.crs.is_geographic:
+        polygons = shapely.transform(polygons, _without_jump)
     metres = metres_per_unit(file.crs) or math.radians(EARTH_RADIUS)
-    polygons = reprojected(shapely.segmentize(file.polygons, _MAX_EDGE / metres), file.crs, plane)
+    polygons = reprojected(shapely.segmentize(polygons, _MAX_EDGE / metres), file.crs, plane)
     # Parts that were cut at the antimeridian meet again.
     return np.where(shapely.is_valid(polygons), polygons, shapely.make_valid(polygons))

@@ -234,6 +234,36 @@ def test_files_may_have_different_systems(run, tmp_path, truth_crs, results_crs)
     assert report["area"] == pytest.approx(1170 * 1412.5, rel=0.03)
 
 
+@pytest.mark.parametrize("truth_crs", ["EPSG:4326", "EPSG:3857"])
+@pytest.mark.parametrize("results_crs", ["EPSG:4326", "EPSG:3857", "EPSG:32760"])
+def test_both_sides_of_the_antimeridian(run, tmp_path, truth_crs, results_crs):
+    """Squares of 10 m, which cover 80 % of the results; in degrees, one lies on the meridian."""
+    source = CRS.from_epsg(32760)
+    middle = reprojected(np.array([shapely.Point(180, -17)]), CRS.from_epsg(4326), source)[0]
+    corners = [(middle.x - 5 + 200 * k, middle.y + 300 * (k % 2)) for k in range(-10, 11)]
+    if "EPSG:3857" in (truth_crs, results_crs):
+        corners.remove((middle.x - 5, middle.y))
+    truth = np.array([shapely.box(x, y, x + 10, y + 10) for x, y in corners])
+    results = np.array([shapely.box(x, y, x + 10, y + 12.5) for x, y in corners])
+    count = len(corners)
+    for name, polygons, crs in (("t", truth, truth_crs), ("r", results, results_crs)):
+        placed = reprojected(polygons, source, CRS.from_string(crs))
+        if crs != "EPSG:32760":
+            left, _, right, _ = shapely.total_bounds(placed)
+            assert left < 0 < right
+        columns = {"class": ["ship"] * count, "score": np.linspace(0.5, 1, count)}
+        write_vectors(tmp_path / f"{name}.gpkg", placed, crs=crs, **columns)
+    report = evaluate(
+        run,
+        *("--truth", tmp_path / "t.gpkg", "--results", tmp_path / "r.gpkg"),
+        *("--size-limits", 98, 102),
+    )
+    assert (report["AP50"], report["AP75"]) == (100, 100)
+    assert [row["truth"] for row in report["recall_by_size"]] == [0, count, 0]
+    # The north of the zone and that of its border differ by 0.9 degrees.
+    assert 4010 * 312.5 < 1.001 * report["area"] < 1.21 * 4010 * 312.5
+
+
 def test_counts_of_each_cell(run, tmp_path):
     """Cells of 100 m in an area of 300 x 200 m; the truth has 3, 0, 1, 0, 0, 2 objects in them."""
 
