@@ -25,7 +25,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -390,19 +390,20 @@ def open_store(predictor: TilePredictor, scene: Any, output: Path, args: argpars
 
 
 def process_by_ray(
-    predictor: TilePredictor, scenes: Sequence[tuple[str, Path]], args: argparse.Namespace
+    predictor: TilePredictor, scenes: Iterable[tuple[str, list[Path]]], args: argparse.Namespace
 ) -> None:
     """Process the tiles of all scenes by a Ray cluster.
 
-    Scenes that cannot be opened are left to :func:`predict_scene`, which reports them.
+    Scenes that cannot be opened or written are left to :func:`predict_scene`, which reports them.
 
     Args:
         predictor: the model.
-        scenes: raster and one output file of each scene.
+        scenes: raster and output files of each scene.
         args: arguments of the command.
     """
     from facenet_d2.engine import scene_ray
     from facenet_d2.scenes.prediction import missing_batches, tile_batches
+    from facenet_d2.scenes.writers import check_outputs
 
     with (
         scene_ray.cluster(args.ray),
@@ -411,11 +412,12 @@ def process_by_ray(
         pool = scene_ray.Pool(model_options(args), args.workers)
 
         def tasks() -> Iterator[scene_ray.Task]:
-            for path, output in scenes:
+            for path, outputs in scenes:
                 try:
                     with open_raster(path, args, predictor) as raster:
                         scene = predictor.scene(raster, args.stretch)
-                        store = open_store(predictor, scene, output, args)
+                        check_outputs(outputs, predictor.describe(scene), picture=True)
+                        store = open_store(predictor, scene, outputs[0], args)
                         batches = tile_batches(scene.grid, predictor.batch_size)
                         missing = missing_batches(batches, store)
                         parts = scene_ray.scene_tasks(scene, store, missing, pool.num_actors)
@@ -475,7 +477,7 @@ def main() -> int:
     predictor = build_predictor(args)
     if args.ray is not None:
         with kept_tiles():
-            process_by_ray(predictor, [(p, f[0]) for p, f in zip(rasters, outputs)], args)
+            process_by_ray(predictor, zip(rasters, outputs), args)
     failed = 0
     for number, (path, files) in enumerate(zip(rasters, outputs, strict=True), start=1):
         try:

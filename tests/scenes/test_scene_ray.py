@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,26 @@ def test_ray_is_missing(folder, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", command(folder, tmp_path / "out.json", "--ray"))
     assert run_command(tool.main) == 2
     assert "pip install 'facenet_d2[ray]'" in capsys.readouterr().err
+
+
+def test_outputs_are_checked_before_the_work(folder, monkeypatch, capsys, tmp_path):
+    class Pool:
+        num_actors = 1
+
+        def __init__(self, *args):
+            pass
+
+        def run(self, tasks, on_tiles):
+            for _ in tasks:
+                raise scene_ray.UserError("The work starts.")
+
+    monkeypatch.setattr(scene_ray, "Pool", Pool)
+    monkeypatch.setattr(scene_ray, "cluster", nullcontext)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    for name, message in (("out.json", "The work starts."), ("out.parquet", "needs pyarrow")):
+        monkeypatch.setattr(sys, "argv", command(folder, tmp_path / name, "--ray"))
+        assert run_command(tool.main) == 2
+        assert message in capsys.readouterr().err
 
 
 class FakeRay:
