@@ -470,6 +470,7 @@ def predict_scene(
 def main() -> int:
     args = parse_args()
     require_geo()
+    from facenet_d2.scenes.area import OutsideAreaError
     from facenet_d2.scenes.sources import find_rasters
 
     rasters = find_rasters(args.input)
@@ -479,14 +480,26 @@ def main() -> int:
         with kept_tiles():
             process_by_ray(predictor, zip(rasters, outputs), args)
     failed = 0
+    outside: list[str] = []
     for number, (path, files) in enumerate(zip(rasters, outputs, strict=True), start=1):
         try:
             print(predict_scene(predictor, path, files, args, number))
+        except OutsideAreaError as error:
+            outside.append(path)
+            if len(outside) == len(rasters):
+                raise
+            reason = error
         except UserError as error:
             if len(rasters) == 1:
                 raise
             failed += 1
             print(f"error: {error} Skipped.", file=sys.stderr)
+    if outside:
+        print(
+            f"{len(outside)} of {len(rasters)} scenes are left out ({', '.join(outside[:5])}): "
+            f"{reason}",
+            file=sys.stderr,
+        )
     if failed:
         print(f"error: {failed} of {len(rasters)} scenes failed.", file=sys.stderr)
     return 1 if failed else 0

@@ -36,6 +36,10 @@ def file_of_area(name: str) -> str:
     return name.partition(_LAYER)[0]
 
 
+class OutsideAreaError(UserError):
+    """An area of interest and a scene do not overlap."""
+
+
 @dataclass(frozen=True)
 class Area:
     """Polygons of an area of interest.
@@ -101,7 +105,8 @@ class Area:
             crs: coordinate reference system of the grid, or None.
 
         Raises:
-            UserError: if only one of scene and area has a reference system, or they do not overlap.
+            OutsideAreaError: if scene and area do not overlap.
+            UserError: if only one of them has a reference system.
         """
         if (self.crs is None) != (crs is None):
             place = "the scene" if crs is None else "the area"
@@ -125,7 +130,7 @@ class Area:
                 f"system of {scene} ({reason(error)})."
             ) from error
         if shapely.area(pixels) == 0:
-            raise UserError(
+            raise OutsideAreaError(
                 f"Area of interest {self.name}: no part of it lies in {scene}; check their "
                 f"coordinate reference systems, {_describe(self.crs)} and {_describe(crs)}."
             )

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import predict_scenes as tool
+import pyogrio.raw
 import pytest
 import rasterio
+import shapely
 from affine import Affine
 from helpers import save_untrained_model, write_tiny_config
 from PIL import Image
@@ -207,6 +209,29 @@ def test_several_scenes(monkeypatch, capsys, model, scene, tmp_path):
     assert "has 2 bands, but the model expects 3" in printed.err
     names = sorted(p.name for p in (tmp_path / "out").iterdir() if p.suffix == ".json")
     assert names == ["a.json", "d.json"]
+
+
+@pytest.mark.parametrize("bounds", [(500100, 4649700, 500128, 4649776), (0, 0, 9, 9)])
+def test_scenes_outside_of_the_area_are_left_out(monkeypatch, capsys, model, tmp_path, bounds):
+    """Of three scenes, the first lies in the area, or none."""
+    for name, width in (("a", 250), ("b", 150), ("c", 60)):
+        write_scene(tmp_path / f"{name}.tif", np.full((60, width, 3), 99, np.uint8))
+    polygon = np.array([shapely.to_wkb(shapely.box(*bounds))], object)
+    options = {"geometry_type": "Polygon", "crs": "EPSG:32633", "driver": "GPKG"}
+    pyogrio.raw.write(tmp_path / "area.gpkg", polygon, [], [], **options)
+    inputs = [tmp_path / f"{name}.tif" for name in "abc"]
+    where = ("--input", *inputs, "--output", tmp_path / "out", *TILES)
+    code = predict(monkeypatch, model, *where, "--aoi", tmp_path / "area.gpkg")
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"Area of interest {tmp_path / 'area.gpkg'}: no part of it lies in" in error
+    if bounds[0]:
+        assert code == 0
+        assert error.startswith(f"2 of 3 scenes are left out ({inputs[1]}, {inputs[2]}): Area")
+    else:
+        assert code == 2
+        assert error.startswith("error: Area of interest")
+    written = [path.name for path in (tmp_path / "out").glob("*.gpkg")]
+    assert written == (["a.gpkg"] if bounds[0] else [])
 
 
 @pytest.mark.parametrize(
