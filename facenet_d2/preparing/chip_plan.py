@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ class ChipPlan:
         objects: objects of each scene, by its name.
         labels: report on the labels.
         dropped: number of chips that are left out because one of another split is too close.
-        distance: smallest distance in pixels between two splits; None if there is one split.
+        distance: smallest distance in pixels between two splits; None if there is one split, or no
+            raster has the areas of two.
     """
 
     chips: list[tuple[Site, tuple[Chip, ...]]]
@@ -143,6 +145,7 @@ def make_plan(
     units: list[_Unit] = []
     reached: set[str] = set()
     problem: UserError | None = None
+    distances: list[float] = []
     for name, raster in rasters.items():
         on_grid = {}
         for part, polygons in areas.items():
@@ -161,7 +164,7 @@ def make_plan(
             if len(areas) > 1:
                 own = [unit.of_split(part) for unit in own]
             units += [unit for unit in own if unit.chips]
-        _check_areas(on_grid, split.gap, raster.name)
+        distances += _distances(on_grid, split.gap, raster.name)
     if problem is not None and set(areas) - reached:
         raise problem
     if problem is not None:
@@ -177,7 +180,7 @@ def make_plan(
     elif shares is not None:
         units = _assign_units(units, objects, shares, split)
     if len(areas) > 1:
-        return ChipPlan(_grouped(units), objects, labels, 0, None)
+        return ChipPlan(_grouped(units), objects, labels, 0, min(distances, default=None))
     order = sorted(split.parts, key=lambda part: _weight(units, part))
     footprints = _footprints(units, rasters)
     splits = [chip.split for unit in units for chip in unit.chips]
@@ -294,16 +297,22 @@ def _weight(units: list[_Unit], split: str) -> int:
     return sum(chip.split == split for unit in units for chip in unit.chips)
 
 
-def _check_areas(areas: dict[str, shapely.Geometry], gap: int, name: str) -> None:
-    parts = list(areas)
-    for i, one in enumerate(parts):
-        for other in parts[i + 1 :]:
-            distance = float(shapely.distance(areas[one], areas[other]))
-            if distance < gap:
-                raise UserError(
-                    f"--split: the areas of {one} and {other} are {distance:.1f} pixels apart in "
-                    f"{name}, less than --gap {gap}; move them apart, or lower --gap."
-                )
+def _distances(areas: dict[str, shapely.Geometry], gap: int, name: str) -> list[float]:
+    """Return the distances between the areas of splits in a raster, in pixels.
+
+    Raises:
+        UserError: if one is less than the gap.
+    """
+    distances = []
+    for one, other in combinations(areas, 2):
+        distance = float(shapely.distance(areas[one], areas[other]))
+        if distance < gap:
+            raise UserError(
+                f"--split: the areas of {one} and {other} are {distance:.1f} pixels apart in "
+                f"{name}, less than --gap {gap}; move them apart, or lower --gap."
+            )
+        distances.append(distance)
+    return distances
 
 
 def _footprints(units: list[_Unit], rasters: Mapping[str, Raster]) -> np.ndarray:

@@ -693,6 +693,10 @@ def test_splits_by_areas(tmp_path, prepare):
     assert "5.0 pixels apart" in text
     code, text = prepare(*args, *split, "--gap", 5)
     assert code == 0, text
+    assert "splits are at least 5 pixels apart; 0 chips were left out" in text
+    for name in ("train", "val"):
+        info = read(tmp_path / "out" / f"{name}.json")["info"]
+        assert info["split"] == {"distance": 5, "dropped_chips": 0}
     seen = []
     for name in ("train", "val"):
         content = read(tmp_path / "out" / f"{name}.json")
