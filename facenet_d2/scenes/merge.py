@@ -113,12 +113,14 @@ class SceneInstances:
             which depends on the grid and the detections only.
         detections: their classes, scores, boxes and masks.
         parts: ``(N,)`` int32; number of detections that form the mask.
+        tiles: ``(N,)`` int32; number of tiles of these detections.
         whole: ``(N,)`` bool; whether a tile sees the instance whole.
     """
 
     ids: np.ndarray
     detections: Detections
     parts: np.ndarray
+    tiles: np.ndarray
     whole: np.ndarray
 
     def __len__(self) -> int:
@@ -138,6 +140,7 @@ class SceneInstances:
                 np.concatenate([detections.bits for detections in found]),
             ),
             np.concatenate([batch.parts for batch in batches]),
+            np.concatenate([batch.tiles for batch in batches]),
             np.concatenate([batch.whole for batch in batches]),
         )
 
@@ -333,6 +336,7 @@ def _scene_instances(instances: Sequence[Instance], first_id: int) -> SceneInsta
             [instance.bits for instance in instances],
         ),
         np.array([len(instance.parts) for instance in instances], np.int32),
+        np.array([len({part.tile.place for part in x.parts}) for x in instances], np.int32),
         np.array([instance.whole for instance in instances], bool),
     )
 

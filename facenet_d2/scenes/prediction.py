@@ -216,6 +216,6 @@ class InstanceStream:
                     x0=left,
                     y0=top,
                     mask=found.mask(i),
-                    tiles=int(merged.parts[i]),
+                    tiles=int(merged.tiles[i]),
                     cut=left == 0 or top == 0 or right == grid.width or bottom == grid.height,
                 )

@@ -30,6 +30,8 @@ from stub import (
 from facenet_d2.errors import UserError
 from facenet_d2.scenes.detections import Detections, TileDetections
 from facenet_d2.scenes.merge import MergeSettings, SceneInstances, SeamMerger, merge_rows
+from facenet_d2.scenes.prediction import InstanceStream
+from facenet_d2.scenes.tile_store import MemoryStore
 from facenet_d2.scenes.tiles import TileGrid
 
 
@@ -156,6 +158,13 @@ def test_pieces_that_a_tile_sees_apart_are_joined(shape):
     instances, report = merge(tiles, grid)
     assert as_set(instances.detections) == objects_of(scene, 1)
     assert report.united == 1
+    filled = [len(tile.detections) for tile in tiles if len(tile.detections)]
+    assert (instances.parts.tolist(), instances.tiles.tolist()) == ([sum(filled)], [len(filled)])
+    store = MemoryStore()
+    for tile, found in zip(grid, tiles, strict=True):
+        store.save(tile, found)
+    (instance,) = InstanceStream(grid, store, MergeSettings(tolerance=0))
+    assert instance.tiles == len(filled) < sum(filled)
 
 
 def test_four_neighbours_at_a_corner_of_four_tiles_stay_apart():
