@@ -68,9 +68,9 @@ def place(dataset: Any, path: str) -> tuple[Any, Any, Any]:
     """Give the pixels of a raster a place on the map.
 
     A raster with only ground control points or rational polynomial coefficients (RPC) is warped: to
-    the reference system of its points if that is in metres, otherwise to a UTM zone, where pixels
-    are square on the ground. RPC are evaluated at their height offset. Pixels outside of the warped
-    raster are invalid. Other rasters are left as they are.
+    the reference system of its points if that is projected, in whatever unit, otherwise to a UTM
+    zone; pixels are square on the ground. RPC are evaluated at their height offset. Pixels outside
+    of the warped raster are invalid. Other rasters are left as they are.
 
     Args:
         dataset: an open raster.
