@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-# Names of temporary files: a dot, the name, the process, "tmp", and the suffix. SQLite's journals
-# of GeoPackages have a further part.
+# Names of temporary files: a dot, the name, a random part, the process, "tmp", and the suffix.
+# SQLite's journals of GeoPackages have a further part.
 TEMPORARY = re.compile(r"\..+\.(\d+)\.tmp(\.\w+)?(-\w+)?")
+# Processes in containers that share a disk can have the same number.
+_RANDOM = secrets.token_hex(4)
 
 
 @contextmanager
@@ -43,7 +46,7 @@ def replaced(path: str | Path, *, durable: bool = False) -> Iterator[Path]:
 
 def temporary_path(path: Path) -> Path:
     """Return the path at which this process writes a file before it replaces ``path``."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    return path.with_name(f".{path.stem}.{_RANDOM}.{os.getpid()}.tmp{path.suffix}")
 
 
 def _flush_to_disk(path: Path) -> None:

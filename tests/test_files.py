@@ -1,8 +1,10 @@
 """Files are replaced completely or not at all; configs and train_net.py are found."""
 
+import importlib.util
+
 import pytest
 
-from facenet_d2 import UserError, paths
+from facenet_d2 import UserError, files, paths
 from facenet_d2.files import replaced, write_whole
 
 
@@ -31,6 +33,23 @@ def test_an_error_leaves_what_was_there(tmp_path):
             fail(create)
         assert file.read_text() == "old"
         assert list(tmp_path.iterdir()) == [file]
+
+
+def test_processes_of_the_same_number_in_two_containers(tmp_path):
+    """Each is process 7, for example, and they share the disk."""
+    spec = importlib.util.spec_from_file_location("facenet_d2.other", files.__file__)
+    other = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(other)
+    file = tmp_path / "a.json"
+    with files.replaced(file) as first, other.replaced(file) as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
+    for module in (files, other):
+        module.temporary_path(file).touch()
+    files.remove_temporary_files(tmp_path, "a")
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_folder_is_renamed_at_the_end(tmp_path):
