@@ -25,6 +25,7 @@ from ..data import read_image
 from ..engine import Predictor, run_command
 from ..engine.cli import user_errors
 from ..engine.inputs import find_inputs
+from ..errors import UserError
 from ..files import write_whole
 from ..wording import counted
 from .outlines import mask_shapes
@@ -186,10 +187,26 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_names(files: Sequence[Path]) -> None:
+    """Check that images differ in their names, which their URLs are made of.
+
+    Raises:
+        UserError: if two have the same name.
+    """
+    known: dict[str, Path] = {}
+    for file in files:
+        if known.setdefault(file.name, file) != file:
+            raise UserError(
+                f"--input: {known[file.name]} and {file} would get the same URL; process their "
+                "folders one by one, each with its own --url and --output."
+            )
+
+
 def main() -> None:
     """Write the tasks of images."""
     args = parse_args()
     files = find_inputs(args.input)
+    check_names(files)
     predictor = Predictor(args.config_file, overrides=args.opts)
     names = predictor.metadata.thing_classes
     tasks = []

@@ -147,3 +147,14 @@ def test_the_command(trained, scenes, tmp_path, monkeypatch):
     assert all(t["predictions"][0]["result"] for t in tasks)
     assert tasks[0]["predictions"][0]["model_version"] == "model"
     assert "<PolygonLabels" in (tmp_path / "labels.xml").read_text()
+
+
+def test_images_of_the_same_name_are_refused(tmp_path, monkeypatch, capsys):
+    """Their tasks would show one image."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.png").touch()
+    argv = ["label_studio", "--config-file", "none.yaml", "--output", tmp_path / "tasks.json"]
+    monkeypatch.setattr(sys, "argv", list(map(str, [*argv, "--input", tmp_path / "*" / "0.png"])))
+    assert run_command(label_studio.main) == 2
+    assert f"{tmp_path / 'b' / '0.png'} would get the same URL" in capsys.readouterr().err
