@@ -330,21 +330,30 @@ def test_masks_and_overviews(internal, mask_first, tmp_path):
         assert (values[:, ~valid] == 0).all()
 
 
-def test_ground_control_points(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("code", "transform", "metres"),
+    [
+        (32633, NORTH_UP, 0.5),
+        # New York, in feet of the US survey.
+        (2263, Affine(3, 0, 985_000, 0, -3, 200_000), 3 * 1200 / 3937),
+    ],
+)
+def test_ground_control_points(tmp_path, caplog, code, transform, metres):
     caplog.set_level(logging.INFO)
     values = noise(2, "uint8")
 
     def setup(file):
-        file.gcps = (control_points(NORTH_UP), UTM)
+        file.gcps = (control_points(transform), CRS.from_epsg(code))
 
     path = write_raster(tmp_path / "scene.tif", values, setup, crs=None, transform=None)
     with Raster(path) as raster:
-        assert raster.crs == UTM
-        assert raster.transform.almost_equals(NORTH_UP, 1e-6)
+        assert raster.crs == CRS.from_epsg(code)
+        assert raster.transform.almost_equals(transform, 1e-6)
+        assert raster.pixel_metres == pytest.approx((metres, metres), rel=1e-3)
         read, valid = raster.read(WHOLE)
         assert valid.all()
         assert np.array_equal(read, values)
-    assert "warped to EPSG:32633 by its 4 ground control points" in caplog.text
+    assert f"warped to EPSG:{code} by its 4 ground control points" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "int16"])
