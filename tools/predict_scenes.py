@@ -314,16 +314,33 @@ def read_picture(scene: Any, predictor: TilePredictor) -> Any:
 
 
 def process_tiles(
-    predictor: TilePredictor, scene: Any, store: Any, shard: tuple[int, int], label: str
+    predictor: TilePredictor,
+    scene: Any,
+    store: Any,
+    shard: tuple[int, int],
+    label: str,
+    line: int | None = None,
 ) -> None:
-    """Detect the instances of a part of the tiles that are not in the store yet."""
+    """Detect the instances of a part of the tiles that are not in the store yet.
+
+    Args:
+        predictor: the model.
+        scene: the scene.
+        store: store of the detections.
+        shard: number of the part, from 0, and number of parts.
+        label: text before the progress bar.
+        line: line of the bar on a terminal that several processes write to.
+    """
     from facenet_d2.scenes.prediction import detect_tiles, missing_batches, tile_batches
 
     batches = tile_batches(scene.grid, predictor.batch_size, *shard)
     missing = missing_batches(batches, store)
     total = sum(map(len, batches))
     done = total - sum(map(len, missing))
-    with tqdm(total=total, initial=done, unit="tile", desc=label) as bar:
+    position = line if sys.stderr.isatty() else None
+    with tqdm(
+        total=total, initial=done, unit="tile", desc=label, position=position, leave=None
+    ) as bar:
         detect_tiles(scene, missing, predictor.detect, store, on_batch=bar.update)
 
 
@@ -345,7 +362,8 @@ def worker(path: str, args: argparse.Namespace, store: Any, number: int) -> None
         predictor = build_predictor(args)
         with open_raster(path, args, predictor) as raster:
             scene = predictor.scene(raster, args.stretch)
-            process_tiles(predictor, scene, store, (number, args.workers), f"part {number + 1}")
+            part, label = (number, args.workers), f"part {number + 1}"
+            process_tiles(predictor, scene, store, part, label, line=number)
 
     sys.exit(run_command(work))
 
@@ -455,10 +473,17 @@ def predict_scene(
                 process_tiles(predictor, scene, store, args.shard or (0, 1), description.name)
         if args.shard is not None:
             return f"{path}: part {args.shard[0] + 1} of {args.shard[1]} is complete"
-        stream = InstanceStream(
-            scene.grid, store, predictor.merge_settings(), min_score=args.confidence_threshold
-        )
-        written = write_scene(outputs, description, stream, simplify=args.simplify, picture=picture)
+        with tqdm(total=scene.grid.shape[0], unit="row", desc="Merging and writing") as bar:
+            stream = InstanceStream(
+                scene.grid,
+                store,
+                predictor.merge_settings(),
+                min_score=args.confidence_threshold,
+                on_row=bar.update,
+            )
+            written = write_scene(
+                outputs, description, stream, simplify=args.simplify, picture=picture
+            )
         predictor.warn(stream.report)
         if not args.keep_tiles:
             store.delete()

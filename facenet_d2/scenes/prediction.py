@@ -181,6 +181,7 @@ class InstanceStream:
         settings: MergeSettings,
         *,
         min_score: float = 0.0,
+        on_row: Callable[[], object] = lambda: None,
     ) -> None:
         """
         Args:
@@ -188,8 +189,10 @@ class InstanceStream:
             store: source of the detections of all tiles.
             settings: settings of the merge.
             min_score: minimum score of the instances, after the merge.
+            on_row: called after each row of tiles.
         """
         self._grid = grid
+        self._on_row = on_row
         self._store = store
         self._min_score = min_score
         self._merger = SeamMerger(grid, settings)
@@ -219,3 +222,4 @@ class InstanceStream:
                     tiles=int(merged.tiles[i]),
                     cut=left == 0 or top == 0 or right == grid.width or bottom == grid.height,
                 )
+            self._on_row()

@@ -89,7 +89,10 @@ def test_files_and_python_agree(monkeypatch, capsys, model, scene, tmp_path):
     assert (
         predict(monkeypatch, model, "--input", scene, "--output", *outputs, *THRESHOLD, *TILES) == 0
     )
-    line = capsys.readouterr().out.splitlines()[-1]
+    printed = capsys.readouterr()
+    line = printed.out.splitlines()[-1]
+    # Tiles of 96 pixels that overlap by 32 cover 128 rows of pixels in two rows.
+    assert " 2/2 " in printed.err.split("Merging and writing: 100%")[1]
     results = json.loads(outputs[1].read_text())
     assert line.startswith(f"{scene}: {len(results)} instances")
     with sqlite3.connect(outputs[0]) as connection:
