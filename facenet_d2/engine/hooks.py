@@ -199,8 +199,8 @@ class WriteAfterEvaluation(PeriodicWriter):
 class WarnOfEmptyMasks(HookBase):
     """Warns if the Dice loss indicates that all predicted masks are empty.
 
-    An empty mask has a Dice loss of 1 and almost no gradient, so a model that collapses in the
-    first steps does not recover.
+    An empty mask has a Dice loss of 1 and little gradient, so a model that collapses in the first
+    steps recovers slowly, if at all.
     """
 
     NEAR_ONE = 0.985

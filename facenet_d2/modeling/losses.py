@@ -10,6 +10,9 @@ from torch.autograd.function import once_differentiable
 
 # Maximum size of a chunk of predicted masks. Several arrays of this size are held at a time.
 CHUNK_FLOATS = 8 * 2**20
+# Minimum derivative of the sigmoid in the gradient of pair_losses. Without it, a large step can
+# make all masks empty, at which the gradient vanishes and training never recovers.
+MIN_SLOPE = 1e-3
 
 
 def dice_loss(pred: torch.Tensor, target: torch.Tensor, eps: float = 1e-3) -> torch.Tensor:
@@ -69,7 +72,7 @@ class _PairLosses(torch.autograd.Function):
             start += len(owner)
             p = (kernel @ features).float().sigmoid_()
             grad_logits = torch.addcmul(by_mask[part] * masks[owner], by_pred[part], p)
-            grad_logits *= p.mul_(1 - p)
+            grad_logits *= p.mul_(1 - p).clamp_(min=MIN_SLOPE)
             grad_logits = grad_logits.to(features.dtype)
             grad_kernels[part] = grad_logits @ features.T
             grad_features.addmm_(kernel.T, grad_logits)
@@ -92,7 +95,9 @@ def pair_losses(
 ) -> torch.Tensor:
     """Compute the Dice loss of each pair of a predicted mask and its instance's mask.
 
-    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory.
+    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory. In the
+    gradient, the sigmoid's derivative p (1 - p) is at least 0.001, so that empty masks recover.
+    This differs from the published SOLOv2 for probabilities below 0.001 and above 0.999.
 
     Args:
         kernels: kernel of each predicted mask, ``(P, D)``.

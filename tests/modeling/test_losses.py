@@ -169,7 +169,8 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
 def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
     """Values and gradients against automatic differentiation of equation (11)."""
     monkeypatch.setattr(losses, "CHUNK_FLOATS", chunk)
-    kernels = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    # Probabilities between 0.001 and 0.999.
+    kernels = (0.3 * torch.randn(7, 5, dtype=torch.float64)).requires_grad_()
     features = torch.randn(5, 30, dtype=torch.float64, requires_grad=True)
     masks = torch.rand(3, 30) > 0.6
     owners = torch.tensor([0, 0, 2, 1, 1, 2, 0])
@@ -183,6 +184,23 @@ def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
     assert torch.allclose(result.double(), expected, atol=1e-6)
     for a, b in zip(own, gradients):
         assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_empty_masks_have_a_gradient():
+    """The chain rule in plain steps, with p (1 - p) of at least 0.001."""
+    logits = torch.tensor([[-30.0, -9, -2, 0, 3, 9, 30], [-40, -40, -40, -40, -40, -40, -40]])
+    masks = torch.tensor([[1, 0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 0, 0, 0]], dtype=torch.bool)
+    # Each mask has a kernel of its own that selects its logits.
+    kernels, features = torch.eye(2), logits.clone().requires_grad_()
+    losses.pair_losses(kernels, features, masks, torch.arange(2)).sum().backward()
+    p, q = logits.double().sigmoid(), masks.double()
+    overlap = (p * q).sum(1, keepdim=True)
+    total = (p.square() + q).sum(1, keepdim=True) + 2e-3
+    by_p = -2 * q / total + 4 * overlap * p / total.square()
+    expected = by_p * (p * (1 - p)).clamp(min=1e-3)
+    torch.testing.assert_close(features.grad.double(), expected, rtol=1e-4, atol=1e-8)
+    # Gradient descent raises the pixels of the empty mask's object.
+    assert (features.grad[1, 2:4] < -1e-4).all()
 
 
 def test_cap_on_positive_cells_takes_them_evenly():
