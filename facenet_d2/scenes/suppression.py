@@ -95,7 +95,7 @@ class _Candidate:
     """
 
     instance: Instance
-    kept: bool | None
+    kept: bool | None = None
     rivals: list[_Candidate] = field(default_factory=list)
 
 
@@ -129,7 +129,7 @@ class Suppression:
                 that was added, it lies within these boxes.
         """
         rule = self.rule
-        candidates = [*self._held, *(_Candidate(x, None) for x in new)]
+        candidates = [*self._held, *map(_Candidate, new)]
         for loser, winner in _overlapping(candidates, len(self._held)):
             x, y = loser.instance, winner.instance
             if rule.rank(y) > rule.rank(x) and rule.loses(x, y):

@@ -10,9 +10,9 @@ from facenet_d2.data.augmentation import build_augmentations
 from facenet_d2.runtime import OnnxPredictor, grids, predictor
 
 
-def runner(network, monkeypatch):
+def runner(network, monkeypatch, **options):
     monkeypatch.setattr(predictor, "load_network", lambda *args, **kwargs: network)
-    return OnnxPredictor("model.onnx")
+    return OnnxPredictor("model.onnx", **options)
 
 
 def predict_by_model(model, cfg, images):
@@ -93,8 +93,7 @@ def test_threads(model_cfg, monkeypatch):
     model = build(model_cfg, "SOLOv2")
     network = ModelAsNetwork(model, "SOLOv2", describe(model_cfg, model, "SOLOv2"))
     (image,) = pictures((96, 128))
-    monkeypatch.setattr(predictor, "load_network", lambda *args, **kwargs: network)
-    expected = OnnxPredictor("model.onnx", threads=1)(image)
+    expected = runner(network, monkeypatch, threads=1)(image)
     assert len(expected) > 3
     monkeypatch.setattr(grids, "LOGITS", 2 * 24 * 32)
     within, masks_of_cells = [], grids.masks_of_cells
@@ -106,7 +105,7 @@ def test_threads(model_cfg, monkeypatch):
     monkeypatch.setattr(grids, "masks_of_cells", observed)
     with ThreadpoolController().limit(limits=2, user_api="blas"):
         before = blas_threads()
-        found = OnnxPredictor("model.onnx", threads=3)(image)
+        found = runner(network, monkeypatch, threads=3)(image)
         assert blas_threads() == before != {1}
     assert within == [{1}]
     np.testing.assert_array_equal(found.scores, expected.scores)
