@@ -146,6 +146,9 @@ def _add_solov2(cfg: CN) -> None:
     # Pyramid levels fused into the mask features, finest first.
     node.MASK_IN_FEATURES = ["p2", "p3", "p4", "p5"]
     node.MASK_CHANNELS = 128
+    # Stride of the mask features and of the masks in training and inference: 4, or 2 with a
+    # sub-pixel convolution at the end of the mask head. Not used by SOLO, which has stride 4.
+    node.MASK_STRIDE = 4
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Weight of the Dice loss, lambda of equation (9).
@@ -487,8 +490,8 @@ def _add_data(cfg: CN) -> None:
 
     Two of Detectron2's keys accept a further value: INPUT.RANDOM_FLIP may be "both", and
     INPUT.MASK_FORMAT may be "stride4", as in the configs of SOLO, SOLOv2, FACENet, YOLACT,
-    CondInst and RDSNet. Ground-truth masks are then rasterised once, at stride 4, where losses
-    compare masks.
+    CondInst and RDSNet. Ground-truth masks are then rasterised once, at the stride where losses
+    compare masks: 4, or MODEL.SOLOV2.MASK_STRIDE.
     """
     # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
     # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as

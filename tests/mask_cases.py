@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 
-def random_case(seed):
+def random_case(seed, stride=4):
     """Blobs, noise and rectangles up to the borders; any size of padding, input and image."""
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
@@ -23,6 +23,6 @@ def random_case(seed):
         mask.zero_()
         mask[y0:y1, x0:x1] = 1
     masks[1, :, -1] = masks[2, 0] = 0.9
-    input_size = (int(rng.integers(1, 4 * height + 1)), int(rng.integers(1, 4 * width + 1)))
+    input_size = tuple(int(rng.integers(1, stride * side + 1)) for side in (height, width))
     sizes = [(1, 1), (1, 700), (2, 33), (33, 2), (7, 1), (90, 61), (250, 300), input_size]
     return masks, input_size, sizes[seed % len(sizes)], float(rng.choice([0.3, 0.5]))

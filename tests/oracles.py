@@ -17,7 +17,9 @@ def inference_settings(**changes):
     return replace(InferenceSettings.from_config(cfg), **changes)
 
 
-def detect_by_loops(scores, kernels, features, min_areas, settings, input_size, output_size):
+def detect_by_loops(
+    scores, kernels, features, min_areas, settings, input_size, output_size, stride=4
+):
     """SOLOv2's inference after Points NMS, one candidate after the other.
 
     Returns a list of (class, score, mask).
@@ -47,7 +49,7 @@ def detect_by_loops(scores, kernels, features, min_areas, settings, input_size, 
     kept = sorted((k for k in kept if k[0] >= settings.update_threshold), key=lambda x: -x[0])
     results = []
     for score, c, mask in kept[: settings.max_instances]:
-        size = (4 * mask.shape[0], 4 * mask.shape[1])
+        size = (stride * mask.shape[0], stride * mask.shape[1])
         mask = F.interpolate(mask[None, None], size=size, mode="bilinear")
         mask = mask[:, :, : input_size[0], : input_size[1]]
         mask = F.interpolate(mask, size=output_size, mode="bilinear")[0, 0]

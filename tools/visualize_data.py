@@ -27,7 +27,7 @@ from facenet_d2.data.readers import build_reader
 from facenet_d2.engine import load_config, run_command
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.files import replaced
-from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks
+from facenet_d2.structures.masks import MASK_STRIDE, full_size_masks, masks_field
 from facenet_d2.visualization.overlay import draw_masks
 from facenet_d2.wording import counted
 
@@ -51,11 +51,12 @@ def parse_args() -> argparse.Namespace:
 
 
 def repeat_to_full_size(instances: Instances) -> np.ndarray:
-    """Return the masks as ``(N, H, W)``; the pixels of stride-4 masks are repeated."""
+    """Return the masks as ``(N, H, W)``; the pixels of masks at a stride are repeated."""
     height, width = instances.image_size
-    if instances.has("gt_stride4_masks"):
-        masks = instances.gt_stride4_masks.numpy().repeat(MASK_STRIDE, 1).repeat(MASK_STRIDE, 2)
-        return masks[:, :height, :width]
+    for stride in (2, MASK_STRIDE):
+        if instances.has(masks_field(stride)):
+            masks = instances.get(masks_field(stride)).numpy().repeat(stride, 1).repeat(stride, 2)
+            return masks[:, :height, :width]
     return full_size_masks(instances).numpy()
 
 

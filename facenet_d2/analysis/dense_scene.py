@@ -35,7 +35,8 @@ def dense_predictions(
     Raises:
         UserError: if there are more candidates than cells, or more discs than candidates.
     """
-    h, w = size[0] // 4, size[1] // 4
+    stride = model.mask_stride
+    h, w = size[0] // stride, size[1] // stride
     cells, first = [], 0
     for grid in model.layout.num_grids:
         # Points NMS would suppress one of two neighbouring cells.
@@ -45,7 +46,7 @@ def dense_predictions(
         raise UserError(f"--candidates is {candidates}, but the grids hold at most {len(cells)}.")
     if not 1 <= kept <= max(1, candidates):
         raise UserError(f"--kept is {kept}; it must be between 1 and --candidates.")
-    depth = model.mask_head.predict.out_channels
+    depth = model.instance_head.kernel_pred.out_channels
     generator = torch.Generator().manual_seed(0)
     y, x = torch.meshgrid(torch.arange(h).double(), torch.arange(w).double(), indexing="ij")
     features = torch.zeros(depth, h, w, dtype=torch.float64)
@@ -58,7 +59,7 @@ def dense_predictions(
     for i in range(candidates):
         disc = i % kept
         cell = cells[i * len(cells) // candidates]
-        r = radius / 4 * (0.9 + 0.2 * torch.rand(1, generator=generator).item())
+        r = radius / stride * (0.9 + 0.2 * torch.rand(1, generator=generator).item())
         cy, cx = ((v + 0.5) / side * extent for v, extent in zip(divmod(disc, side), (h, w)))
         coefficients = [2 * cx * unit, 2 * cy * unit, r**2 - cx**2 - cy**2, -(unit**2)]
         kernels[cell, :4] = 8 / r**2 * torch.tensor(coefficients, dtype=torch.float64)

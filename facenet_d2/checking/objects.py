@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..modeling.grids.layout import GridLayout
+from ..stride import MASK_STRIDE
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class GridSettings:
         shortest: size to which the shortest side of the input is scaled.
         longest: upper limit of the longest side of the input.
         divisibility: number whose multiples inputs are padded to.
+        mask_stride: stride of the masks that the network is trained with.
     """
 
     layout: GridLayout
@@ -29,6 +31,7 @@ class GridSettings:
     shortest: int
     longest: int
     divisibility: int = 32
+    mask_stride: int = MASK_STRIDE
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_size: int | None = None) -> GridSettings:
@@ -43,6 +46,7 @@ class GridSettings:
             min_mask_areas=tuple(cfg.MODEL.SOLOV2.MIN_MASK_AREAS),
             shortest=input_size or cfg.INPUT.MIN_SIZE_TEST,
             longest=input_size or cfg.INPUT.MAX_SIZE_TEST,
+            mask_stride=cfg.MODEL.SOLOV2.MASK_STRIDE,
         )
 
     def resize_factors(self, image_sizes: np.ndarray) -> np.ndarray:

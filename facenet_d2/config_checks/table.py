@@ -132,6 +132,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "DEFORM_CONVS": NO_OR_MORE_LAYERS,
         "MASK_IN_FEATURES": LEVELS,
         "MASK_CHANNELS": CHANNELS,
+        "MASK_STRIDE": choice(2, 4),
         "FOCAL_LOSS_ALPHA": SHARE,
         "FOCAL_LOSS_GAMMA": GAMMA,
         "DICE_WEIGHT": WEIGHT,

@@ -19,6 +19,7 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import BitMasks, PolygonMasks
 
 from ..errors import UserError
+from ..stride import MASK_STRIDE
 from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
 from .images import ImageError
@@ -34,7 +35,8 @@ class SceneMapper(DatasetMapper):
     Differences:
 
     - Its augmentations are those of :func:`~facenet_d2.data.augmentation.build_augmentations`.
-    - ``INPUT.MASK_FORMAT`` may be ``stride4``: masks are rasterised at stride 4, see
+    - ``INPUT.MASK_FORMAT`` may be ``stride4``: masks are rasterised at stride 4, or at
+      ``MODEL.SOLOV2.MASK_STRIDE``, see
       :func:`~facenet_d2.structures.rasterize.rasterize_instances`.
     - Boxes are recomputed, tight around the part of the mask that the augmentations leave in the
       image; instances without such a part are dropped.
@@ -45,15 +47,23 @@ class SceneMapper(DatasetMapper):
     """
 
     @configurable
-    def __init__(self, *, reader: ImageReader | None = None, **arguments: Any) -> None:
+    def __init__(
+        self,
+        *,
+        reader: ImageReader | None = None,
+        mask_stride: int = MASK_STRIDE,
+        **arguments: Any,
+    ) -> None:
         """
         Args:
             reader: reader of the images; by default Pillow's, for ``image_format``.
+            mask_stride: stride of the masks if the mask format is ``stride4``.
             arguments: arguments of ``DatasetMapper``.
         """
         # Detectron2's constructor is decorated as well, and takes explicit arguments only.
         super().__init__(**arguments)
         self.reader = reader or PillowReader(self.image_format)
+        self.mask_stride = mask_stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -65,6 +75,8 @@ class SceneMapper(DatasetMapper):
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         arguments["reader"] = build_reader(cfg)
+        if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
+            arguments["mask_stride"] = cfg.MODEL.SOLOV2.MASK_STRIDE
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +146,7 @@ class SceneMapper(DatasetMapper):
             annotated_size = _annotated_size(dataset_dict)
             del dataset_dict["annotations"]
             dataset_dict["instances"] = rasterize_instances(
-                annotations, transforms, annotated_size, image_shape
+                annotations, transforms, annotated_size, image_shape, self.mask_stride
             )
             return
         if annotations:

@@ -92,6 +92,7 @@ def _settings(model: InstanceModel[Any]) -> Settings:
             num_grids=model.layout.num_grids,
             min_mask_areas=tuple(areas.tolist()),
             decoupled=isinstance(model, SOLO) and isinstance(model.mask_head, DecoupledMaskHead),
+            mask_stride=model.mask_stride,
             **asdict(model.settings),
         )
     if isinstance(model, YOLACT):

@@ -36,11 +36,14 @@ class YoloSegNetwork(ExportedNetwork):
 
     The output "output0" is ``(1, 4 + C + E, A)``: for each of A rows the box (x and y of the
     centre, width, height) in pixels of the input, the score of each class, and E coefficients.
-    "output1" are the prototypes, ``(1, E, S / 4, S / 4)``.
+    "output1" are the prototypes, ``(1, E, S / stride, S / stride)``.
 
     Attributes:
         size: side S of the image.
+        stride: stride of the prototypes.
     """
+
+    stride = MASK_STRIDE
 
     def __init__(
         self,
@@ -85,7 +88,7 @@ class YoloSegNetwork(ExportedNetwork):
             boxes: (x0, y0, x1, y1) in pixels of the input, ``(1, A, 4)``.
             scores: ``(1, A, C)``.
             coefficients: ``(1, A, E)``.
-            prototypes: ``(1, E, S / 4, S / 4)``.
+            prototypes: ``(1, E, S / stride, S / stride)``.
         """
         if self.mask_logit:
             # Readers compare logits with 0: a constant prototype shifts them by the threshold.
@@ -106,7 +109,7 @@ class YoloSegNetwork(ExportedNetwork):
 
         Args:
             rows: ``output0`` of the image, ``(4 + C + E, A)``.
-            prototypes: ``output1`` of the image, ``(E, S / 4, S / 4)``.
+            prototypes: ``output1`` of the image, ``(E, S / stride, S / stride)``.
             size: (height, width) of the image without padding.
         """
 
@@ -149,6 +152,7 @@ class GridYoloSeg(YoloSegNetwork):
                 are computed.
         """
         self.settings: InferenceSettings = model.settings
+        self.stride = model.mask_stride
         super().__init__(
             model,
             description,
@@ -195,7 +199,7 @@ class GridYoloSeg(YoloSegNetwork):
         logits = (coefficients[order] @ prototypes.flatten(1)).unflatten(1, prototypes.shape[1:])
         result = Instances(size)
         result.pred_masks = enlarge_masks(
-            logits.sigmoid(), size, size, self.settings.mask_threshold
+            logits.sigmoid(), size, size, self.settings.mask_threshold, stride=self.stride
         )
         result.pred_classes = classes[order]
         result.scores = best[order]
@@ -232,7 +236,7 @@ class GridYoloSeg(YoloSegNetwork):
         """Return boxes that contain the enlarged masks and are tight around most of them.
 
         The side of a mask is where the largest logits of its columns, enlarged as readers enlarge
-        masks, become positive. Tight boxes would need the enlarged masks, sixteen times as large.
+        masks, become positive. Tight boxes would need the enlarged masks.
 
         Args:
             logits: ``(1, A, pixels)``.
@@ -240,13 +244,13 @@ class GridYoloSeg(YoloSegNetwork):
         Returns:
             (x0, y0, x1, y1) in pixels of the input, ``(1, A, 4)``.
         """
-        side = self.size // MASK_STRIDE
+        side = self.size // self.stride
         maps = logits.unflatten(2, (side, side))
         line = torch.arange(self.size, device=logits.device)
         low, high = [], []
         for dim in (2, 3):  # Columns, then rows.
             profile = F.interpolate(
-                maps.amax(dim=dim), scale_factor=MASK_STRIDE, mode="linear", align_corners=False
+                maps.amax(dim=dim), scale_factor=self.stride, mode="linear", align_corners=False
             )
             seen = profile > 0
             low.append(torch.where(seen, line, self.size).amin(dim=2))

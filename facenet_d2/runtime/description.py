@@ -12,6 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UserError
+from ..stride import MASK_STRIDE
 
 METADATA_KEY = "facenet_d2"
 """Key of the JSON text in the metadata of an ONNX file."""
@@ -31,7 +32,7 @@ class GridSettings:
 
     Attributes:
         num_grids: number of cells S along each side of each grid, finest level first.
-        min_mask_areas: one area per grid, in pixels at stride 4; masks that are not larger are
+        min_mask_areas: one area per grid, in pixels of the masks; masks that are not larger are
             dropped.
         score_threshold: class scores of candidates are above it.
         mask_threshold: probabilities of a mask's pixels are above it.
@@ -42,6 +43,7 @@ class GridSettings:
         update_threshold: minimum score after Matrix NMS.
         max_instances: maximum number of instances per image.
         decoupled: whether the masks are those of decoupled SOLO.
+        mask_stride: stride of the masks.
     """
 
     num_grids: tuple[int, ...]
@@ -55,6 +57,7 @@ class GridSettings:
     update_threshold: float
     max_instances: int
     decoupled: bool = False
+    mask_stride: int = MASK_STRIDE
 
     def __post_init__(self) -> None:
         if not self.num_grids or min(self.num_grids) < 1:
@@ -67,7 +70,7 @@ class GridSettings:
         if self.nms_kernel not in NMS_KERNELS:
             raise ValueError(f"nms_kernel is {self.nms_kernel!r}, not one of {NMS_KERNELS}")
         _check_thresholds(self, "score_threshold", "update_threshold")
-        _check_limits(self, "max_candidates", "nms_pre", "max_instances")
+        _check_limits(self, "max_candidates", "nms_pre", "max_instances", "mask_stride")
 
 
 @dataclass(frozen=True)
@@ -258,7 +261,8 @@ class ModelDescription:
         contract "raw":
 
         - SOLOv2, FACENet: "logits" ``(N, cells, C)``; "kernels" ``(N, cells, D)``; "mask_features"
-          ``(N, D, H/4, W/4)``. Cells are those of all grids in turn, each row by row.
+          ``(N, D, H/stride, W/stride)``, with :attr:`GridSettings.mask_stride`. Cells are those of
+          all grids in turn, each row by row.
         - SOLO: "logits"; "kernels" ``(cells, D + 1)``, weights and then the bias of each cell's 1x1
           convolution; for each grid "mask_maps_0" ... ``(N, D, h, w)``.
         - Decoupled SOLO: "logits"; for each grid the logits of X, then of Y, "mask_maps_0" ...

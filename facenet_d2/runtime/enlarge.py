@@ -1,4 +1,4 @@
-"""Enlargement of stride-4 mask probabilities to crops of binary masks at the image's size.
+"""Enlargement of mask probabilities to crops of binary masks at the image's size.
 
 The result is that of :mod:`facenet_d2.structures.enlarge`: probabilities are scaled to the size of
 the padded input, cropped to the image, and scaled to its own size, bilinearly both times.
@@ -92,6 +92,7 @@ class Enlarger:
         input_size: tuple[int, int],
         image_size: tuple[int, int],
         threshold: float,
+        stride: int = MASK_STRIDE,
     ) -> None:
         """
         Args:
@@ -99,12 +100,13 @@ class Enlarger:
             input_size: (height, width) of the network's input without padding.
             image_size: (height, width) of the result.
             threshold: probability above which a pixel is set.
+            stride: stride of the maps.
         """
         self.input_size = input_size
         self.image_size = image_size
         self.threshold = np.float32(threshold)
         self._rows, self._columns = (
-            _axis(*sizes) for sizes in zip(map_size, input_size, image_size)
+            _axis(*sizes, stride) for sizes in zip(map_size, input_size, image_size)
         )
 
     def __call__(self, part: Part) -> Crop:
@@ -155,15 +157,16 @@ def _blocks(
 
 # Images of a video and tiles of a scene have the same sizes.
 @lru_cache(maxsize=8)
-def _axis(lines: int, old: int, new: int) -> Axis:
+def _axis(lines: int, old: int, new: int, stride: int) -> Axis:
     """Return the scaling of one axis.
 
     Args:
         lines: number of lines of the map, which is enlarged by the stride.
         old: number of lines of the input, to which it is cropped then.
         new: number of lines of the image, to which it is scaled then.
+        stride: stride of the map.
     """
-    matrix = _bilinear(lines, lines * MASK_STRIDE)[:old]
+    matrix = _bilinear(lines, lines * stride)[:old]
     if old != new:
         first, second, weight = _neighbours(old, new)
         matrix = matrix[first] * (1 - weight)[:, None] + matrix[second] * weight[:, None]

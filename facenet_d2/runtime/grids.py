@@ -100,7 +100,9 @@ def grid_instances(
 
     order = descending(cell_scores)[: settings.max_instances]
     order = order[cell_scores[order] >= np.float32(settings.update_threshold)]
-    enlarge = Enlarger(masks.size, input_size, image_size, settings.mask_threshold)
+    enlarge = Enlarger(
+        masks.size, input_size, image_size, settings.mask_threshold, settings.mask_stride
+    )
     crops = [enlarge(masks.part(i)) for i in mask_of[order].tolist()]
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()
@@ -110,7 +112,7 @@ class Masks(NamedTuple):
     """Masks of K cells.
 
     Attributes:
-        size: (h, w), H/4 and W/4 of the padded input.
+        size: (h, w), H/stride and W/stride of the padded input.
         binary: pixels of the masks, ``(K, h * w)`` bool.
         areas: number of pixels of each mask, ``(K,)`` int64.
         masknesses: mean probability of each mask's pixels, ``(K,)`` float32; 0 for an empty mask.
@@ -185,7 +187,7 @@ def mask_logits(
         settings: the grids.
 
     Returns:
-        Logits, ``(K, h * w)`` float32, for masks of H/4 and W/4 of the padded input.
+        Logits, ``(K, h * w)`` float32, for masks of H/stride and W/stride of the padded input.
     """
     if "mask_features" in outputs:
         features = outputs["mask_features"][image]

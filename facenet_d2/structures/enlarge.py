@@ -1,4 +1,4 @@
-"""Enlargement of stride-4 mask probabilities to binary masks at the image's size."""
+"""Enlargement of mask probabilities to binary masks at the image's size."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def enlarge_masks(
     image_size: tuple[int, int],
     threshold: float,
     boxes: torch.Tensor | None = None,
+    stride: int = MASK_STRIDE,
 ) -> RLEMasks:
-    """Enlarge mask probabilities at stride 4 to binary masks at the image's size.
+    """Enlarge mask probabilities to binary masks at the image's size.
 
     Probabilities are scaled to the size of the padded input, cropped to the image, and scaled to
     ``image_size``, bilinearly both times. On a GPU this happens in chunks of whole masks; on a CPU
@@ -32,18 +33,19 @@ def enlarge_masks(
     the pixels of the image.
 
     Args:
-        masks: ``(N, H/4, W/4)`` probabilities of the padded input.
+        masks: ``(N, H/stride, W/stride)`` probabilities of the padded input.
         input_size: (height, width) of the network's input without padding.
         image_size: (height, width) of the result.
         threshold: probability above which a pixel is set.
         boxes: box of each mask in pixels of the result, ``(N, 4)``; no pixel whose centre lies
             outside is set.
+        stride: stride of the masks.
 
     Returns:
         N masks of ``image_size``.
     """
     enlarge = _enlarge_parts if masks.device.type == "cpu" else _enlarge_whole
-    return RLEMasks(enlarge(masks, input_size, image_size, threshold, boxes), image_size)
+    return RLEMasks(enlarge(masks, input_size, image_size, threshold, boxes, stride), image_size)
 
 
 def _enlarge_whole(
@@ -52,9 +54,10 @@ def _enlarge_whole(
     image_size: tuple[int, int],
     threshold: float,
     boxes: torch.Tensor | None = None,
+    stride: int = MASK_STRIDE,
 ) -> list[np.ndarray]:
     """Enlarge whole masks, chunk by chunk; return the :attr:`RLEMasks.changes`."""
-    padded = (masks.shape[-2] * MASK_STRIDE, masks.shape[-1] * MASK_STRIDE)
+    padded = (masks.shape[-2] * stride, masks.shape[-1] * stride)
     pixels = max(padded[0] * padded[1], image_size[0] * image_size[1])
     step = max(1, CHUNK_FLOATS // pixels)
     changes = []
@@ -76,6 +79,7 @@ def _enlarge_parts(
     image_size: tuple[int, int],
     threshold: float,
     boxes: torch.Tensor | None = None,
+    stride: int = MASK_STRIDE,
 ) -> list[np.ndarray]:
     """Enlarge each mask around its pixels; return the :attr:`RLEMasks.changes`.
 
@@ -85,19 +89,17 @@ def _enlarge_parts(
     lines = [_sampled_lines(size, full) for size, full in zip(input_size, image_size)]
     extents = tight_boxes(masks > threshold)
     if boxes is not None:
-        extents = _intersect(extents, boxes, input_size, image_size)
+        extents = _intersect(extents, boxes, input_size, image_size, stride)
     changes = []
     for i, (x0, y0, x1, y1) in enumerate(extents.int().tolist()):
         # A margin of two: the second pixel is a neighbour in the interpolation at the first.
         x0, y0 = max(0, x0 - 2), max(0, y0 - 2)
         part = masks[i][None, None, y0 : y1 + 2, x0 : x1 + 2]
         # From here on, coordinates are pixels of the network's input.
-        x0, y0 = x0 * MASK_STRIDE, y0 * MASK_STRIDE
+        x0, y0 = x0 * stride, y0 * stride
         bands = []
         if x1 > 0 and x0 < input_size[1] and y0 < input_size[0]:
-            part = F.interpolate(
-                part, scale_factor=MASK_STRIDE, mode="bilinear", align_corners=False
-            )
+            part = F.interpolate(part, scale_factor=stride, mode="bilinear", align_corners=False)
             part = part[0, 0, : input_size[0] - y0, : input_size[1] - x0]
             if lines[1] is not None:
                 part, x0 = _resample(part, x0, lines[1], dim=1)
@@ -120,13 +122,14 @@ def _intersect(
     boxes: torch.Tensor,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
+    stride: int,
 ) -> torch.Tensor:
-    """Reduce extents of masks, in pixels at stride 4, to boxes in pixels of the image.
+    """Reduce extents of masks, in their own pixels, to boxes in pixels of the image.
 
     The result is empty, with zeros, where the two do not meet. One pixel is added around the box,
     because scaling to the size of the image samples a neighbour there.
     """
-    scale_y, scale_x = (old / new / MASK_STRIDE for old, new in zip(input_size, image_size))
+    scale_y, scale_x = (old / new / stride for old, new in zip(input_size, image_size))
     near = boxes * boxes.new_tensor([scale_x, scale_y, scale_x, scale_y])
     low = torch.maximum(extents[:, :2], near[:, :2].floor() - 1)
     high = torch.minimum(extents[:, 2:], near[:, 2:].ceil() + 1)

@@ -28,28 +28,32 @@ def full_size_masks(instances: Instances) -> torch.Tensor:
     return masks.tensor
 
 
-def downsample_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Reduce masks to stride 4 by rounded bilinear scaling, padding them to ``size``.
+def downsample_masks(
+    masks: torch.Tensor, size: tuple[int, int], stride: int = MASK_STRIDE
+) -> torch.Tensor:
+    """Reduce masks by rounded bilinear scaling, padding them to ``size``.
 
-    A pixel is set if at least half of the central 2x2 pixels of its 4x4 block are, which is
-    bilinear scaling by 1/4 with a threshold of 0.5. A mask that would become empty keeps every
-    block it touches, so that no instance is trained towards an empty mask.
+    A pixel is set if at least half of the central 2x2 pixels of its block of ``stride`` x
+    ``stride`` pixels are, which is bilinear scaling with a threshold of 0.5. A mask that would
+    become empty keeps every block it touches, so that no instance is trained towards an empty mask.
 
     :func:`downsample_mask` is the same rule for one mask in NumPy; :func:`reduce_masks` is another.
 
     Args:
         masks: ``(N, H, W)`` bool.
-        size: (H', W') of the result, with 4H' >= H and 4W' >= W.
+        size: (H', W') of the result; ``stride`` times it is at least (H, W).
+        stride: side of a block, an even number.
 
     Returns:
         ``(N, H', W')`` bool.
     """
-    s = MASK_STRIDE
+    s = stride
     h, w = masks.shape[-2:]
     if (h, w) != (size[0] * s, size[1] * s):
         masks = F.pad(masks, (0, size[1] * s - w, 0, size[0] * s - h))
-    rows = masks[:, 1::s].to(torch.uint8) + masks[:, 2::s]
-    small = (rows[:, :, 1::s] + rows[:, :, 2::s]) >= 2
+    first, second = s // 2 - 1, s // 2
+    rows = masks[:, first::s].to(torch.uint8) + masks[:, second::s]
+    small = (rows[:, :, first::s] + rows[:, :, second::s]) >= 2
     lost = ~small.flatten(1).any(dim=1)
     if lost.any():
         small[lost] = (
@@ -58,24 +62,26 @@ def downsample_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor
     return small
 
 
-def downsample_mask(mask: np.ndarray) -> np.ndarray:
-    """Reduce one mask to stride 4, by the rule of :func:`downsample_masks`.
+def downsample_mask(mask: np.ndarray, stride: int = MASK_STRIDE) -> np.ndarray:
+    """Reduce one mask by the rule of :func:`downsample_masks`.
 
     Args:
         mask: ``(H, W)`` uint8, 0 or 1.
+        stride: side of a block, an even number.
 
     Returns:
-        ``(ceil(H / 4), ceil(W / 4))`` bool.
+        ``(ceil(H / stride), ceil(W / stride))`` bool.
     """
-    s = MASK_STRIDE
+    s = stride
     h, w = mask.shape
     if h % s or w % s:
         # np.pad takes longer than the rest of the function.
         padded = np.zeros((h + -h % s, w + -w % s), mask.dtype)
         padded[:h, :w] = mask
         mask = padded
-    rows = mask[1::s] + mask[2::s]
-    small = rows[:, 1::s] + rows[:, 2::s] >= 2
+    first, second = s // 2 - 1, s // 2
+    rows = mask[first::s] + mask[second::s]
+    small = rows[:, first::s] + rows[:, second::s] >= 2
     if not small.any():
         h, w = mask.shape
         small = mask.reshape(h // s, s, w // s, s).any(axis=(1, 3))
@@ -106,19 +112,28 @@ def reduce_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return small
 
 
-def stride4_masks(instances: Instances, size: tuple[int, int]) -> torch.Tensor:
-    """Return ground-truth masks at stride 4, ``(N, *size)`` bool.
+def masks_field(stride: int) -> str:
+    """Return the name of the field for ground-truth masks at a stride, as ``gt_stride4_masks``."""
+    return f"gt_stride{stride}_masks"
+
+
+def strided_masks(
+    instances: Instances, size: tuple[int, int], stride: int = MASK_STRIDE
+) -> torch.Tensor:
+    """Return ground-truth masks at a stride, ``(N, *size)`` bool.
 
     Args:
-        instances: with ``gt_stride4_masks``, as :class:`~facenet_d2.data.SceneMapper` sets them, or
-            ``gt_masks``.
-        size: (H/4, W/4) of the padded batch.
+        instances: with the field of :func:`masks_field`, as :class:`~facenet_d2.data.SceneMapper`
+            sets it, or ``gt_masks``.
+        size: (H/stride, W/stride) of the padded batch.
+        stride: stride of the masks.
     """
-    if not instances.has("gt_stride4_masks"):
-        return downsample_masks(full_size_masks(instances), size)
-    masks = instances.gt_stride4_masks
+    field = masks_field(stride)
+    if not instances.has(field):
+        return downsample_masks(full_size_masks(instances), size, stride)
+    masks: torch.Tensor = instances.get(field)
     h, w = masks.shape[-2:]
-    return F.pad(masks, (0, size[1] - w, 0, size[0] - h))
+    return masks if (h, w) == size else F.pad(masks, (0, size[1] - w, 0, size[0] - h))
 
 
 def inside_map(ignore_map: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

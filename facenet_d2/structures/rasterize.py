@@ -1,7 +1,7 @@
-"""Annotations rasterised to stride-4 masks, each within its own box.
+"""Annotations rasterised to masks at the stride of the loss, each within its own box.
 
 A full-size mask per instance takes hundreds of megabytes on a dense image. Here an instance is
-drawn at full resolution inside its box only, measured exactly, and reduced to stride 4.
+drawn at full resolution inside its box only, measured exactly, and reduced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Boxes, Instances
 
-from .masks import MASK_STRIDE, downsample_mask
+from .masks import MASK_STRIDE, downsample_mask, masks_field
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ def rasterize_instances(
     transforms: TransformList,
     annotated_size: tuple[int, int],
     size: tuple[int, int],
+    stride: int = MASK_STRIDE,
 ) -> Instances:
-    """Transform annotations and rasterise them at stride 4.
+    """Transform annotations and rasterise them at a stride.
 
     Args:
         annotations: annotations of a dataset dict, with ``segmentation`` (polygons or RLE) and
@@ -140,12 +141,13 @@ def rasterize_instances(
         transforms: transforms from the annotated image to the new one.
         annotated_size: (height, width) of the annotated image.
         size: (height, width) of the new image.
+        stride: stride of the masks, 2 or 4.
 
     Returns:
         the N instances with at least one pixel in the new image: ``gt_classes``, ``gt_boxes``
         (tight), ``gt_centers`` ``(N, 2)`` float64 (mean x and y of each mask's pixels),
         ``gt_covariances`` ``(N, 3)`` float64 (as :func:`~.masks.mass_covariances` returns them) and
-        ``gt_stride4_masks`` ``(N, ceil(H/4), ceil(W/4))`` bool.
+        the field of :func:`~.masks.masks_field`, ``(N, ceil(H/stride), ceil(W/stride))`` bool.
 
     Raises:
         ValueError: if a segmentation is neither polygons nor RLE.
@@ -154,7 +156,7 @@ def rasterize_instances(
     needs_matrix = len(mapped) < len(annotations)
     matrix = affine_matrix(transforms, annotated_size) if needs_matrix else None
     height, width = size
-    shape = (-(-height // MASK_STRIDE), -(-width // MASK_STRIDE))
+    shape = (-(-height // stride), -(-width // stride))
     masks = torch.zeros((len(annotations), *shape), dtype=torch.bool)
     as_array = masks.numpy()
     classes: list[int] = []
@@ -197,8 +199,8 @@ def rasterize_instances(
             moments["mu11"] / area,
             moments["mu02"] / area + 1 / 12,
         )
-        small = downsample_mask(crop.pixels)
-        top, left = crop.y // MASK_STRIDE, crop.x // MASK_STRIDE
+        small = downsample_mask(crop.pixels, stride)
+        top, left = crop.y // stride, crop.x // stride
         as_array[n, top : top + small.shape[0], left : left + small.shape[1]] = small
         classes.append(int(annotation["category_id"]))
     n = len(classes)
@@ -207,7 +209,7 @@ def rasterize_instances(
     instances.gt_boxes = Boxes(torch.from_numpy(boxes[:n]))
     instances.gt_centers = torch.from_numpy(centers[:n])
     instances.gt_covariances = torch.from_numpy(covariances[:n])
-    instances.gt_stride4_masks = masks[:n]
+    instances.set(masks_field(stride), masks[:n])
     return instances
 
 

@@ -22,9 +22,12 @@ from facenet_d2.structures.masks import downsample_masks
 BASE_CONFIG = REPOSITORY / "configs" / "Base-SOLOv2.yaml"
 
 
-@pytest.mark.parametrize("longest", [128, 96, 64])
-def test_best_masks_against_targets_enlarged_plainly(scenes, longest):
-    settings = GridSettings.from_config(read_config(BASE_CONFIG), longest)
+@pytest.mark.parametrize(("longest", "stride"), [(128, 4), (96, 4), (64, 4), (64, 2)])
+def test_best_masks_against_targets_enlarged_plainly(scenes, longest, stride):
+    cfg = read_config(BASE_CONFIG)
+    cfg.defrost()
+    cfg.MODEL.SOLOV2.MASK_STRIDE = stride
+    settings = GridSettings.from_config(cfg, longest)
     report = check_dataset(
         scenes / "annotations.json", scenes / "images", workers=0, settings=settings
     )
@@ -41,7 +44,8 @@ def test_best_masks_against_targets_enlarged_plainly(scenes, longest):
             elif longest != 128:
                 expected.append(None)
                 continue
-            target = downsample_masks(torch.from_numpy(small)[None], (longest // 4, longest // 4))
+            size = (longest // stride, longest // stride)
+            target = downsample_masks(torch.from_numpy(small)[None], size, stride)
             # Scaled twice, like the network's output: to its input, then to the image.
             mask = target[None].float()
             for size in (longest, 128):

@@ -114,9 +114,10 @@ def read_as_deepness(output0, output1, num_classes, *, conf, iou):
         order = order[_pixel_iou(boxes[best], boxes[order]) < iou]
     boxes = boxes[kept].astype(int)
     logits = np.einsum("ke,ehw->khw", rows[kept, 4 + num_classes :], output1[0])
-    line = np.arange(SIZE // 4)
+    stride = SIZE // output1.shape[2]
+    line = np.arange(SIZE // stride)
     masks = []
-    for logit, box in zip(expit(logits), boxes / 4):
+    for logit, box in zip(expit(logits), boxes / stride):
         columns, lines = ((line >= box[i]) & (line < box[2 + i]) for i in (0, 1))
         small = logit * columns * lines[:, None]
         masks.append(cv2.resize(small, (SIZE, SIZE), interpolation=cv2.INTER_LINEAR) >= 0.5)
@@ -131,15 +132,16 @@ def _pixel_iou(box, boxes):
 
 
 @pytest.mark.parametrize(
-    ("facenet", "settings"),
+    ("facenet", "stride", "settings"),
     [
-        (False, {}),
-        (False, {"mask_threshold": 0.4, "nms_kernel": "linear"}),
-        (False, {"mask_threshold": 0.6, "nms_sigma": 9.0}),
-        (True, {}),
+        (False, 4, {}),
+        (False, 4, {"mask_threshold": 0.4, "nms_kernel": "linear"}),
+        (False, 2, {"mask_threshold": 0.6, "nms_sigma": 9.0}),
+        (True, 4, {}),
     ],
 )
-def test_readers_find_the_instances_of_solov2_and_facenet(model_cfg, facenet, settings):
+def test_readers_find_the_instances_of_solov2_and_facenet(model_cfg, facenet, stride, settings):
+    model_cfg.MODEL.SOLOV2.MASK_STRIDE = stride
     network = network_of(model_cfg, facenet=facenet, max_instances=50, **settings)
     image = picture()
     expected = model_instances(network, image)
@@ -148,7 +150,7 @@ def test_readers_find_the_instances_of_solov2_and_facenet(model_cfg, facenet, se
         output0, output1 = (x.numpy() for x in network(as_yolo_input(image)))
     coefficients = 32 + bool(settings)
     assert output0.shape == (1, 4 + 3 + coefficients, 50)
-    assert output1.shape == (1, coefficients, SIZE // 4, SIZE // 4)
+    assert output1.shape == (1, coefficients, SIZE // stride, SIZE // stride)
 
     found = network.instances(*(torch.from_numpy(x[0]) for x in (output0, output1)), (SIZE, SIZE))
     assert np.mean(matched_ious(expected, found)) > 0.999

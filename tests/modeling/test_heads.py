@@ -70,8 +70,9 @@ def test_instance_head_starts_as_published():
     assert head([x])[0].sigmoid().mean().item() == pytest.approx(0.01, rel=0.2)
 
 
-def test_mask_head():
-    head = SOLOv2MaskHead(32, conv_channels=64, out_channels=96)
+@pytest.mark.parametrize("subpixel", [False, True])
+def test_mask_head(subpixel):
+    head = SOLOv2MaskHead(32, conv_channels=64, out_channels=96, subpixel=subpixel)
     state = head.state_dict()
     features = [torch.randn(1, 32, 16 // 2**i, 24 // 2**i) for i in range(4)]
 
@@ -86,8 +87,21 @@ def test_mask_head():
         for i in range(level):
             x = double(conv_gn_relu(x, state, f"levels.{level}.{i}"))
         total = total + x
-    expected = conv_gn_relu(total, state, "predict", padding=0)
+    if not subpixel:
+        expected = conv_gn_relu(total, state, "predict", padding=0)
+        torch.testing.assert_close(head(features), expected, rtol=1e-4, atol=1e-5)
+        return
+    # Channel 4 d + 2 i + j of the convolution is pixel (i, j) of each 2x2 block of map d.
+    maps = F.conv2d(total, state["predict.project.weight"])
+    fine = torch.empty(1, 96, 32, 48)
+    for i in (0, 1):
+        for j in (0, 1):
+            fine[:, :, i::2, j::2] = maps[:, 2 * i + j :: 4]
+    norm = state["predict.norm.weight"], state["predict.norm.bias"]
+    expected = F.group_norm(fine, 32, *norm).relu()
     torch.testing.assert_close(head(features), expected, rtol=1e-4, atol=1e-5)
+    # It starts as upsampling: the pixels of a block are equal.
+    torch.testing.assert_close(F.avg_pool2d(expected, 2), expected[:, :, ::2, ::2])
 
 
 def test_grids_lie_on_strides_8_8_16_32_32():

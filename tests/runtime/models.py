@@ -105,7 +105,10 @@ def describe(
     else:
         settings = GridSettings(
             num_grids=tuple(model.layout.num_grids),
-            min_mask_areas=tuple(cfg.MODEL.SOLOV2.MIN_MASK_AREAS),
+            min_mask_areas=tuple(
+                a * (4 // model.mask_stride) ** 2 for a in cfg.MODEL.SOLOV2.MIN_MASK_AREAS
+            ),
+            mask_stride=model.mask_stride,
             decoupled=name == "SOLO-decoupled",
             **vars(model.settings),
         )

@@ -10,8 +10,8 @@ from facenet_d2.runtime.prediction import Prediction
 from facenet_d2.structures.enlarge import enlarge_masks
 
 
-def enlarged(masks, input_size, image_size, threshold):
-    resize = Enlarger(masks.shape[1:], input_size, image_size, threshold)
+def enlarged(masks, input_size, image_size, threshold, stride=4):
+    resize = Enlarger(masks.shape[1:], input_size, image_size, threshold, stride)
     crops = []
     masks = masks.numpy()
     for mask, (left, top, right, bottom) in zip(masks, windows(masks > threshold)):
@@ -20,13 +20,14 @@ def enlarged(masks, input_size, image_size, threshold):
     return Prediction(image_size, ("ship",), none, none, none, crops)
 
 
+@pytest.mark.parametrize("stride", [2, 4])
 @pytest.mark.parametrize("seed", range(32))
-def test_equal_to_the_model(seed, monkeypatch):
-    case = random_case(seed)
+def test_equal_to_the_model(seed, stride, monkeypatch):
+    case = random_case(seed, stride)
     # Several blocks.
     monkeypatch.setattr(enlarge, "BLOCK", 50)
-    found = enlarged(*case)
-    expected = enlarge_masks(*case).numpy()
+    found = enlarged(*case, stride)
+    expected = enlarge_masks(*case, stride=stride).numpy()
     # Rectangles of zeros and ones have no values near the threshold, noise rarely.
     assert (found.to_dense()[:4] == expected[:4]).all()
     differences = (found.to_dense() != expected).sum()

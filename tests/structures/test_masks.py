@@ -24,12 +24,13 @@ def random_masks(seed):
     return np.stack([*masks, *lines])
 
 
+@pytest.mark.parametrize("stride", [2, 4])
 @pytest.mark.parametrize("seed", range(40))
-def test_numpy_and_pytorch_downsample_alike(seed):
+def test_numpy_and_pytorch_downsample_alike(seed, stride):
     masks = random_masks(seed)
-    size = tuple(-(-side // 4) for side in masks.shape[1:])
-    expected = downsample_masks(torch.from_numpy(masks), size)
-    actual = np.stack([downsample_mask(mask.astype(np.uint8)) for mask in masks])
+    size = tuple(-(-side // stride) for side in masks.shape[1:])
+    expected = downsample_masks(torch.from_numpy(masks), size, stride)
+    actual = np.stack([downsample_mask(mask.astype(np.uint8), stride) for mask in masks])
     assert actual.dtype == bool
     assert np.array_equal(actual, expected.numpy())
 
@@ -69,11 +70,11 @@ def test_boxes_are_widened_by_a_share_of_their_sides():
     assert torch.equal(widen_boxes(boxes, 0.25), wanted)
 
 
-def downsample_by_loops(mask, rule):
-    """Reduce a mask whose sides are multiples of 4, one 4x4 block after the other."""
+def downsample_by_loops(mask, rule, stride=4):
+    """Reduce a mask whose sides are multiples of the stride, one block after the other."""
     blocks = [
-        [mask[y : y + 4, x : x + 4] for x in range(0, mask.shape[1], 4)]
-        for y in range(0, mask.shape[0], 4)
+        [mask[y : y + stride, x : x + stride] for x in range(0, mask.shape[1], stride)]
+        for y in range(0, mask.shape[0], stride)
     ]
     small = np.array([[rule(block) for block in row] for row in blocks])
     return small if small.any() else np.array([[block.any() for block in row] for row in blocks])
@@ -92,6 +93,16 @@ def test_the_two_rules(seed):
         assert np.array_equal(center[i], expected)
         expected = downsample_by_loops(mask, lambda block: block.sum() >= 8)
         assert np.array_equal(majority[i], expected)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_half_of_a_block_at_stride_2(seed):
+    masks = random_masks(seed)
+    masks = np.pad(masks, [(0, 0), *((0, side % 2) for side in masks.shape[1:])])
+    size = tuple(side // 2 for side in masks.shape[1:])
+    small = downsample_masks(torch.from_numpy(masks), size, 2).numpy()
+    for mask, found in zip(masks, small, strict=True):
+        assert np.array_equal(found, downsample_by_loops(mask, lambda b: b.sum() >= 2, stride=2))
 
 
 def test_the_rules_differ():

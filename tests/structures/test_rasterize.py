@@ -27,6 +27,7 @@ from facenet_d2.structures.rasterize import affine_matrix, rasterize_instances
 
 FLIPS = ["INPUT.RANDOM_FLIP", "both", "INPUT.RANDOM_QUARTER_TURN", "True"]
 JITTER = ["INPUT.SCALE_JITTER.ENABLED", "True", "INPUT.SCALE_JITTER.SIZE", "402"]
+STRIDE2 = ["MODEL.SOLOV2.MASK_STRIDE", 2]
 ALL = [*FLIPS, "INPUT.RAND_AUGMENT.ENABLED", "True", "INPUT.RAND_AUGMENT.MAGNITUDE", "20"]
 
 
@@ -49,15 +50,17 @@ def assert_same_targets(small, full):
     """Everything that the targets depend on, to the last bit."""
     masks = full.gt_masks.tensor
     height, width = full.image_size
-    size = (-(-height // 4), -(-width // 4))
+    stride = 2 if small.has("gt_stride2_masks") else 4
+    size = (-(-height // stride), -(-width // stride))
     assert torch.equal(small.gt_classes, full.gt_classes)
     assert torch.equal(small.gt_boxes.tensor, full.gt_boxes.tensor)
-    assert torch.equal(small.gt_stride4_masks, downsample_masks(masks, size))
+    expected = downsample_masks(masks, size, stride)
+    assert torch.equal(small.get(f"gt_stride{stride}_masks"), expected)
     assert torch.equal(small.gt_centers, torch.stack(mass_centers(masks), dim=1))
     torch.testing.assert_close(small.gt_covariances, mass_covariances(masks))
     layout = GridLayout((40, 24, 12), ((1, 48), (24, 96), (48, 400)), 0.2)
-    padded = (-(-height // 32) * 8, -(-width // 32) * 8)
-    a, b = (assign_targets(x, layout, 10, padded) for x in (small, full))
+    padded = tuple(-(-side // 32) * 32 // stride for side in (height, width))
+    a, b = (assign_targets(x, layout, 10, padded, stride) for x in (small, full))
     assert torch.equal(a.categories, b.categories)
     assert torch.equal(a.cells, b.cells)
     assert torch.equal(a.instances, b.instances)
@@ -66,7 +69,9 @@ def assert_same_targets(small, full):
 
 @needs_real("nwpu_vhr10")
 @pytest.mark.parametrize(
-    "options", [[], FLIPS, ALL, JITTER + ALL], ids=["resize", "flips", "all", "jitter"]
+    "options",
+    [[], FLIPS, ALL, JITTER + ALL, [*JITTER, *ALL, *STRIDE2]],
+    ids=["resize", "flips", "all", "jitter", "stride2"],
 )
 def test_polygons_of_real_images(model_cfg, options):
     folder = REAL_DATA / "nwpu_vhr10"
@@ -114,13 +119,17 @@ def scene_of_rles(folder, size=(120, 160), number=12, seed=0):
     }
 
 
-def test_rles_that_are_not_resampled(model_cfg, tmp_path):
+@pytest.mark.parametrize("stride", [2, 4])
+def test_rles_that_are_not_resampled(model_cfg, tmp_path, stride):
     """Flips and quarter turns map pixels to pixels: both mappers give the same."""
+    model_cfg.MODEL.SOLOV2.MASK_STRIDE = stride
     model_cfg.merge_from_list([*FLIPS, "INPUT.MIN_SIZE_TRAIN", (120,), "INPUT.MAX_SIZE_TRAIN", 160])
     mappers = both_mappers(model_cfg)
     for seed in range(12):
         d = scene_of_rles(tmp_path, seed=seed)
-        assert_same_targets(*(r["instances"] for r in mapped(mappers, d, seed)))
+        small, full = (r["instances"] for r in mapped(mappers, d, seed))
+        assert small.has(f"gt_stride{stride}_masks")
+        assert_same_targets(small, full)
 
 
 def test_rles_that_are_placed_and_cut(model_cfg, tmp_path):
@@ -182,9 +191,9 @@ def test_transforms_that_are_not_affine(tmp_path):
 def test_masks_are_drawn_once_and_within_their_boxes(monkeypatch):
     drawn = []
 
-    def recorded(mask):
+    def recorded(mask, stride):
         drawn.append(mask.size)
-        return downsample_mask(mask)
+        return downsample_mask(mask, stride)
 
     monkeypatch.setattr(rasterize, "downsample_mask", recorded)
     annotations = [

@@ -17,7 +17,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import giou_loss, sigmoid_focal_loss
 
 from ...config_checks import check_nodes
-from ...structures.masks import inside_map, stride4_masks
+from ...structures.masks import inside_map, strided_masks
 from ..candidates import best_candidates
 from ..checks import check_choice, check_levels, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
@@ -342,7 +342,7 @@ class CondInst(InstanceModel[CondInstPredictions]):
             if len(some) == 0:
                 continue
             masks = self.masks(parameters[i, some], anchors[some], mask_features[i])
-            losses.append(dice_loss(masks, stride4_masks(gt, size)[own[some]].float()))
+            losses.append(dice_loss(masks, strided_masks(gt, size)[own[some]].float()))
         # Keeps every parameter in the graph for batches without objects.
         zero = 0.0 * (mask_features.float().sum() + parameters.float().sum())
         return zero + (torch.cat(losses).mean() if losses else 0.0)

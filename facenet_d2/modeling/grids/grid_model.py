@@ -13,6 +13,7 @@ from detectron2.modeling import Backbone, build_backbone
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
+from ...stride import MASK_STRIDE
 from ..checks import (
     check_equal_lengths,
     check_levels,
@@ -47,7 +48,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
     the masks of cells from the other fields.
 
     Attributes:
-        cell_min_areas: minimum mask area of each cell, ``(cells,)``.
+        cell_min_areas: minimum mask area of each cell, in pixels of the masks, ``(cells,)``.
     """
 
     CONFIG_NODE = "SOLOV2"
@@ -68,6 +69,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
         dice_weight: float,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        mask_stride: int = MASK_STRIDE,
     ) -> None:
         """
         Args:
@@ -83,6 +85,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
             dice_weight: lambda of equation (9).
             pixel_mean: mean of each channel, subtracted from the input.
             pixel_std: standard deviation of each channel, the input is divided by it.
+            mask_stride: stride of the masks in the loss and in inference.
 
         Raises:
             ValueError: if the numbers of levels, grids and areas differ.
@@ -102,7 +105,9 @@ class GridModel(InstanceModel[GridPredictionsT]):
         self.focal_alpha = focal_alpha
         self.focal_gamma = focal_gamma
         self.dice_weight = dice_weight
-        areas = [torch.full((s * s,), a) for s, a in zip(layout.num_grids, min_mask_areas)]
+        self.mask_stride = mask_stride
+        pixels = (MASK_STRIDE // mask_stride) ** 2
+        areas = [torch.full((s * s,), a * pixels) for s, a in zip(layout.num_grids, min_mask_areas)]
         self.register_buffer("cell_min_areas", torch.cat(areas), persistent=False)
 
     @classmethod
@@ -137,7 +142,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
 
     @abstractmethod
     def mask_size(self, predictions: GridPredictionsT) -> tuple[int, int]:
-        """Return (H/4, W/4), the size of the masks."""
+        """Return (H/stride, W/stride), the size of the masks."""
 
     @abstractmethod
     def mask_loss(
@@ -157,7 +162,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
             cells: increasing indices of K cells, ``(K,)`` int64.
 
         Returns:
-            Logits, ``(K, H/4 * W/4)`` float32.
+            Logits, ``(K, pixels)`` float32, of the size :meth:`mask_size`.
         """
 
     def losses(
@@ -171,11 +176,15 @@ class GridModel(InstanceModel[GridPredictionsT]):
         Cells that are not positive and whose centres lie in an ignored region have no loss.
         """
         size = self.mask_size(predictions)
-        targets = [assign_targets(x, self.layout, self.num_classes, size) for x in gt_instances]
+        targets = [
+            assign_targets(x, self.layout, self.num_classes, size, self.mask_stride)
+            for x in gt_instances
+        ]
+        padded_size = (size[0] * self.mask_stride, size[1] * self.mask_stride)
         for target, ignore_map in zip(targets, ignore_maps):
             if ignore_map is not None:
                 target.ignored = ignored_cells(
-                    ignore_map, target.categories == self.num_classes, self.layout, size
+                    ignore_map, target.categories == self.num_classes, self.layout, padded_size
                 )
         categories = torch.stack([t.categories for t in targets])
         num_positive = (categories < self.num_classes).sum()
@@ -204,6 +213,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
                 self.settings,
                 input_sizes[i],
                 output_sizes[i],
+                self.mask_stride,
             )
             for i in range(len(scores))
         ]

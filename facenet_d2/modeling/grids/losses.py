@@ -56,7 +56,7 @@ def mask_loss(
     """Average the Dice loss over all pairs of a positive cell and its instance, equation (10).
 
     Args:
-        mask_features: ``(N, D, H/4, W/4)``.
+        mask_features: ``(N, D, h, w)``, at the stride of the targets' masks.
         kernels: kernels of all cells, ``(N, cells, D)``.
         targets: targets of the N images.
         max_pairs: maximum number of pairs of the batch, evenly subsampled; 0 for no limit.

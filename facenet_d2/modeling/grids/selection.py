@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
+from ...stride import MASK_STRIDE
 from ...structures.enlarge import enlarge_masks
 from ...structures.rle_masks import RLEMasks
 from .matrix_nms import matrix_nms
@@ -114,19 +115,21 @@ def detect_instances(
     settings: InferenceSettings,
     input_size: tuple[int, int],
     output_size: tuple[int, int],
+    mask_stride: int = MASK_STRIDE,
 ) -> Instances:
     """Select the instances of one image.
 
     Args:
         scores: class probabilities after :func:`suppress_neighbours`, ``(cells, C)``.
         mask_logits: function that returns the mask logits of increasing cells ``(K,)`` as
-            ``(K, H/4 * W/4)`` float. They are changed in place.
-        mask_size: (H/4, W/4).
+            ``(K, pixels)`` float. They are changed in place.
+        mask_size: (height, width) of the masks, those of the padded input divided by their stride.
         cell_min_areas: minimum mask area of each cell, ``(cells,)``. Masks that are not larger are
             dropped.
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
         output_size: (height, width) of the result.
+        mask_stride: stride of the masks.
 
     Returns:
         M instances with ``pred_masks`` (:class:`RLEMasks`), ``scores``, ``pred_classes`` and the
@@ -169,6 +172,7 @@ def detect_instances(
         input_size,
         output_size,
         threshold,
+        stride=mask_stride,
     )
     # A mask can vanish when it is scaled to a smaller image or when the padding is cut off.
     visible = torch.from_numpy(masks.areas() > 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import Instances
 
 from ...structures.masks import (
@@ -13,7 +12,9 @@ from ...structures.masks import (
     downsample_masks,
     full_size_masks,
     inside_map,
+    masks_field,
     mass_centers,
+    strided_masks,
 )
 from .layout import GridLayout
 
@@ -28,7 +29,7 @@ class ImageTargets:
         categories: class of each cell, ``num_classes`` for background, ``(cells,)`` int64.
         cells: cell of each pair, ``(P,)`` int64.
         instances: instance of each pair, an index into ``masks``, ``(P,)`` int64.
-        masks: masks of the instances, ``(N, H/4, W/4)`` bool.
+        masks: masks of the instances at the stride of the loss, ``(N, h, w)`` bool.
         ignored: cells without a category loss, ``(cells,)`` bool; None if there are none.
     """
 
@@ -100,7 +101,11 @@ def assign_cells(
 
 @torch.no_grad()
 def assign_targets(
-    instances: Instances, layout: GridLayout, num_classes: int, mask_size: tuple[int, int]
+    instances: Instances,
+    layout: GridLayout,
+    num_classes: int,
+    mask_size: tuple[int, int],
+    stride: int = MASK_STRIDE,
 ) -> ImageTargets:
     """Assign the instances of one image to cells by :func:`assign_cells`.
 
@@ -113,26 +118,25 @@ def assign_targets(
 
     Args:
         instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers`` and
-            ``gt_stride4_masks`` of :class:`~facenet_d2.data.SceneMapper` or ``gt_masks``.
+            masks of :class:`~facenet_d2.data.SceneMapper`, ``gt_stride4_masks`` at stride 4, or
+            ``gt_masks``.
             Instances with an empty mask in ``gt_masks`` are ignored.
         layout: grids and scale ranges.
         num_classes: number of classes C, and the label of background.
-        mask_size: (H/4, W/4) of the padded batch.
+        mask_size: (H/stride, W/stride) of the padded batch.
+        stride: stride of the masks in the loss.
     """
     device = instances.gt_classes.device
-    padded_size = (mask_size[0] * MASK_STRIDE, mask_size[1] * MASK_STRIDE)
-    if instances.has("gt_stride4_masks"):
-        masks = instances.gt_stride4_masks
-        h, w = masks.shape[-2:]
-        if (h, w) != tuple(mask_size):
-            masks = F.pad(masks, (0, mask_size[1] - w, 0, mask_size[0] - h))
+    padded_size = (mask_size[0] * stride, mask_size[1] * stride)
+    if instances.has(masks_field(stride)):
+        masks = strided_masks(instances, mask_size, stride)
         center_x, center_y = instances.gt_centers.unbind(dim=1)
     else:
         full = full_size_masks(instances)
         keep = full.flatten(1).any(dim=1)
         if not keep.all():
             full, instances = full[keep], instances[keep]
-        masks = downsample_masks(full, mask_size)
+        masks = downsample_masks(full, mask_size, stride)
         center_x, center_y = mass_centers(full)
     classes = instances.gt_classes
 
@@ -155,7 +159,7 @@ def ignored_cells(
     ignore_map: torch.Tensor,
     is_background: torch.Tensor,
     layout: GridLayout,
-    mask_size: tuple[int, int],
+    padded_size: tuple[int, int],
 ) -> torch.Tensor:
     """Find the background cells whose centres lie in an ignored region.
 
@@ -163,14 +167,14 @@ def ignored_cells(
         ignore_map: the region at stride 4, ``(h, w)`` bool, without the padding of the batch.
         is_background: whether each cell is not positive, ``(cells,)`` bool.
         layout: grids.
-        mask_size: (H/4, W/4) of the padded batch, which the grids divide.
+        padded_size: (height, width) of the padded batch, which the grids divide.
 
     Returns:
         ``(cells,)`` bool.
     """
     levels = []
     for number in layout.num_grids:
-        places = (torch.arange(number, device=ignore_map.device) + 0.5) * MASK_STRIDE / number
-        y, x = torch.meshgrid(places * mask_size[0], places * mask_size[1], indexing="ij")
+        places = (torch.arange(number, device=ignore_map.device) + 0.5) / number
+        y, x = torch.meshgrid(places * padded_size[0], places * padded_size[1], indexing="ij")
         levels.append(inside_map(ignore_map, x, y).flatten())
     return is_background & torch.cat(levels)

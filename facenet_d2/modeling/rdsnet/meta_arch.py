@@ -19,7 +19,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import sigmoid_focal_loss, smooth_l1_loss
 
 from ...config_checks import check_nodes
-from ...structures.masks import MASK_STRIDE, inside_map, stride4_masks, widen_boxes
+from ...structures.masks import MASK_STRIDE, inside_map, strided_masks, widen_boxes
 from ..candidates import best_candidates
 from ..checks import check_levels, check_norm, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
@@ -307,7 +307,7 @@ class RDSNet(InstanceModel[RDSNetPredictions]):
             owners: their objects, ``(P,)``.
         """
         size = spatial_size(pixel_map)
-        masks = stride4_masks(instances, size)
+        masks = strided_masks(instances, size)
         areas = masks.flatten(1).sum(dim=1) * MASK_STRIDE**2
         large = areas[owners] > self.min_mask_area
         found, owners = found[large], owners[large]

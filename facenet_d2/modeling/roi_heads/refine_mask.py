@@ -24,7 +24,7 @@ from detectron2.structures import ImageList, Instances
 from torch import nn
 
 from ...config_checks import check_nodes
-from ...structures.masks import MASK_STRIDE, stride4_masks
+from ...structures.masks import MASK_STRIDE, strided_masks
 from ..checks import check_levels, check_norm, check_range
 from .convolutions import conv_relu
 
@@ -83,7 +83,7 @@ def semantic_loss(
 ) -> torch.Tensor:
     """Compute the binary cross-entropy of objects and background at stride 4.
 
-    A pixel belongs to the objects if it belongs to one of the :func:`stride4_masks`, so that no
+    A pixel belongs to the objects if it belongs to one of the :func:`strided_masks`, so that no
     object is too small. (The publication reduces the union of all masks.)
 
     Args:
@@ -95,7 +95,7 @@ def semantic_loss(
         The loss, a scalar: the mean over all pixels of the batch.
     """
     size = logits.shape[-2], logits.shape[-1]
-    objects = torch.stack([stride4_masks(i, size).any(dim=0) for i in targets])
+    objects = torch.stack([strided_masks(i, size).any(dim=0) for i in targets])
     weight = torch.ones_like(objects, dtype=torch.float32)
     for own, image, ignore_map in zip(weight, objects, ignore_maps, strict=True):
         if ignore_map is not None:

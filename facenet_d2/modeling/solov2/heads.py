@@ -15,7 +15,8 @@ from torch import nn
 
 from ..checks import check_choices, check_range
 from ..grids.towers import conv_tower, init_normal, init_prior
-from ..layers import append_coordinates
+from ..layers import SubPixelConv2d, append_coordinates
+from ..layers.subpixel import init_as_upsampling
 from ..precision import full_precision
 
 BRANCHES = ("category", "kernel")
@@ -97,7 +98,12 @@ class SOLOv2InstanceHead(nn.Module):
 
 
 class SOLOv2MaskHead(nn.Module):
-    """Unified mask features at the stride of the finest level, fused from p2..p5."""
+    """Unified mask features, fused from p2..p5 at the stride of the finest level.
+
+    With ``subpixel``, the last convolution is FACE-FPN's sub-pixel convolution S, and the features
+    have half that stride. The published SOLOv2 and the paper have stride 4, where a target is too
+    coarse for objects of a few pixels (docs/TRIALS.md).
+    """
 
     def __init__(
         self,
@@ -107,6 +113,7 @@ class SOLOv2MaskHead(nn.Module):
         conv_channels: int = 128,
         out_channels: int = 256,
         norm: str = "GN",
+        subpixel: bool = False,
     ) -> None:
         """
         Args:
@@ -115,6 +122,7 @@ class SOLOv2MaskHead(nn.Module):
             conv_channels: number of channels inside.
             out_channels: number of channels D of the mask features.
             norm: normalisation after each convolution.
+            subpixel: whether the mask features are twice as large as the finest level.
         """
         super().__init__()
 
@@ -140,8 +148,14 @@ class SOLOv2MaskHead(nn.Module):
                     for i in range(max(level, 1))
                 )
             )
-        self.predict = conv(conv_channels, out_channels, 1)
-        init_normal(self)
+        self.subpixel = subpixel
+        if subpixel:
+            self.predict = SubPixelConv2d(conv_channels, out_channels, norm=norm, conv_first=True)
+            init_normal(self)
+            init_as_upsampling(self.predict.project, 2)
+        else:
+            self.predict = conv(conv_channels, out_channels, 1)
+            init_normal(self)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """
@@ -149,7 +163,7 @@ class SOLOv2MaskHead(nn.Module):
             features: one map per level, finest first, each ``(N, in_channels, H_l, W_l)``.
 
         Returns:
-            Mask features, ``(N, out_channels, H_0, W_0)``.
+            Mask features, ``(N, out_channels, H_0, W_0)``, or twice as large with ``subpixel``.
         """
         features = [*features[:-1], append_coordinates(features[-1])]
         sizes = [f.shape[-2:] for f in features]
@@ -163,6 +177,9 @@ class SOLOv2MaskHead(nn.Module):
                         x, size=sizes[level - step - 1], mode="bilinear", align_corners=False
                     )
             fused = x if fused is None else fused + x
+        if self.subpixel:
+            height, width = sizes[0]
+            return F.relu(self.predict(fused, (2 * height, 2 * width)))
         return self.predict(fused)
 
 
@@ -171,10 +188,10 @@ def dynamic_mask_logits(kernels: torch.Tensor, mask_features: torch.Tensor) -> t
 
     Args:
         kernels: kernels of K cells, ``(K, D)``.
-        mask_features: mask features of one image, ``(D, H/4, W/4)``.
+        mask_features: mask features of one image, ``(D, h, w)``.
 
     Returns:
-        Mask logits of the cells, ``(K, H/4 * W/4)``.
+        Mask logits of the cells, ``(K, h * w)``.
     """
     with full_precision(mask_features.device.type):
         return kernels.float() @ mask_features.flatten(1).float()

@@ -10,6 +10,7 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 
 from ...config_checks import check_nodes
+from ...stride import MASK_STRIDE
 from ..checks import check_levels, check_norm, check_range
 from ..grids.grid_model import GridModel
 from ..grids.layout import GridLayout
@@ -27,7 +28,7 @@ class SOLOv2Predictions(NamedTuple):
     Attributes:
         logits: class logits of the cells of all levels in turn, ``(N, cells, C)``.
         kernels: kernel of each cell's mask, ``(N, cells, D)``.
-        mask_features: ``(N, D, H/4, W/4)``.
+        mask_features: ``(N, D, H/stride, W/stride)``; the stride is ``MODEL.SOLOV2.MASK_STRIDE``.
     """
 
     logits: torch.Tensor
@@ -58,6 +59,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         max_positive_cells: int,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        mask_stride: int = MASK_STRIDE,
     ) -> None:
         """
         Args:
@@ -77,6 +79,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
                 mask loss of a step, evenly subsampled; 0 for no limit.
             pixel_mean: mean of each channel, subtracted from the input.
             pixel_std: standard deviation of each channel, the input is divided by it.
+            mask_stride: stride of the mask features.
 
         Raises:
             ValueError: if the numbers of levels, grids and areas differ.
@@ -93,6 +96,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
             dice_weight=dice_weight,
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
+            mask_stride=mask_stride,
         )
         self.instance_head = instance_head
         self.mask_head = mask_head
@@ -131,7 +135,9 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
                 conv_channels=node.MASK_CHANNELS,
                 out_channels=node.KERNEL_CHANNELS,
                 norm=node.NORM,
+                subpixel=node.MASK_STRIDE < MASK_STRIDE,
             ),
+            "mask_stride": node.MASK_STRIDE,
             "mask_in_features": node.MASK_IN_FEATURES,
             "max_positive_cells": node.MAX_POSITIVE_CELLS,
         }

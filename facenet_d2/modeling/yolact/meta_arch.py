@@ -18,7 +18,7 @@ from detectron2.utils.events import get_event_storage
 from fvcore.nn import smooth_l1_loss
 
 from ...config_checks import check_nodes
-from ...structures.masks import MASK_STRIDE, inside_map, stride4_masks
+from ...structures.masks import MASK_STRIDE, inside_map, strided_masks
 from ..checks import check_levels, check_num_classes, dense_levels
 from ..instance_model import InstanceModel
 from ..postprocessing import with_full_masks
@@ -258,7 +258,7 @@ class YOLACT(InstanceModel[YOLACTPredictions]):
                 labels = labels.masked_fill(background & inside_map(ignore_map, x, y), -1)
                 h, w = ignore_map.shape
                 ignore_map = F.pad(ignore_map, (0, size[1] - w, 0, size[0] - h))
-            masks = stride4_masks(instances, size)
+            masks = strided_masks(instances, size)
             cls = cls + hard_negative_loss(logits[i].float(), labels, self.negative_ratio)
             seg = seg + semantic_loss(
                 semantic_logits[i].float(), masks, instances.gt_classes, ignore_map

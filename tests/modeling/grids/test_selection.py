@@ -50,14 +50,16 @@ def test_points_nms_keeps_the_maximum_of_each_window():
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
 @pytest.mark.parametrize("limits", [(500, 100), (7, 100), (500, 3)])
 @pytest.mark.parametrize("image_size", [(60, 75), (133, 97), (21, 30)])
-def test_published_rule(kernel, limits, image_size):
+@pytest.mark.parametrize("stride", [2, 4])
+def test_published_rule(kernel, limits, image_size, stride):
     settings = inference_settings(
         score_threshold=0.4, nms_pre=limits[0], nms_kernel=kernel, max_instances=limits[1]
     )
     scores, kernels = torch.rand(34, 2), torch.randn(34, 6)
     # Smooth maps, so that masks are blobs.
     features = F.interpolate(torch.randn(1, 6, 4, 5), size=(16, 20), mode="bicubic")[0]
-    args = (scores, kernels, features, MIN_AREAS, settings, (60, 75), image_size)
+    input_size = (60 * stride // 4, 75 * stride // 4)
+    args = (scores, kernels, features, MIN_AREAS, settings, input_size, image_size, stride)
     actual = detect_instances(*args)
     expected = detect_by_loops(*args)
     expected = [e for e in expected if e[2].any()]
