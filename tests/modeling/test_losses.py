@@ -10,7 +10,7 @@ from detectron2.utils.events import EventStorage
 
 from facenet_d2.modeling import losses
 from facenet_d2.modeling.grids.losses import category_loss, mask_loss
-from facenet_d2.modeling.grids.targets import ImageTargets
+from facenet_d2.modeling.grids.targets import ImageTargets, assign_targets
 from facenet_d2.modeling.losses import dice_loss
 
 
@@ -163,6 +163,29 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
     assert model_cfg.MODEL.SOLOV2.DICE_WEIGHT == 3.0
     torch.testing.assert_close(weighted["loss_mask"], 3.0 * plain["loss_mask"])
     torch.testing.assert_close(weighted["loss_category"], plain["loss_category"])
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride):
+    """The loss is that of a rectangle drawn at this stride in the padded image."""
+    model_cfg.MODEL.SOLOV2.MASK_STRIDE = stride
+    model = build_model(model_cfg).train()
+    instances = one_object()
+    instances.gt_masks.tensor.zero_()
+    instances.gt_masks.tensor[0, 8:48, 12:40] = True
+    batch = [image(instances)]
+    with EventStorage():
+        loss = model(batch)["loss_mask"] / 3.0
+    predictions = model.predict(model.preprocess_image(batch).tensor)
+    size = (64 // stride, 96 // stride)
+    assert predictions.mask_features.shape[2:] == size
+    target = torch.zeros(size)
+    target[8 // stride : 48 // stride, 12 // stride : 40 // stride] = 1
+    cells = assign_targets(instances, model.layout, 3, size, stride).cells
+    assert len(cells) > 0
+    masks = (predictions.kernels[0, cells] @ predictions.mask_features[0].flatten(1)).sigmoid()
+    expected = dice_loss(masks, target.flatten().expand(len(cells), -1)).mean()
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize("chunk", [1, 10**9])
