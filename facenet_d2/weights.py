@@ -109,6 +109,25 @@ def inflate_stem(state: dict[str, Any], model: nn.Module, image_format: str) -> 
     )
 
 
+def refine_mask_features(state: dict[str, Any], model: nn.Module) -> None:
+    """Adapt the mask head of a SOLOv2 with stride 4 to a model with stride 2.
+
+    Each filter of the last convolution is repeated for the four pixels of a block: the model starts
+    with the mask features of the weights, each pixel repeated. Without such weights, or in another
+    model, nothing happens.
+
+    Args:
+        state: state of the weights; changed in place.
+        model: the model.
+    """
+    wanted = model.state_dict()
+    for kind in ("weight", "bias"):
+        coarse, fine = f"mask_head.predict.{kind}", f"mask_head.predict.project.{kind}"
+        if coarse in state and fine in wanted and fine not in state:
+            state[fine] = torch.as_tensor(state.pop(coarse)).repeat_interleave(4, dim=0)
+            logger.info("%s of the weights is repeated for masks at stride 2.", coarse)
+
+
 def _stem_shape(model: nn.Module) -> tuple[int, ...] | None:
     """Return the shape of the first convolution's weight, ``(out, in, height, width)``."""
     convolutions = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d)]

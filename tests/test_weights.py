@@ -6,7 +6,7 @@ import timm
 import torch
 import torchvision
 from detectron2.config import get_cfg
-from detectron2.modeling import build_backbone
+from detectron2.modeling import build_backbone, build_model
 from helpers import REAL_DATA, REPOSITORY, needs_real
 from PIL import Image
 from torch import nn
@@ -188,3 +188,23 @@ def test_unknown_weights_give_one_sentence(name, model_cfg):
     model = torch.nn.Linear(1, 1)
     with pytest.raises(UserError, match=rf"{name} cannot be loaded"):
         load_checkpoint(ModelCheckpointer(model), model_cfg)
+
+
+@pytest.mark.parametrize("norm", ["GN", ""])
+def test_masks_at_stride_4_are_the_start_of_masks_at_stride_2(model_cfg, tmp_path, norm):
+    model_cfg.MODEL.SOLOV2.NORM = norm
+    coarse = build_model(model_cfg).eval()
+    model_cfg.MODEL.WEIGHTS = str(tmp_path / "weights.pth")
+    torch.save(coarse.state_dict(), model_cfg.MODEL.WEIGHTS)
+    model_cfg.MODEL.SOLOV2.MASK_STRIDE = 2
+    fine = build_model(model_cfg).eval()
+    # A trained model is not adapted silently.
+    with pytest.raises(UserError, match=r"mask_head\.predict\.project\.weight"):
+        load_checkpoint(ModelCheckpointer(fine), model_cfg, complete=True)
+    load_checkpoint(ModelCheckpointer(fine), model_cfg)
+    with torch.no_grad():
+        image = torch.randn(1, 3, 64, 96)
+        a, b = coarse.predict(image), fine.predict(image)
+    repeated = a.mask_features.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(b.mask_features, repeated, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(b.kernels, a.kernels)

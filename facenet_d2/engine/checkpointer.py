@@ -15,7 +15,12 @@ from safetensors.torch import load_file
 from ..errors import UserError
 from ..files import disk_errors_of_torch, replaced, write_whole
 from ..unpickling import load_arrays, load_tensors
-from ..weights import PRETRAINED, bottom_up_parameters, inflate_stem
+from ..weights import (
+    PRETRAINED,
+    bottom_up_parameters,
+    inflate_stem,
+    refine_mask_features,
+)
 from .cli import VALUE_ERRORS
 
 logger = logging.getLogger(__name__)
@@ -104,6 +109,7 @@ class ModelCheckpointer(DetectionCheckpointer):
         _check_finite(checkpoint["model"])
         if not self.complete:
             inflate_stem(checkpoint["model"], self.model, self.image_format)
+            refine_mask_features(checkpoint["model"], self.model)
         result = super()._load_model(checkpoint)
         wrong = [*result.missing_keys, *(key for key, *_ in result.incorrect_shapes)]
         total = len(self.model.state_dict())
@@ -187,7 +193,8 @@ def load_checkpoint(
     """Load the last checkpoint of ``OUTPUT_DIR`` if resuming, otherwise ``MODEL.WEIGHTS``.
 
     If ``complete`` is False, the stem of three-channel weights is inflated to the channels of the
-    model's images, see :func:`~facenet_d2.weights.inflate_stem`.
+    model's images, and a mask head of stride 4 becomes one of stride 2, see
+    :func:`~facenet_d2.weights.inflate_stem` and :func:`~facenet_d2.weights.refine_mask_features`.
 
     Args:
         checkpointer: checkpointer of the model.
