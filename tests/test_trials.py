@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 from helpers import REPOSITORY
 
 from facenet_d2.engine.run_record import read_sessions
@@ -45,3 +46,23 @@ def test_every_run_is_of_one_commit(folder):
     sessions = read_sessions(folder)
     assert sum(s["iterations"] for s in sessions) == 1024
     assert all(re.fullmatch(r"[0-9a-f]{40}(\+changes)?", s["commit"]) for s in sessions)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(("name", "model"), [("solov2", "SOLOv2"), ("facenet", "FACENet")])
+def test_runs_with_the_settings_of_the_paper_did_not_collapse(name, model, seed):
+    folder = FOLDER.parent / "paper_settings" / name / f"seed{seed}"
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    solver = config["SOLVER"]
+    assert (solver["OPTIMIZER"], solver["BASE_LR"], solver["IMS_PER_BATCH"]) == ("SGD", 0.0025, 2)
+    assert (solver["WARMUP_ITERS"], solver["CLIP_GRADIENTS"]["CLIP_VALUE"]) == (500, 35.0)
+    assert config["SEED"] == seed
+    assert sum(s["iterations"] for s in read_sessions(folder)) == 600
+    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    losses = []
+    for first in range(0, 600, 100):
+        window = [x["loss_mask"] for x in lines if first <= x["iteration"] < first + 100]
+        losses.append(sum(window) / len(window))
+    # Empty masks have a loss of 3.
+    assert losses[-1] < 2.5
+    assert f"| {model} | {seed} | {' | '.join(f'{x:.2f}' for x in losses)} |" in TEXT
