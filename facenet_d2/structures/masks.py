@@ -47,17 +47,20 @@ def downsample_masks(
     Returns:
         ``(N, H', W')`` bool.
     """
-    s = stride
     h, w = masks.shape[-2:]
-    if (h, w) != (size[0] * s, size[1] * s):
-        masks = F.pad(masks, (0, size[1] * s - w, 0, size[0] * s - h))
-    first, second = s // 2 - 1, s // 2
-    rows = masks[:, first::s].to(torch.uint8) + masks[:, second::s]
-    small = (rows[:, :, first::s] + rows[:, :, second::s]) >= 2
+    if (h, w) != (size[0] * stride, size[1] * stride):
+        masks = F.pad(masks, (0, size[1] * stride - w, 0, size[0] * stride - h))
+    first, second = stride // 2 - 1, stride // 2
+    rows = masks[:, first::stride].to(torch.uint8) + masks[:, second::stride]
+    small = (rows[:, :, first::stride] + rows[:, :, second::stride]) >= 2
     lost = ~small.flatten(1).any(dim=1)
     if lost.any():
         small[lost] = (
-            masks[lost].unflatten(2, (size[1], s)).unflatten(1, (size[0], s)).any(4).any(2)
+            masks[lost]
+            .unflatten(2, (size[1], stride))
+            .unflatten(1, (size[0], stride))
+            .any(4)
+            .any(2)
         )
     return small
 
@@ -72,19 +75,18 @@ def downsample_mask(mask: np.ndarray, stride: int = MASK_STRIDE) -> np.ndarray:
     Returns:
         ``(ceil(H / stride), ceil(W / stride))`` bool.
     """
-    s = stride
     h, w = mask.shape
-    if h % s or w % s:
+    if h % stride or w % stride:
         # np.pad takes longer than the rest of the function.
-        padded = np.zeros((h + -h % s, w + -w % s), mask.dtype)
+        padded = np.zeros((h + -h % stride, w + -w % stride), mask.dtype)
         padded[:h, :w] = mask
         mask = padded
-    first, second = s // 2 - 1, s // 2
-    rows = mask[first::s] + mask[second::s]
-    small = rows[:, first::s] + rows[:, second::s] >= 2
+    first, second = stride // 2 - 1, stride // 2
+    rows = mask[first::stride] + mask[second::stride]
+    small = rows[:, first::stride] + rows[:, second::stride] >= 2
     if not small.any():
         h, w = mask.shape
-        small = mask.reshape(h // s, s, w // s, s).any(axis=(1, 3))
+        small = mask.reshape(h // stride, stride, w // stride, stride).any(axis=(1, 3))
     return small
 
 
