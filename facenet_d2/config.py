@@ -84,7 +84,7 @@ def raise_limits(cfg: CN) -> None:
         cfg.MODEL[node][name] = max(cfg.MODEL[node][name], 2 * detections)
 
 
-def rename_overrides(overrides: Sequence[str]) -> list[str]:
+def rename_overrides(overrides: Sequence[Any]) -> list[Any]:
     """Apply :func:`rename_keys` to the keys of KEY VALUE pairs."""
     return [RENAMED_KEYS.get(o, o) if i % 2 == 0 else o for i, o in enumerate(overrides)]
 

@@ -8,9 +8,9 @@
 Every image is decoded and every mask is drawn. The grids, the input size and the reader of the
 images (INPUT.BANDS, INPUT.STRETCH) are those of --config-file, by default the published ones at 800
 pixels: they decide which objects can be found, and limit the quality of masks, which are predicted
-at a quarter of the input resolution. Grids that lose notably fewer objects are suggested. --fix
-writes a copy in which every fault is repaired, or its entry removed, and a list of the changes next
-to it; the original is not modified.
+at a quarter or half of the input's resolution (MODEL.SOLOV2.MASK_STRIDE). Grids that lose notably
+fewer objects are suggested. --fix writes a copy in which every fault is repaired, or its entry
+removed, and a list of the changes next to it; the original is not modified.
 
 The exit code is 1 if there are faults.
 """
@@ -128,7 +128,7 @@ def best_masks(report: DatasetReport) -> dict[str, dict[str, float]]:
     }
 
 
-def mask_sentences(report: DatasetReport) -> list[str]:
+def mask_sentences(report: DatasetReport, mask_stride: int) -> list[str]:
     """Describe how the resolution of the masks limits their quality."""
     rows = best_masks(report)
     if not rows:
@@ -138,9 +138,8 @@ def mask_sentences(report: DatasetReport) -> list[str]:
     worst = sorted(rows, key=lambda name: rows[name]["mean_iou"])[:NUM_EXAMPLES]
     listed = ", ".join(f"{name} {rows[name]['mean_iou']:.2f}" for name in worst)
     return [
-        "Training targets are masks at a quarter of the input's resolution. If predicted perfectly "
-        f"and enlarged, their mean IoU with the annotations is {row['mean_iou']:.2f}; lowest: "
-        f"{listed}.",
+        f"Training targets are masks at stride {mask_stride}. If predicted perfectly and enlarged, "
+        f"their mean IoU with the annotations is {row['mean_iou']:.2f}; lowest: {listed}.",
         f"With an IoU under 0.5, which AP50 counts as wrong: {format_share(row['under_50'], n)}; "
         f"under 0.75, which AP75 counts as wrong: {format_share(row['under_75'], n)}.",
     ]
@@ -249,7 +248,7 @@ def main() -> int:
     suggested, then = suggest_grids(report.objects, settings)
     sentences = [
         *grid_sentences(settings, now, suggested, then),
-        *mask_sentences(report),
+        *mask_sentences(report, settings.mask_stride),
         limit_sentence(report, cfg.TEST.DETECTIONS_PER_IMAGE),
         overlap_sentence(report, settings),
     ]

@@ -40,7 +40,7 @@ CONFIG_ERRORS = (
 MAX_BYTES, MAX_VALUES = 500_000, 100_000
 
 
-def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+def read_config(config_file: str | Path, overrides: Sequence[Any] = ()) -> CfgNode:
     """Read a config file, override keys and check all values, but not data and weights.
 
     If ``TEST.DETECTIONS_PER_IMAGE`` is above 100, other limits of inference are raised with it; see
@@ -49,7 +49,7 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
     Args:
         config_file: YAML file, loaded without executing code, or another source of a config that
             :func:`~facenet_d2.engine.model_files.find_config` knows.
-        overrides: KEY VALUE pairs, as on the command line.
+        overrides: KEY VALUE pairs, as on the command line or as in ``CfgNode.merge_from_list``.
 
     Raises:
         UserError: If the file is missing or invalid, a key is unknown, or a value is not allowed.
@@ -107,15 +107,16 @@ def read_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         ) from error
     except CONFIG_ERRORS as error:
         raise UserError(f"config file {config_file}: {_sentence(error)}") from error
-    misplaced = [o for o in overrides if o.startswith("--")]
+    misplaced = [o for o in overrides if str(o).startswith("--")]
     if misplaced:
         raise UserError(f"{misplaced[0]} follows the KEY VALUE overrides; put options before them.")
     try:
         cfg.merge_from_list(rename_overrides(overrides))
     except CONFIG_ERRORS as error:
+        pairs = " ".join(map(str, overrides))[:500]
         raise UserError(
-            f"overrides {' '.join(overrides)[:500]!r}: {_sentence(error)} (use KEY VALUE pairs, "
-            "for example SOLVER.BASE_LR 0.01)"
+            f"overrides {pairs!r}: {_sentence(error)} (use KEY VALUE pairs, for example "
+            "SOLVER.BASE_LR 0.01)"
         ) from error
     try:
         check_values(cfg)
@@ -139,7 +140,7 @@ def _check_size(config_file: Path, content: Any) -> None:
 
 def load_config(
     config_file: str | Path,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[Any] = (),
     *,
     train: bool = False,
     need_data: bool = True,
@@ -152,7 +153,7 @@ def load_config(
 
     Args:
         config_file: YAML file, or another source of a config; see :func:`read_config`.
-        overrides: KEY VALUE pairs, as on the command line.
+        overrides: KEY VALUE pairs, as on the command line or as in ``CfgNode.merge_from_list``.
         train: whether to check keys that only training uses.
         need_data: whether the data sets must exist. If not, they are read only if the config lacks
             the class names, which the ``config.yaml`` of a training run contains.

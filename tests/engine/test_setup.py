@@ -51,6 +51,15 @@ def test_configs_with_keys_of_version_0_1(tiny_config, tmp_path):
     assert overridden.MODEL.SOLOV2.SCORE_THRESH_TEST == 0.4
 
 
+def test_overrides_of_any_type(tiny_config):
+    """As in ``CfgNode.merge_from_list``, a value may be a number instead of its text."""
+    values = ["SOLVER.MAX_ITER", 7, "SOLVER.BASE_LR", 0.5, "TEST.AUG.ENABLED", False]
+    texts = [str(v) for v in values]
+    assert load_config(tiny_config, values).dump() == load_config(tiny_config, texts).dump()
+    with pytest.raises(UserError, match=r"overrides 'SOLVER\.MAX_ITERS 7'"):
+        load_config(tiny_config, ["SOLVER.MAX_ITERS", 7])
+
+
 def test_another_version_of_detectron2s_configs(tmp_path):
     file = tmp_path / "old.yaml"
     file.write_text("VERSION: 1\n")
