@@ -38,6 +38,7 @@ from facenet_d2.engine.checkpointer import (
 from facenet_d2.engine.cli import forward_signals_to_workers, user_errors
 from facenet_d2.engine.devices import check_num_gpus
 from facenet_d2.engine.lock import locked
+from facenet_d2.engine.model_files import find_config
 from facenet_d2.engine.run_record import set_aside_metrics
 from facenet_d2.engine.setup import check_writable
 from facenet_d2.errors import user_message
@@ -131,8 +132,12 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
 def write_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Start the log, write config.yaml and set the seed, as Detectron2 does."""
     file = Path(cfg.OUTPUT_DIR, "config.yaml")
+    # Detectron2 prints the config file, which has to be a text.
+    source = find_config(args.config_file)
+    is_text = source.suffix in (".yaml", ".yml")
+    shown = {**vars(args), "config_file": str(source) if is_text else ""}
     with kept_on_error(file) if comm.is_main_process() else nullcontext():
-        default_setup(cfg, args)
+        default_setup(cfg, argparse.Namespace(**shown))
 
 
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:

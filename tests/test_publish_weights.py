@@ -47,6 +47,11 @@ def test_publish_and_load_by_name(tmp_path, scenes, monkeypatch, capsys):
     assert run(monkeypatch, train_net.run, *evaluation) == 0
     evaluated = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert evaluated["segm"]["AP"] == pytest.approx(trained["segm"]["AP"], abs=0.05)
+    # The folder of the run and the published weights contain the config.
+    for source in (output, "tiny"):
+        evaluation = ["train_net.py", "--config-file", source, "--json", "--eval-only"]
+        assert run(monkeypatch, train_net.run, *evaluation, "MODEL.WEIGHTS", "zoo://tiny") == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1]) == evaluated
     cfg = load_config(config, ["MODEL.WEIGHTS", "zoo://tiny"])
     model = train_net.Trainer.build_model(cfg)
     load_checkpoint(ModelCheckpointer(model), cfg, complete=True)
