@@ -74,6 +74,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     check_num_gpus(args.num_gpus)
     if args.num_machines > 1 and torch.cuda.device_count() == 0:
         raise UserError(f"--num-machines is {args.num_machines}, but no GPU is available.")
+    # Detectron2 opens it as a file.
+    args.config_file = str(find_config(args.config_file))
     cfg = load_config(args.config_file, args.opts, train=not args.eval_only)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty; name a data set to evaluate on.")
@@ -132,12 +134,12 @@ def work(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any] | None:
 def write_settings(args: argparse.Namespace, cfg: CfgNode) -> None:
     """Start the log, write config.yaml and set the seed, as Detectron2 does."""
     file = Path(cfg.OUTPUT_DIR, "config.yaml")
-    # Detectron2 prints the config file, which has to be a text.
-    source = find_config(args.config_file)
-    is_text = source.suffix in (".yaml", ".yml")
-    shown = {**vars(args), "config_file": str(source) if is_text else ""}
+    # Detectron2 prints the config file. Published weights contain a config, but are no text.
+    shown = argparse.Namespace(**vars(args))
+    if Path(args.config_file).suffix == ".safetensors":
+        shown.config_file = ""
     with kept_on_error(file) if comm.is_main_process() else nullcontext():
-        default_setup(cfg, argparse.Namespace(**shown))
+        default_setup(cfg, shown)
 
 
 def evaluate(args: argparse.Namespace, cfg: CfgNode) -> Mapping[str, Any]:
