@@ -9,7 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from ..modeling.grids.layout import GridLayout
-from ..stride import MASK_STRIDE
+from ..stride import MASK_STRIDE, mask_stride
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class GridSettings:
             min_mask_areas=tuple(cfg.MODEL.SOLOV2.MIN_MASK_AREAS),
             shortest=input_size or cfg.INPUT.MIN_SIZE_TEST,
             longest=input_size or cfg.INPUT.MAX_SIZE_TEST,
-            mask_stride=cfg.MODEL.SOLOV2.MASK_STRIDE,
+            mask_stride=mask_stride(cfg),
         )
 
     def resize_factors(self, image_sizes: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from detectron2.data.detection_utils import (
 from detectron2.structures import BitMasks, PolygonMasks
 
 from ..errors import UserError
-from ..stride import MASK_STRIDE
+from ..stride import MASK_STRIDE, mask_stride
 from ..structures.rasterize import rasterize_instances
 from .augmentation import RandomQuarterTurn, build_augmentations
 from .images import ImageError
@@ -75,8 +75,7 @@ class SceneMapper(DatasetMapper):
         arguments["augmentations"] = crops + build_augmentations(cfg, is_train)
         arguments["recompute_boxes"] = cfg.MODEL.MASK_ON
         arguments["reader"] = build_reader(cfg)
-        if cfg.MODEL.META_ARCHITECTURE == "SOLOv2":
-            arguments["mask_stride"] = cfg.MODEL.SOLOV2.MASK_STRIDE
+        arguments["mask_stride"] = mask_stride(cfg)
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:

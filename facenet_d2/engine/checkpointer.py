@@ -15,12 +15,7 @@ from safetensors.torch import load_file
 from ..errors import UserError
 from ..files import disk_errors_of_torch, replaced, write_whole
 from ..unpickling import load_arrays, load_tensors
-from ..weights import (
-    PRETRAINED,
-    bottom_up_parameters,
-    inflate_stem,
-    refine_mask_features,
-)
+from ..weights import PRETRAINED, bottom_up_parameters, inflate_stem, refine_mask_features
 from .cli import VALUE_ERRORS
 
 logger = logging.getLogger(__name__)

@@ -119,8 +119,7 @@ def assign_targets(
     Args:
         instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers`` and
             masks of :class:`~facenet_d2.data.SceneMapper`, ``gt_stride4_masks`` at stride 4, or
-            ``gt_masks``.
-            Instances with an empty mask in ``gt_masks`` are ignored.
+            ``gt_masks``. Instances with an empty mask in ``gt_masks`` are ignored.
         layout: grids and scale ranges.
         num_classes: number of classes C, and the label of background.
         mask_size: (H/stride, W/stride) of the padded batch.

@@ -148,14 +148,14 @@ class SOLOv2MaskHead(nn.Module):
                     for i in range(max(level, 1))
                 )
             )
-        self.subpixel = subpixel
-        if subpixel:
-            self.predict = SubPixelConv2d(conv_channels, out_channels, norm=norm, conv_first=True)
-            init_normal(self)
+        self.predict: Conv2d | SubPixelConv2d = (
+            SubPixelConv2d(conv_channels, out_channels, norm=norm, conv_first=True)
+            if subpixel
+            else conv(conv_channels, out_channels, 1)
+        )
+        init_normal(self)
+        if isinstance(self.predict, SubPixelConv2d):
             init_as_upsampling(self.predict.project, 2)
-        else:
-            self.predict = conv(conv_channels, out_channels, 1)
-            init_normal(self)
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         """
@@ -177,7 +177,7 @@ class SOLOv2MaskHead(nn.Module):
                         x, size=sizes[level - step - 1], mode="bilinear", align_corners=False
                     )
             fused = x if fused is None else fused + x
-        if self.subpixel:
+        if isinstance(self.predict, SubPixelConv2d):
             height, width = sizes[0]
             return F.relu(self.predict(fused, (2 * height, 2 * width)))
         return self.predict(fused)
