@@ -149,6 +149,9 @@ def _add_solov2(cfg: CN) -> None:
     # Stride of the mask features and of the masks in training and inference: 4, or 2 with a
     # sub-pixel convolution at the end of the mask head. Not used by SOLO, which has stride 4.
     node.MASK_STRIDE = 4
+    # Whether each cell also predicts a Gaussian window, which keeps its mask from covering other
+    # objects of the same look. The paper and the published SOLOv2 have none. Not used by SOLO.
+    node.MASK_WINDOW = False
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Weight of the Dice loss, lambda of equation (9).

@@ -133,6 +133,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "MASK_IN_FEATURES": LEVELS,
         "MASK_CHANNELS": CHANNELS,
         "MASK_STRIDE": choice(2, 4),
+        "MASK_WINDOW": BOOLEAN,
         "FOCAL_LOSS_ALPHA": SHARE,
         "FOCAL_LOSS_GAMMA": GAMMA,
         "DICE_WEIGHT": WEIGHT,

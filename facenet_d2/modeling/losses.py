@@ -45,45 +45,58 @@ class _PairLosses(torch.autograd.Function):
         features: torch.Tensor,
         masks: torch.Tensor,
         owners: torch.Tensor,
+        coefficients: torch.Tensor,
+        maps: torch.Tensor,
         eps: float,
     ) -> torch.Tensor:
         overlaps, squares = [], []
-        for kernel, owner in _chunks(kernels, features, owners):
-            p = (kernel @ features).float().sigmoid_()
+        for part in _chunks(kernels, features):
+            p = _probabilities(kernels[part], features, coefficients[part], maps)
+            owner = owners[part]
             overlaps.append((p * masks[owner]).sum(dim=1))
             squares.append(p.square_().sum(dim=1))
         overlap = torch.cat(overlaps)
         areas = masks.sum(dim=1, dtype=torch.float32)[owners]
         denominator = torch.cat(squares) + areas + 2 * eps
-        ctx.save_for_backward(kernels, features, masks, owners, overlap, denominator)
+        ctx.save_for_backward(
+            kernels, features, masks, owners, coefficients, maps, overlap, denominator
+        )
         return 1 - 2 * overlap / denominator
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        kernels, features, masks, owners, overlap, denominator = ctx.saved_tensors
+        kernels, features, masks, owners, coefficients, maps = ctx.saved_tensors[:6]
+        overlap, denominator = ctx.saved_tensors[6:]
         # d loss / dp = -2 q / D + 4 p O / D^2, with the overlap O and the denominator D.
         by_mask = (-2 * grad / denominator)[:, None]
         by_pred = (4 * grad * overlap / denominator.square())[:, None]
         grad_kernels, grad_features = torch.empty_like(kernels), torch.zeros_like(features)
-        start = 0
-        for kernel, owner in _chunks(kernels, features, owners):
-            part = slice(start, start + len(owner))
-            start += len(owner)
-            p = (kernel @ features).float().sigmoid_()
-            grad_logits = torch.addcmul(by_mask[part] * masks[owner], by_pred[part], p)
+        grad_coefficients = torch.empty_like(coefficients)
+        for part in _chunks(kernels, features):
+            p = _probabilities(kernels[part], features, coefficients[part], maps)
+            grad_logits = torch.addcmul(by_mask[part] * masks[owners[part]], by_pred[part], p)
             grad_logits *= p.mul_(1 - p).clamp_(min=MIN_SLOPE)
+            if len(maps):
+                grad_coefficients[part] = grad_logits @ maps.T
             grad_logits = grad_logits.to(features.dtype)
             grad_kernels[part] = grad_logits @ features.T
-            grad_features.addmm_(kernel.T, grad_logits)
-        return grad_kernels, grad_features, None, None, None
+            grad_features.addmm_(kernels[part].T, grad_logits)
+        return grad_kernels, grad_features, None, None, grad_coefficients, None, None
 
 
-def _chunks(
-    kernels: torch.Tensor, features: torch.Tensor, owners: torch.Tensor
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _chunks(kernels: torch.Tensor, features: torch.Tensor) -> Iterator[slice]:
     step = max(1, CHUNK_FLOATS // features.shape[1])
-    return zip(kernels.split(step), owners.split(step))
+    return (slice(start, start + step) for start in range(0, len(kernels), step))
+
+
+def _probabilities(
+    kernels: torch.Tensor, features: torch.Tensor, coefficients: torch.Tensor, maps: torch.Tensor
+) -> torch.Tensor:
+    logits = (kernels @ features).float()
+    if len(maps):
+        logits.addmm_(coefficients, maps)
+    return logits.sigmoid_()
 
 
 def pair_losses(
@@ -91,11 +104,14 @@ def pair_losses(
     features: torch.Tensor,
     masks: torch.Tensor,
     owners: torch.Tensor,
+    *,
+    window: tuple[torch.Tensor, torch.Tensor] | None = None,
     eps: float = 1e-3,
 ) -> torch.Tensor:
     """Compute the Dice loss of each pair of a predicted mask and its instance's mask.
 
-    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory. In the
+    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory; with a
+    window, ``coefficients @ maps`` is added to the product, in float32. In the
     gradient, the sigmoid's derivative p (1 - p) is at least 0.001, so that empty masks recover.
     This differs from the published SOLOv2 for probabilities below 0.001 and above 0.999.
 
@@ -104,6 +120,7 @@ def pair_losses(
         features: mask features, ``(D, pixels)``.
         masks: ground-truth masks, ``(N, pixels)`` bool.
         owners: index of the ground-truth mask of each pair, ``(P,)`` int64.
+        window: coefficients, ``(P, M)``, and maps, ``(M, pixels)``, both float32.
         eps: number added to both sums of the denominator.
 
     Returns:
@@ -111,5 +128,7 @@ def pair_losses(
     """
     # The products are computed in the network's data type.
     features, kernels = features.contiguous(), kernels.to(features.dtype)
+    if window is None:
+        window = kernels.new_empty(len(kernels), 0), kernels.new_empty(0, features.shape[1])
     with torch.autocast(features.device.type, enabled=False):
-        return _PairLosses.apply(kernels, features, masks, owners, eps)
+        return _PairLosses.apply(kernels, features, masks, owners, *window, eps)

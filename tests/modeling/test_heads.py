@@ -39,7 +39,8 @@ def test_instance_head():
     )
     state = head.state_dict()
     features = [torch.randn(2, 32, 10, 12), torch.randn(2, 32, 5, 6)]
-    logits, kernels = head(features)
+    logits, kernels, windows = head(features)
+    assert windows is None
     assert logits.shape == (2, 36 + 16, 3)
     assert kernels.shape == (2, 36 + 16, 5)
     first = 0

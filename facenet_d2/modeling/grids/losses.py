@@ -52,6 +52,7 @@ def mask_loss(
     targets: Sequence[ImageTargets],
     *,
     max_pairs: int = 0,
+    window: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Average the Dice loss over all pairs of a positive cell and its instance, equation (10).
 
@@ -60,15 +61,19 @@ def mask_loss(
         kernels: kernels of all cells, ``(N, cells, D)``.
         targets: targets of the N images.
         max_pairs: maximum number of pairs of the batch, evenly subsampled; 0 for no limit.
+        window: coefficients of all cells, ``(N, cells, M)``, and maps, ``(M, h * w)``, both
+            float32; see :func:`~facenet_d2.modeling.losses.pair_losses`.
 
     Returns:
-        The loss, a scalar. Without any instance it is zero but still depends on both inputs:
+        The loss, a scalar. Without any instance it is zero but still depends on all inputs:
         distributed training hangs if a parameter has no gradient.
     """
     losses = []
     total = sum(len(t.cells) for t in targets)
     first = 0
-    for features, kernel, target in zip(mask_features, kernels, targets, strict=True):
+    for i, (features, kernel, target) in enumerate(
+        zip(mask_features, kernels, targets, strict=True)
+    ):
         cells, owners = target.cells, target.instances
         number = len(cells)
         if 0 < max_pairs < total:
@@ -81,8 +86,15 @@ def mask_loss(
         first += number
         if len(cells):
             losses.append(
-                pair_losses(kernel[cells], features.flatten(1), target.masks.flatten(1), owners)
+                pair_losses(
+                    kernel[cells],
+                    features.flatten(1),
+                    target.masks.flatten(1),
+                    owners,
+                    window=None if window is None else (window[0][i, cells], window[1]),
+                )
             )
     if not losses:
-        return 0.0 * (mask_features.float().sum() + kernels.float().sum())
+        inputs = [mask_features, kernels, *(window or ())]
+        return 0.0 * sum(x.float().sum() for x in inputs)
     return torch.cat(losses).mean()

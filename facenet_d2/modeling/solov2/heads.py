@@ -18,12 +18,16 @@ from ..grids.towers import conv_tower, init_normal, init_prior
 from ..layers import SubPixelConv2d, append_coordinates
 from ..layers.subpixel import init_as_upsampling
 from ..precision import full_precision
+from .window import INITIAL_WINDOW
 
 BRANCHES = ("category", "kernel")
 
 
 class SOLOv2InstanceHead(nn.Module):
-    """Class scores and the mask kernel of each cell of the S x S grids."""
+    """Class scores and the mask kernel of each cell of the S x S grids.
+
+    With ``window``, also the window of its mask; see :mod:`facenet_d2.modeling.solov2.window`.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class SOLOv2InstanceHead(nn.Module):
         deform_branches: Sequence[str] = (),
         deform_convs: int = 1,
         prior_prob: float = 0.01,
+        window: bool = False,
     ) -> None:
         """
         Args:
@@ -52,6 +57,7 @@ class SOLOv2InstanceHead(nn.Module):
             deform_convs: number of deformable convolutions in these branches, at the end of the
                 tower.
             prior_prob: initial score of every class.
+            window: whether the kernel branch also predicts a window for each mask.
 
         Raises:
             ValueError: for an unknown branch or more deformable convolutions than ``num_convs``.
@@ -72,28 +78,41 @@ class SOLOv2InstanceHead(nn.Module):
         self.kernel_tower = tower("kernel", in_channels + 2)
         self.category_pred = Conv2d(conv_channels, num_classes, 3, padding=1)
         self.kernel_pred = Conv2d(conv_channels, kernel_channels, 3, padding=1)
+        self.window_pred = (
+            Conv2d(conv_channels, len(INITIAL_WINDOW), 3, padding=1) if window else None
+        )
         init_normal(self)
         init_prior(self.category_pred, prior_prob)
+        if self.window_pred is not None:
+            with torch.no_grad():
+                self.window_pred.bias.copy_(torch.tensor(INITIAL_WINDOW))
 
-    def forward(self, features: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, features: Sequence[torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """
         Args:
             features: one map per level, each ``(N, in_channels, H_l, W_l)``.
 
         Returns:
-            Class logits ``(N, cells, C)`` and kernels ``(N, cells, D)``. The cells of all levels
-            follow one another, row by row: ``cells`` is the sum of S squared.
+            Class logits ``(N, cells, C)``, kernels ``(N, cells, D)``, and windows
+            ``(N, cells, 5)`` or None. The cells of all levels follow one another, row by row:
+            ``cells`` is the sum of S squared.
         """
-        logits, kernels = [], []
+        logits, kernels, windows = [], [], []
         for feature, grid in zip(features, self.num_grids, strict=True):
             x = F.interpolate(
                 append_coordinates(feature), size=(grid, grid), mode="bilinear", align_corners=False
             )
-            kernels.append(self.kernel_pred(self.kernel_tower(x)).flatten(2))
+            of_kernels = self.kernel_tower(x)
+            kernels.append(self.kernel_pred(of_kernels).flatten(2))
+            if self.window_pred is not None:
+                windows.append(self.window_pred(of_kernels).flatten(2))
             logits.append(self.category_pred(self.category_tower(x[:, :-2])).flatten(2))
         return (
             torch.cat(logits, dim=2).transpose(1, 2),
             torch.cat(kernels, dim=2).transpose(1, 2),
+            torch.cat(windows, dim=2).transpose(1, 2) if windows else None,
         )
 
 
@@ -183,15 +202,21 @@ class SOLOv2MaskHead(nn.Module):
         return self.predict(fused)
 
 
-def dynamic_mask_logits(kernels: torch.Tensor, mask_features: torch.Tensor) -> torch.Tensor:
+def dynamic_mask_logits(
+    kernels: torch.Tensor,
+    mask_features: torch.Tensor,
+    window: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor:
     """Convolve an image's mask features with 1x1 kernels, in float32.
 
     Args:
         kernels: kernels of K cells, ``(K, D)``.
         mask_features: mask features of one image, ``(D, h, w)``.
+        window: coefficients of the cells' windows, ``(K, 6)``, and maps, ``(6, h * w)``.
 
     Returns:
         Mask logits of the cells, ``(K, h * w)``.
     """
     with full_precision(mask_features.device.type):
-        return kernels.float() @ mask_features.flatten(1).float()
+        logits = kernels.float() @ mask_features.flatten(1).float()
+        return logits if window is None else logits.addmm_(*window)

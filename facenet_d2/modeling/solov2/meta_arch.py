@@ -20,6 +20,7 @@ from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
 from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+from .window import cell_places, position_maps, window_coefficients
 
 
 class SOLOv2Predictions(NamedTuple):
@@ -29,16 +30,26 @@ class SOLOv2Predictions(NamedTuple):
         logits: class logits of the cells of all levels in turn, ``(N, cells, C)``.
         kernels: kernel of each cell's mask, ``(N, cells, D)``.
         mask_features: ``(N, D, H/stride, W/stride)``; the stride is ``MODEL.SOLOV2.MASK_STRIDE``.
+        windows: window of each cell's mask, ``(N, cells, 5)``; None without
+            ``MODEL.SOLOV2.MASK_WINDOW``. See :mod:`facenet_d2.modeling.solov2.window`.
     """
 
     logits: torch.Tensor
     kernels: torch.Tensor
     mask_features: torch.Tensor
+    windows: torch.Tensor | None = None
 
 
 @META_ARCH_REGISTRY.register()
 class SOLOv2(GridModel[SOLOv2Predictions]):
-    """Each cell predicts the kernel that computes its mask from the image's mask features."""
+    """Each cell predicts the kernel that computes its mask from the image's mask features.
+
+    Attributes:
+        cell_places: centres and grids of the cells, ``(cells, 3)``; see
+            :func:`~facenet_d2.modeling.solov2.window.cell_places`.
+    """
+
+    cell_places: torch.Tensor
 
     @configurable
     def __init__(
@@ -102,6 +113,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         self.mask_head = mask_head
         self.mask_in_features = tuple(mask_in_features)
         self.max_positive_cells = max_positive_cells
+        self.register_buffer("cell_places", cell_places(layout.num_grids), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -128,6 +140,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
                 deform_branches=node.DEFORM_BRANCHES,
                 deform_convs=node.DEFORM_CONVS,
                 prior_prob=node.PRIOR_PROB,
+                window=node.MASK_WINDOW,
             ),
             "mask_head": SOLOv2MaskHead(
                 in_channels,
@@ -144,11 +157,11 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
 
     def predict(self, images: torch.Tensor) -> SOLOv2Predictions:
         features = self.backbone(images)
-        logits, kernels = self.instance_head(
+        logits, kernels, windows = self.instance_head(
             resize_instance_features(features, self.instance_in_features)
         )
         mask_features = self.mask_head([features[f] for f in self.mask_in_features])
-        return SOLOv2Predictions(logits, kernels, mask_features)
+        return SOLOv2Predictions(logits, kernels, mask_features, windows)
 
     def mask_size(self, predictions: SOLOv2Predictions) -> tuple[int, int]:
         return spatial_size(predictions.mask_features)
@@ -156,16 +169,30 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     def mask_loss(
         self, predictions: SOLOv2Predictions, targets: Sequence[ImageTargets]
     ) -> torch.Tensor:
+        window = None
+        if predictions.windows is not None:
+            coefficients = [window_coefficients(w, self.cell_places) for w in predictions.windows]
+            window = torch.stack(coefficients), self._position_maps(predictions)
         return mask_loss(
             predictions.mask_features,
             predictions.kernels,
             targets,
             max_pairs=self.max_positive_cells,
+            window=window,
         )
+
+    def _position_maps(self, predictions: SOLOv2Predictions) -> torch.Tensor:
+        return position_maps(self.mask_size(predictions), predictions.mask_features.device)
 
     def mask_logits(
         self, predictions: SOLOv2Predictions, image: int, cells: torch.Tensor
     ) -> torch.Tensor:
+        window = None
+        if predictions.windows is not None:
+            coefficients = window_coefficients(
+                predictions.windows[image, cells], self.cell_places[cells]
+            )
+            window = coefficients, self._position_maps(predictions)
         return dynamic_mask_logits(
-            predictions.kernels[image, cells], predictions.mask_features[image]
+            predictions.kernels[image, cells], predictions.mask_features[image], window
         )

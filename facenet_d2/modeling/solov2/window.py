@@ -1,0 +1,78 @@
+"""Gaussian windows, which keep the mask of a cell in the surroundings of the cell.
+
+The mask of a cell is a function of the unified mask features alone, so in rows of equal objects it
+often covers several of them. With ``MODEL.SOLOV2.MASK_WINDOW``, each cell also predicts a window,
+exp(-q), by which the odds of its mask are multiplied:
+
+    logit(x, y) = kernel . features(x, y) - q(dx - ox, dy - oy)
+    q(u, v) = (a u)^2 + (b u + c v)^2
+
+(dx, dy) is the position relative to the centre of the cell, in cells of its grid, and (a, b, c, ox,
+oy) are the five predicted numbers. As q is a polynomial of the position in the image, it is the
+product of six coefficients per cell and six maps: a dynamic 1x1 convolution, like that of the
+features. The published SOLOv2 has no window. CondInst (Tian et al., ECCV 2020) gives its dynamic
+convolutions relative coordinates for the same purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+INITIAL_WINDOW = (0.3, 0.0, 0.3, 0.0, 0.0)
+"""(a, b, c, ox, oy) of a new model: a circle, at whose radius of 3.3 cells q is 1."""
+
+
+def cell_places(num_grids: Sequence[int]) -> torch.Tensor:
+    """Return the place of each cell: its centre as a share of the image, and its grid.
+
+    Args:
+        num_grids: number of cells S along each side, per level.
+
+    Returns:
+        x and y of the centre, from -0.5 to 0.5, and S, ``(cells, 3)``.
+    """
+    places = []
+    for grid in num_grids:
+        centers = (torch.arange(grid) + 0.5) / grid - 0.5
+        y, x = torch.meshgrid(centers, centers, indexing="ij")
+        places.append(torch.stack([x, y, torch.full_like(x, grid)], dim=-1).flatten(0, 1))
+    return torch.cat(places)
+
+
+def window_coefficients(windows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Compute the coefficients of -q for the maps of :func:`position_maps`.
+
+    Args:
+        windows: (a, b, c, ox, oy) of K cells, ``(K, 5)``.
+        places: places of the cells, ``(K, 3)``; see :func:`cell_places`.
+
+    Returns:
+        ``(K, 6)`` float32.
+    """
+    a, b, c, offset_x, offset_y = windows.float().unbind(dim=1)
+    x, y, grid = places.unbind(dim=1)
+    a, b, c = a * grid, b * grid, c * grid
+    x, y = x + offset_x / grid, y + offset_y / grid
+    # q = xx (X - x)^2 + xy (X - x) (Y - y) + yy (Y - y)^2 at the position (X, Y).
+    xx, xy, yy = a.square() + b.square(), 2 * b * c, c.square()
+    constant = xx * x.square() + xy * x * y + yy * y.square()
+    return -torch.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], dim=1)
+
+
+def position_maps(size: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """Return X^2, XY, Y^2, X, Y and 1 at the centre of each pixel.
+
+    X and Y are shares of the image's width and height, from -0.5 to 0.5.
+
+    Args:
+        size: (h, w) of the mask features.
+        device: device of the result.
+
+    Returns:
+        ``(6, h * w)`` float32.
+    """
+    y, x = ((torch.arange(n, device=device) + 0.5) / n - 0.5 for n in size)
+    x, y = x.expand(size), y[:, None].expand(size)
+    return torch.stack([x * x, x * y, y * y, x, y, torch.ones_like(x)]).flatten(1)
