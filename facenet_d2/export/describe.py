@@ -15,6 +15,7 @@ from ..modeling.condinst.meta_arch import MASK_FEATURE_STRIDE
 from ..modeling.grids.grid_model import GridModel
 from ..modeling.instance_model import InstanceModel
 from ..modeling.solo import SOLO, DecoupledMaskHead
+from ..modeling.solov2 import SOLOv2
 from ..modeling.yolact import YOLACT
 from ..runtime.description import (
     SETTINGS,
@@ -93,6 +94,7 @@ def _settings(model: InstanceModel[Any]) -> Settings:
             min_mask_areas=tuple(areas.tolist()),
             decoupled=isinstance(model, SOLO) and isinstance(model.mask_head, DecoupledMaskHead),
             mask_stride=model.mask_stride,
+            windows=isinstance(model, SOLOv2) and model.instance_head.window_pred is not None,
             **asdict(model.settings),
         )
     if isinstance(model, YOLACT):

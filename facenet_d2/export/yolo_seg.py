@@ -1,8 +1,9 @@
 """Networks with the outputs of Ultralytics' segmentation models.
 
 Their masks are ``sigmoid(coefficients @ prototypes) > 0.5``. That is what SOLOv2 computes with the
-kernels of cells and the mask features, and YOLACT with coefficients and prototypes. Readers take
-the number of coefficients from the shapes: it need not be 32.
+kernels of cells and the mask features, and YOLACT with coefficients and prototypes. The windows of
+cells are six more coefficients, and their prototypes the maps of positions. Readers take the number
+of coefficients from the shapes: it need not be 32.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from ..errors import UserError
 from ..modeling.grids.selection import InferenceSettings, suppress_neighbours
 from ..modeling.instance_model import InstanceModel
 from ..modeling.postprocessing import with_full_masks
+from ..modeling.shapes import spatial_size
 from ..modeling.solov2 import SOLOv2
+from ..modeling.solov2.window import position_maps, window_coefficients
 from ..modeling.yolact import YOLACT
 from ..modeling.yolact.fast_nms import fast_nms
 from ..runtime.description import ModelDescription
@@ -172,9 +175,15 @@ class GridYoloSeg(YoloSegNetwork):
         scores = suppress_neighbours(predictions.logits.sigmoid(), model.layout.num_grids)
         scores, pairs = scores.flatten(1).topk(self.num_candidates)
         cells, classes = pairs // num_classes, pairs % num_classes
-        kernels = _rows(predictions.kernels, cells)
+        kernels, features = _rows(predictions.kernels, cells), predictions.mask_features
+        if predictions.windows is not None:
+            windows = _rows(predictions.windows, cells)[0]
+            coefficients = window_coefficients(windows, model.cell_places[cells[0]])
+            maps = position_maps(spatial_size(features), features.device)
+            kernels = torch.cat([kernels, coefficients[None]], dim=2)
+            features = torch.cat([features, maps.unflatten(1, features.shape[2:])[None]], dim=1)
         # One row per mask, (1, K, pixels): positive inside the mask.
-        logits = kernels @ predictions.mask_features.flatten(2) - self.mask_logit
+        logits = kernels @ features.flatten(2) - self.mask_logit
         inside = (logits > 0).float()
         area = inside.sum(dim=2)
         probabilities = (logits + self.mask_logit).sigmoid() * inside
@@ -187,7 +196,7 @@ class GridYoloSeg(YoloSegNetwork):
         found = scores[:, :, None]
         boxes = self._boxes(_rows(logits, best)) * (found > 0)
         one_hot = F.one_hot(classes.gather(1, best), num_classes).to(scores.dtype)
-        return self.outputs(boxes, found * one_hot, _rows(kernels, best), predictions.mask_features)
+        return self.outputs(boxes, found * one_hot, _rows(kernels, best), features)
 
     def instances(
         self, rows: torch.Tensor, prototypes: torch.Tensor, size: tuple[int, int]

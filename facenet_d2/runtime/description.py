@@ -44,6 +44,7 @@ class GridSettings:
         max_instances: maximum number of instances per image.
         decoupled: whether the masks are those of decoupled SOLO.
         mask_stride: stride of the masks.
+        windows: whether each cell has a window (``MODEL.SOLOV2.MASK_WINDOW``).
     """
 
     num_grids: tuple[int, ...]
@@ -58,6 +59,7 @@ class GridSettings:
     max_instances: int
     decoupled: bool = False
     mask_stride: int = MASK_STRIDE
+    windows: bool = False
 
     def __post_init__(self) -> None:
         if not self.num_grids or min(self.num_grids) < 1:
@@ -261,8 +263,9 @@ class ModelDescription:
         contract "raw":
 
         - SOLOv2, FACENet: "logits" ``(N, cells, C)``; "kernels" ``(N, cells, D)``; "mask_features"
-          ``(N, D, H/stride, W/stride)``, with :attr:`GridSettings.mask_stride`. Cells are those of
-          all grids in turn, each row by row.
+          ``(N, D, H/stride, W/stride)``, with :attr:`GridSettings.mask_stride`; and "windows"
+          ``(N, cells, 5)`` if :attr:`GridSettings.windows`. Cells are those of all grids in turn,
+          each row by row.
         - SOLO: "logits"; "kernels" ``(cells, D + 1)``, weights and then the bias of each cell's 1x1
           convolution; for each grid "mask_maps_0" ... ``(N, D, h, w)``.
         - Decoupled SOLO: "logits"; for each grid the logits of X, then of Y, "mask_maps_0" ...
@@ -279,12 +282,12 @@ class ModelDescription:
         """
         if self.contract == "yolo-seg":
             return ("output0", "output1")
-        if self.meta_architecture == "SOLO":
-            assert isinstance(self.settings, GridSettings)
+        if isinstance(self.settings, GridSettings) and self.meta_architecture == "SOLO":
             maps = tuple(f"mask_maps_{i}" for i in range(len(self.settings.num_grids)))
             return ("logits", *maps) if self.settings.decoupled else ("logits", "kernels", *maps)
-        if self.meta_architecture == "SOLOv2":
-            return ("logits", "kernels", "mask_features")
+        if isinstance(self.settings, GridSettings):
+            windows = ("windows",) if self.settings.windows else ()
+            return ("logits", "kernels", "mask_features", *windows)
         if self.meta_architecture == "YOLACT":
             return ("logits", "deltas", "coefficients", "anchors", "prototypes")
         return ("logits", "distances", "centerness", "parameters", "anchors", "mask_features")

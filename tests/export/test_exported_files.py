@@ -64,6 +64,7 @@ def check_network(network, run):
 )
 def test_onnx_equals_the_model(model_cfg, tmp_path, name, deform, facenet):
     model_cfg.MODEL.SOLOV2.MASK_STRIDE = 2
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = True
     network = small_network(model_cfg, name, deform=deform, facenet=facenet)
     file = tmp_path / "model.onnx"
     save_onnx(to_onnx(network, DEFAULT_OPSETS[deform]), file, metadata_of(network.description))

@@ -179,6 +179,24 @@ def _tight(mask):
     return xs.min(), ys.min(), xs.max() + 1, ys.max() + 1
 
 
+def test_windows_are_prototypes(model_cfg):
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = True
+    network = network_of(model_cfg, max_instances=50)
+    image = picture()
+    expected = model_instances(network, image)
+    with torch.no_grad():
+        output0, output1 = network(as_yolo_input(image))
+    assert output0.shape == (1, 4 + 3 + 38, 50)
+    assert output1.shape == (1, 38, SIZE // 4, SIZE // 4)
+    found = network.instances(output0[0], output1[0], (SIZE, SIZE))
+    assert np.mean(matched_ious(expected, found)) > 0.999
+    classes, scores, masks, _ = read_as_ultralytics(
+        output0.numpy(), output1.numpy(), 3, conf=0, iou=1
+    )
+    # Masks of random windows are small, and enlarged logits differ from enlarged probabilities.
+    assert matches(expected, classes, scores, masks).mean() > 0.95
+
+
 def test_few_candidates_are_the_best(model_cfg):
     network = network_of(model_cfg, candidates=6, update_threshold=0.0)
     with torch.no_grad():

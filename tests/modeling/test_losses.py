@@ -165,10 +165,11 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
     torch.testing.assert_close(weighted["loss_category"], plain["loss_category"])
 
 
-@pytest.mark.parametrize("stride", [2, 4])
-def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride):
+@pytest.mark.parametrize(("stride", "window"), [(2, False), (4, False), (4, True)])
+def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride, window):
     """The loss is that of a rectangle drawn at this stride in the padded image."""
     model_cfg.MODEL.SOLOV2.MASK_STRIDE = stride
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model = build_model(model_cfg).train()
     instances = one_object()
     instances.gt_masks.tensor.zero_()
@@ -183,13 +184,29 @@ def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride):
     target[8 // stride : 48 // stride, 12 // stride : 40 // stride] = 1
     cells = assign_targets(instances, model.layout, 3, size, stride).cells
     assert len(cells) > 0
-    masks = (predictions.kernels[0, cells] @ predictions.mask_features[0].flatten(1)).sigmoid()
-    expected = dice_loss(masks, target.flatten().expand(len(cells), -1)).mean()
+    logits = predictions.kernels[0, cells] @ predictions.mask_features[0].flatten(1)
+    if window:
+        q = [window_at_pixels(predictions, model.layout, i, size) for i in cells.tolist()]
+        logits = logits - torch.stack(q).flatten(1)
+    expected = dice_loss(logits.sigmoid(), target.flatten().expand(len(cells), -1)).mean()
     torch.testing.assert_close(loss, expected)
 
 
+def window_at_pixels(predictions, layout, cell, size):
+    """Return q of a cell at each pixel, (h, w)."""
+    a, b, c, ox, oy = predictions.windows[0, cell]
+    level = max(i for i, first in enumerate(layout.first_cells[:-1]) if first <= cell)
+    grid = layout.num_grids[level]
+    row, column = divmod(cell - layout.first_cells[level], grid)
+    # Distances from the centre of the cell, in cells.
+    y = (torch.arange(size[0])[:, None] + 0.5) / size[0] * grid - (row + 0.5) - oy
+    x = (torch.arange(size[1]) + 0.5) / size[1] * grid - (column + 0.5) - ox
+    return (a * x) ** 2 + (b * x + c * y) ** 2
+
+
+@pytest.mark.parametrize("window", [False, True])
 @pytest.mark.parametrize("chunk", [1, 10**9])
-def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
+def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk, window):
     """Values and gradients against automatic differentiation of equation (11)."""
     monkeypatch.setattr(losses, "CHUNK_FLOATS", chunk)
     # Probabilities between 0.001 and 0.999.
@@ -198,11 +215,17 @@ def test_pair_losses_are_the_dice_losses_of_gathered_masks(monkeypatch, chunk):
     masks = torch.rand(3, 30) > 0.6
     owners = torch.tensor([0, 0, 2, 1, 1, 2, 0])
     weights = torch.randn(7, dtype=torch.float64)
-    p, q = (kernels @ features).sigmoid(), masks[owners].double()
+    coefficients, maps = torch.zeros(7, 6), torch.randn(6, 30)
+    if window:
+        coefficients = 0.2 * torch.randn(7, 6)
+    inputs = kernels, features, coefficients.requires_grad_()
+    p = (kernels @ features + coefficients.double() @ maps.double()).sigmoid()
+    q = masks[owners].double()
     expected = 1 - 2 * (p * q).sum(1) / (p.square().sum(1) + q.square().sum(1) + 2e-3)
-    gradients = torch.autograd.grad((weights * expected).sum(), (kernels, features))
-    result = losses.pair_losses(kernels, features, masks, owners)
-    own = torch.autograd.grad((weights * result).sum(), (kernels, features))
+    gradients = torch.autograd.grad((weights * expected).sum(), inputs)
+    extra = {"window": (coefficients, maps)} if window else {}
+    result = losses.pair_losses(kernels, features, masks, owners, **extra)
+    own = torch.autograd.grad((weights * result).sum(), inputs[: 2 + window])
     # The sigmoid is computed in single precision.
     assert torch.allclose(result.double(), expected, atol=1e-6)
     for a, b in zip(own, gradients):

@@ -109,6 +109,7 @@ def describe(
                 a * (4 // model.mask_stride) ** 2 for a in cfg.MODEL.SOLOV2.MIN_MASK_AREAS
             ),
             mask_stride=model.mask_stride,
+            windows=cfg.MODEL.SOLOV2.MASK_WINDOW,
             decoupled=name == "SOLO-decoupled",
             **vars(model.settings),
         )

@@ -62,16 +62,19 @@ def pictures(*sizes):
     return result
 
 
-@pytest.mark.parametrize(("name", "stride"), [*((name, 4) for name in MODELS), ("SOLOv2", 2)])
+@pytest.mark.parametrize(
+    ("name", "stride", "window"), [*((name, 4, False) for name in MODELS), ("SOLOv2", 2, True)]
+)
 @pytest.mark.parametrize(
     ("min_size", "sizes"),
     # Sizes that are kept, not divisible by 32, and odd ones that are enlarged or shrunk.
     [(0, [(96, 128)]), (0, [(90, 121)]), (128, [(77, 95), (200, 151)])],
     ids=["same", "padded", "resized"],
 )
-def test_equal_to_the_model(name, stride, min_size, sizes, model_cfg, monkeypatch):
+def test_equal_to_the_model(name, stride, window, min_size, sizes, model_cfg, monkeypatch):
     cfg = model_cfg
     cfg.MODEL.SOLOV2.MASK_STRIDE = stride
+    cfg.MODEL.SOLOV2.MASK_WINDOW = window
     cfg.INPUT.MIN_SIZE_TEST = min_size
     cfg.INPUT.FORMAT = "BGR" if min_size else "RGB"
     model = build(cfg, name)

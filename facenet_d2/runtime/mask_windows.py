@@ -1,0 +1,45 @@
+"""Windows of cells, in NumPy; see :mod:`facenet_d2.modeling.solov2.window`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def cell_places(num_grids: Sequence[int]) -> np.ndarray:
+    """Return x and y of each cell's centre, from -0.5 to 0.5, and its grid's S, ``(cells, 3)``."""
+    places = []
+    for grid in num_grids:
+        centers = (np.arange(grid, dtype=np.float32) + np.float32(0.5)) / np.float32(grid)
+        y, x = np.meshgrid(centers - np.float32(0.5), centers - np.float32(0.5), indexing="ij")
+        places.append(np.stack([x, y, np.full_like(x, grid)], axis=-1).reshape(-1, 3))
+    return np.concatenate(places)
+
+
+def window_coefficients(windows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Compute the coefficients of -q for the maps of :func:`position_maps`.
+
+    Args:
+        windows: (a, b, c, ox, oy) of K cells, ``(K, 5)``.
+        places: places of the cells, ``(K, 3)``; see :func:`cell_places`.
+
+    Returns:
+        ``(K, 6)`` float32.
+    """
+    a, b, c, offset_x, offset_y = windows.T
+    x, y, grid = places.T
+    a, b, c = a * grid, b * grid, c * grid
+    x, y = x + offset_x / grid, y + offset_y / grid
+    xx, xy, yy = a * a + b * b, 2 * b * c, c * c
+    constant = xx * x * x + xy * x * y + yy * y * y
+    return -np.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], axis=1)
+
+
+def position_maps(size: Sequence[int]) -> np.ndarray:
+    """Return X^2, XY, Y^2, X, Y and 1 at the centres of ``(h, w)`` pixels, ``(6, h * w)``."""
+    y, x = np.meshgrid(
+        *((np.arange(n, dtype=np.float32) + np.float32(0.5)) / n - np.float32(0.5) for n in size),
+        indexing="ij",
+    )
+    return np.stack([x * x, x * y, y * y, x, y, np.ones_like(x)]).reshape(6, -1)
