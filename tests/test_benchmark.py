@@ -62,10 +62,13 @@ def test_meter():
     assert meter.median("allocation") == 3.0
 
 
-def test_dense_scene(model_cfg):
+@pytest.mark.parametrize("window", [False, True])
+def test_dense_scene(model_cfg, window):
     """Discs where they should be, of the radius they should have, with copies to be suppressed."""
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model = build_model(model_cfg).eval()
     predictions = dense_predictions(model, (384, 384), 36, 9, 2, radius=30.0)
+    assert (predictions.windows is not None) == window
     assert ((predictions.logits.sigmoid() > 0.1).sum(dim=(1, 2)) == 36).all()
     results = model.inference(predictions, [(384, 384)] * 2, [(384, 384)] * 2)
     for instances in results:

@@ -9,6 +9,7 @@ import torch
 from ..errors import UserError
 from ..modeling import SOLOv2
 from ..modeling.solov2 import SOLOv2Predictions
+from ..modeling.solov2.window import INITIAL_WINDOW
 
 
 def dense_predictions(
@@ -23,6 +24,7 @@ def dense_predictions(
     """Make predictions of a scene of equal, evenly spread discs.
 
     The kernels and four channels of the mask features make mask logits ``s (r^2 - |p - c|^2)``.
+    Windows, if the model has them, are infinite.
 
     Args:
         model: SOLOv2 model with the grids and numbers of channels.
@@ -64,8 +66,8 @@ def dense_predictions(
         coefficients = [2 * cx * unit, 2 * cy * unit, r**2 - cx**2 - cy**2, -(unit**2)]
         kernels[cell, :4] = 8 / r**2 * torch.tensor(coefficients, dtype=torch.float64)
         logits[cell, disc % model.num_classes] = 3.0 if i < kept else 1.0
-    batches = (
-        x.float().to(model.device).expand(batch_size, *x.shape).contiguous()
-        for x in (logits, kernels, features)
-    )
+    scene = [logits, kernels, features]
+    if model.instance_head.window_pred is not None:
+        scene.append(torch.zeros(first, len(INITIAL_WINDOW)))
+    batches = (x.float().to(model.device).expand(batch_size, *x.shape).contiguous() for x in scene)
     return SOLOv2Predictions(*batches)

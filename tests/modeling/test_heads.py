@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,13 @@ from facenet_d2.modeling.grids import GridLayout
 from facenet_d2.modeling.grids.targets import assign_cells
 from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
-from facenet_d2.modeling.solov2.heads import SOLOv2InstanceHead, SOLOv2MaskHead
+from facenet_d2.modeling.solov2.heads import (
+    SOLOv2InstanceHead,
+    SOLOv2MaskHead,
+    dynamic_mask_logits,
+)
+from facenet_d2.modeling.solov2.window import cell_places, position_maps, window_coefficients
+from facenet_d2.runtime import mask_windows
 
 
 def coordinates(x):
@@ -209,3 +216,43 @@ def test_wrong_values_of_the_neck_are_named(model_cfg, key, value, match):
     setattr(model_cfg.MODEL[node], name, value)
     with pytest.raises(ValueError, match=match):
         build_model(model_cfg)
+
+
+@pytest.mark.parametrize("size", [(6, 8), (5, 11)])
+def test_windows_are_gaussians_around_the_cells(size):
+    """The product of coefficients and maps, in both implementations, against the equation."""
+    grids = (4, 3)
+    windows = torch.randn(25, 5)
+    maps = position_maps(size, torch.device("cpu"))
+    product = window_coefficients(windows, cell_places(grids)) @ maps
+    other = mask_windows.window_coefficients(windows.numpy(), mask_windows.cell_places(grids))
+    np.testing.assert_allclose(other @ mask_windows.position_maps(size), product, atol=1e-4)
+    cells = [(grid, row, column) for grid in grids for row, column in np.ndindex(grid, grid)]
+    for (grid, row, column), window, values in zip(cells, windows.tolist(), product, strict=True):
+        a, b, c, ox, oy = window
+        for (y, x), value in zip(np.ndindex(*size), values.tolist(), strict=True):
+            # Position relative to the predicted centre, in cells.
+            dx = (x + 0.5) / size[1] * grid - (column + 0.5) - ox
+            dy = (y + 0.5) / size[0] * grid - (row + 0.5) - oy
+            assert value == pytest.approx(-((a * dx) ** 2) - (b * dx + c * dy) ** 2, abs=1e-4)
+
+
+def test_the_logits_of_a_window_are_added_to_those_of_the_kernel():
+    kernels, features = torch.randn(3, 7), torch.randn(7, 4, 5)
+    coefficients, maps = torch.randn(3, 6), torch.randn(6, 20)
+    expected = torch.einsum("kd,dhw->khw", kernels, features).flatten(1) + coefficients @ maps
+    torch.testing.assert_close(
+        dynamic_mask_logits(kernels, features, (coefficients, maps)), expected
+    )
+
+
+def test_a_new_window_is_a_circle():
+    """It depends little on the image before training."""
+    head = SOLOv2InstanceHead(
+        32, num_classes=3, kernel_channels=5, num_grids=(6, 4), conv_channels=64, window=True
+    )
+    _, _, windows = head([torch.randn(2, 32, 10, 12), torch.randn(2, 32, 5, 6)])
+    assert windows.shape == (2, 36 + 16, 5)
+    expected = torch.tensor([0.3, 0, 0.3, 0, 0])
+    assert (windows.mean(dim=(0, 1)) - expected).abs().max() < 0.2
+    assert (windows - expected).std() < 0.4
