@@ -194,9 +194,9 @@ def mask_logits(
         features = outputs["mask_features"][image]
         product: np.ndarray = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
         if settings.windows:
-            windows = outputs["windows"][image, cells]
-            coefficients = window_coefficients(windows, cell_places(settings.num_grids)[cells])
-            product += coefficients @ position_maps(features.shape[1:])
+            places = cell_places(settings.num_grids)[cells]
+            coefficients = window_coefficients(outputs["windows"][image, cells], places)
+            product += coefficients @ position_maps(*features.shape[1:])
         return product
     maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]
     size = maps[0].shape[-2:]

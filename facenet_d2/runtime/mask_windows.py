@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
 
-def cell_places(num_grids: Sequence[int]) -> np.ndarray:
+@lru_cache(maxsize=4)
+def cell_places(num_grids: tuple[int, ...]) -> np.ndarray:
     """Return x and y of each cell's centre, from -0.5 to 0.5, and its grid's S, ``(cells, 3)``."""
     places = []
     for grid in num_grids:
-        centers = (np.arange(grid, dtype=np.float32) + np.float32(0.5)) / np.float32(grid)
-        y, x = np.meshgrid(centers - np.float32(0.5), centers - np.float32(0.5), indexing="ij")
+        y, x = np.meshgrid(_centers(grid), _centers(grid), indexing="ij")
         places.append(np.stack([x, y, np.full_like(x, grid)], axis=-1).reshape(-1, 3))
     return np.concatenate(places)
 
@@ -36,10 +36,12 @@ def window_coefficients(windows: np.ndarray, places: np.ndarray) -> np.ndarray:
     return -np.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], axis=1)
 
 
-def position_maps(size: Sequence[int]) -> np.ndarray:
-    """Return X^2, XY, Y^2, X, Y and 1 at the centres of ``(h, w)`` pixels, ``(6, h * w)``."""
-    y, x = np.meshgrid(
-        *((np.arange(n, dtype=np.float32) + np.float32(0.5)) / n - np.float32(0.5) for n in size),
-        indexing="ij",
-    )
+@lru_cache(maxsize=4)
+def position_maps(height: int, width: int) -> np.ndarray:
+    """Return X^2, XY, Y^2, X, Y and 1 at the centres of all pixels, ``(6, height * width)``."""
+    y, x = np.meshgrid(_centers(height), _centers(width), indexing="ij")
     return np.stack([x * x, x * y, y * y, x, y, np.ones_like(x)]).reshape(6, -1)
+
+
+def _centers(number: int) -> np.ndarray:
+    return (np.arange(number, dtype=np.float32) + np.float32(0.5)) / number - np.float32(0.5)

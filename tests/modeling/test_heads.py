@@ -226,7 +226,7 @@ def test_windows_are_gaussians_around_the_cells(size):
     maps = position_maps(size, torch.device("cpu"))
     product = window_coefficients(windows, cell_places(grids)) @ maps
     other = mask_windows.window_coefficients(windows.numpy(), mask_windows.cell_places(grids))
-    np.testing.assert_allclose(other @ mask_windows.position_maps(size), product, atol=1e-4)
+    np.testing.assert_allclose(other @ mask_windows.position_maps(*size), product, atol=1e-4)
     cells = [(grid, row, column) for grid in grids for row, column in np.ndindex(grid, grid)]
     for (grid, row, column), window, values in zip(cells, windows.tolist(), product, strict=True):
         a, b, c, ox, oy = window
