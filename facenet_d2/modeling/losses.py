@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from .precision import full_precision
+
 # Maximum size of a chunk of predicted masks. Several arrays of this size are held at a time.
 CHUNK_FLOATS = 8 * 2**20
 # Minimum derivative of the sigmoid in the gradient of pair_losses. Without it, a large step can
@@ -78,7 +80,8 @@ class _PairLosses(torch.autograd.Function):
             grad_logits = torch.addcmul(by_mask[part] * masks[owners[part]], by_pred[part], p)
             grad_logits *= p.mul_(1 - p).clamp_(min=MIN_SLOPE)
             if len(maps):
-                grad_coefficients[part] = grad_logits @ maps.T
+                with full_precision(maps.device.type):
+                    grad_coefficients[part] = grad_logits @ maps.T
             grad_logits = grad_logits.to(features.dtype)
             grad_kernels[part] = grad_logits @ features.T
             grad_features.addmm_(kernels[part].T, grad_logits)
@@ -95,7 +98,9 @@ def _probabilities(
 ) -> torch.Tensor:
     logits = (kernels @ features).float()
     if len(maps):
-        logits.addmm_(coefficients, maps)
+        # The terms of a polynomial are much larger than their sum.
+        with full_precision(maps.device.type):
+            logits.addmm_(coefficients, maps)
     return logits.sigmoid_()
 
 
