@@ -168,6 +168,10 @@ def _add_solov2(cfg: CN) -> None:
     node.TOPK_CANDIDATES_TEST = 1000
     # Number of candidates that enter Matrix NMS.
     node.PRE_NMS_TOPK_TEST = 500
+    # Whether higher-scored neighbours suppress a cell before its mask is computed, as in the
+    # published code. Without it, objects in neighbouring cells are found, but more masks are
+    # computed; duplicates are left to Matrix NMS.
+    node.POINTS_NMS = True
     # "gaussian" or "linear".
     node.NMS_KERNEL = "gaussian"
     node.NMS_SIGMA = 2.0

@@ -142,6 +142,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "MASK_THRESH_TEST": PROBABILITY,
         "TOPK_CANDIDATES_TEST": CANDIDATES,
         "PRE_NMS_TOPK_TEST": CANDIDATES,
+        "POINTS_NMS": BOOLEAN,
         "NMS_KERNEL": choice("gaussian", "linear"),
         "NMS_SIGMA": number(0, 1000),
         "NMS_SCORE_THRESH_TEST": SHARE,

@@ -129,7 +129,7 @@ class YoloSegNetwork(ExportedNetwork):
 
 
 class GridYoloSeg(YoloSegNetwork):
-    """SOLOv2 and FACENet with Points NMS, masks and Matrix NMS, as in ``GridModel.inference``.
+    """SOLOv2 and FACENet with the selection of their instances, as in ``GridModel.inference``.
 
     The number of candidates is fixed. Rows beyond the instances have the score 0.
     """
@@ -172,7 +172,9 @@ class GridYoloSeg(YoloSegNetwork):
         model = self.model
         predictions = self.predictions(self.scene_values(images))
         num_classes = predictions.logits.shape[2]
-        scores = suppress_neighbours(predictions.logits.sigmoid(), model.layout.num_grids)
+        scores = predictions.logits.sigmoid()
+        if self.settings.points_nms:
+            scores = suppress_neighbours(scores, model.layout.num_grids)
         scores, pairs = scores.flatten(1).topk(self.num_candidates)
         cells, classes = pairs // num_classes, pairs % num_classes
         kernels, features = _rows(predictions.kernels, cells), predictions.mask_features

@@ -45,6 +45,7 @@ class GridSettings:
         decoupled: whether the masks are those of decoupled SOLO.
         mask_stride: stride of the masks.
         windows: whether each cell has a window (``MODEL.SOLOV2.MASK_WINDOW``).
+        points_nms: whether neighbouring cells suppress each other before Matrix NMS.
     """
 
     num_grids: tuple[int, ...]
@@ -60,6 +61,7 @@ class GridSettings:
     decoupled: bool = False
     mask_stride: int = MASK_STRIDE
     windows: bool = False
+    points_nms: bool = True
 
     def __post_init__(self) -> None:
         if not self.num_grids or min(self.num_grids) < 1:

@@ -70,7 +70,9 @@ def grid_instances(
         image_size: (height, width) of the result.
         threads: number of threads that compute masks.
     """
-    scores = suppress_neighbours(sigmoid(outputs["logits"][image]), settings.num_grids)
+    scores = sigmoid(outputs["logits"][image])
+    if settings.points_nms:
+        scores = suppress_neighbours(scores, settings.num_grids)
     cells, classes = np.nonzero(scores > np.float32(settings.score_threshold))
     if len(cells) == 0:
         return Detected.none()

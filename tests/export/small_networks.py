@@ -75,5 +75,8 @@ def score_of(place: int, model, image: torch.Tensor) -> float:
     It is halfway between two scores, so that rounding does not add or drop a candidate.
     """
     logits = model.predict(((image - model.pixel_mean) / model.pixel_std)[None]).logits
-    scores = suppress_neighbours(logits.sigmoid(), model.layout.num_grids).flatten()
+    scores = logits.sigmoid()
+    if model.settings.points_nms:
+        scores = suppress_neighbours(scores, model.layout.num_grids)
+    scores = scores.flatten()
     return scores.sort(descending=True).values[place - 1 : place + 1].mean().item()

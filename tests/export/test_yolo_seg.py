@@ -22,6 +22,7 @@ def network_of(cfg, name="SOLOv2", *, facenet=False, candidates=300, **settings)
     cfg.INPUT.FORMAT = "BGR"
     model = small_model(cfg, name, facenet=facenet)
     if name == "SOLOv2":
+        model.settings = dataclasses.replace(model.settings, **settings)
         settings = {"score_threshold": score_of(200, model, as_values(picture()))} | settings
         model.settings = dataclasses.replace(model.settings, **settings)
     for key, value in settings.items():
@@ -135,7 +136,7 @@ def _pixel_iou(box, boxes):
     ("facenet", "stride", "settings"),
     [
         (False, 4, {}),
-        (False, 4, {"mask_threshold": 0.4, "nms_kernel": "linear"}),
+        (False, 4, {"mask_threshold": 0.4, "nms_kernel": "linear", "points_nms": False}),
         (False, 2, {"mask_threshold": 0.6, "nms_sigma": 9.0}),
         (True, 4, {}),
     ],

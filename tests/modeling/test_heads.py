@@ -15,6 +15,7 @@ from facenet_d2.modeling.grids import GridLayout
 from facenet_d2.modeling.grids.targets import assign_cells
 from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
+from facenet_d2.modeling.solov2 import SOLOv2Predictions
 from facenet_d2.modeling.solov2.heads import (
     SOLOv2InstanceHead,
     SOLOv2MaskHead,
@@ -244,6 +245,23 @@ def test_the_logits_of_a_window_are_added_to_those_of_the_kernel():
     torch.testing.assert_close(
         dynamic_mask_logits(kernels, features, (coefficients, maps)), expected
     )
+
+
+@pytest.mark.parametrize("points_nms", [False, True])
+def test_objects_in_neighbouring_cells(model_cfg, points_nms):
+    """Two objects side by side, of which Points NMS drops the one with the lower score."""
+    model_cfg.MODEL.SOLOV2.POINTS_NMS = points_nms
+    model = build_model(model_cfg).eval()
+    cells, (grid, *_) = model.layout.num_cells, model.layout.num_grids
+    logits, kernels = torch.full((1, cells, 3), -10.0), torch.zeros(1, cells, 2)
+    first = grid + 1
+    logits[0, first, 1], logits[0, first + 1, 1] = 3.0, 2.0
+    kernels[0, first, 0] = kernels[0, first + 1, 1] = 1.0
+    features = torch.full((1, 2, 32, 32), -9.0)
+    features[0, 0, 8:16, 4:12] = features[0, 1, 8:16, 14:22] = 9.0
+    predictions = SOLOv2Predictions(logits, kernels, features)
+    (found,) = model.inference(predictions, [(128, 128)], [(128, 128)])
+    assert found.pred_boxes.tensor[:, 0].round().tolist() == ([16] if points_nms else [16, 56])
 
 
 def test_a_new_window_is_a_circle():

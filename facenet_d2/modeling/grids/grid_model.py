@@ -202,8 +202,10 @@ class GridModel(InstanceModel[GridPredictionsT]):
         input_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Select instances by Points NMS and Matrix NMS."""
-        scores = suppress_neighbours(predictions.logits.float().sigmoid(), self.layout.num_grids)
+        """Select instances by Points NMS, if it is on, and Matrix NMS."""
+        scores = predictions.logits.float().sigmoid()
+        if self.settings.points_nms:
+            scores = suppress_neighbours(scores, self.layout.num_grids)
         return [
             detect_instances(
                 scores[i],

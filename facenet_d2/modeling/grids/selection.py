@@ -34,6 +34,7 @@ class InferenceSettings:
         nms_sigma: parameter of the gaussian kernel.
         update_threshold: minimum score after Matrix NMS.
         max_instances: maximum number of instances per image.
+        points_nms: whether :func:`suppress_neighbours` precedes the selection of candidates.
     """
 
     score_threshold: float
@@ -44,6 +45,7 @@ class InferenceSettings:
     nms_sigma: float
     update_threshold: float
     max_instances: int
+    points_nms: bool = True
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> InferenceSettings:
@@ -58,6 +60,7 @@ class InferenceSettings:
             nms_sigma=node.NMS_SIGMA,
             update_threshold=node.NMS_SCORE_THRESH_TEST,
             max_instances=cfg.TEST.DETECTIONS_PER_IMAGE,
+            points_nms=node.POINTS_NMS,
         )
 
 
@@ -120,7 +123,8 @@ def detect_instances(
     """Select the instances of one image.
 
     Args:
-        scores: class probabilities after :func:`suppress_neighbours`, ``(cells, C)``.
+        scores: class probabilities, after :func:`suppress_neighbours` if the settings ask for it,
+            ``(cells, C)``.
         mask_logits: function that returns the mask logits of increasing cells ``(K,)`` as
             ``(K, pixels)`` float. They are changed in place.
         mask_size: (height, width) of the masks, those of the padded input divided by their stride.
