@@ -36,9 +36,15 @@ PAGES = [
 PAGE_NAMES = ["earlier", "384", "640"]
 EARLIER_RUNS = PAGES[0][1]
 RUNS = [folder for _, runs in PAGES for folder in runs]
-JITTER_RUNS = sorted(
-    p.parent for p in FOLDER.with_name("nwpu_vhr10_lite0_jitter").glob("*/*/metrics.json")
-)
+# Runs with other settings than the light protocol, by the first column of their table.
+VARIANTS = {
+    column: sorted(p.parent for p in FOLDER.with_name(name).glob("*/*/metrics.json"))
+    for column, name in (
+        ("config", "nwpu_vhr10_lite0_jitter"),
+        ("config with windows", "nwpu_vhr10_lite0_window"),
+    )
+}
+VARIANT_RUNS = [folder for runs in VARIANTS.values() for folder in runs]
 ANCHORS = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
 # (page, runs of other models, schedule, overrides)
 OTHER_MODELS = [
@@ -135,7 +141,7 @@ def test_there_are_three_seeds_of_both_models():
     }
 
 
-@pytest.mark.parametrize("folder", RUNS + JITTER_RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
+@pytest.mark.parametrize("folder", RUNS + VARIANT_RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
 def test_every_run_is_of_a_committed_config(folder):
     cfg = read_config(REPOSITORY / "configs" / "NWPU-VHR10" / f"{folder.parent.name}.yaml")
     resolve_num_classes(cfg)
@@ -326,12 +332,14 @@ def test_the_table_of_other_models(page, runs):
         check_cells(row, folder)
 
 
-def test_the_table_of_large_scale_jitter():
-    rows = table_with("config", "mask AP", page=RUNS_384)
-    assert len(rows) == len(JITTER_RUNS)
-    for row in rows:
-        (folder,) = (f for f in JITTER_RUNS if f.parent.name == row["config"].strip("`"))
-        check_cells(row, folder)
+@pytest.mark.parametrize("column", VARIANTS)
+def test_the_tables_of_other_settings(column):
+    rows = table_with(column, "mask AP", page=RUNS_384)
+    folders = {(f"`{f.parent.name}`", f.name): f for f in VARIANTS[column]}
+    keys = [(row[column], f"seed{row.get('seed', 1)}") for row in rows]
+    assert set(keys) == set(folders) != set()
+    for key, row in zip(keys, rows, strict=True):
+        check_cells(row, folders[key])
 
 
 def test_what_is_linked_is_there():
