@@ -149,8 +149,8 @@ def _add_solov2(cfg: CN) -> None:
     # Stride of the mask features and of the masks in training and inference: 4, or 2 with a
     # sub-pixel convolution at the end of the mask head. Not used by SOLO, which has stride 4.
     node.MASK_STRIDE = 4
-    # Whether each cell also predicts a Gaussian window, which keeps its mask from covering other
-    # objects of the same look. The paper and the published SOLOv2 have none. Not used by SOLO.
+    # Whether each cell also predicts a Gaussian window, which keeps its mask from covering similar
+    # objects nearby. The paper and the published SOLOv2 have none. Not used by SOLO.
     node.MASK_WINDOW = False
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
@@ -169,8 +169,8 @@ def _add_solov2(cfg: CN) -> None:
     # Number of candidates that enter Matrix NMS.
     node.PRE_NMS_TOPK_TEST = 500
     # Whether higher-scored neighbours suppress a cell before its mask is computed, as in the
-    # published code. Without it, objects in neighbouring cells are found, but more masks are
-    # computed; duplicates are left to Matrix NMS.
+    # published code. False finds objects in adjacent cells, but computes more masks and leaves
+    # duplicates to Matrix NMS. SOLO uses it too.
     node.POINTS_NMS = True
     # "gaussian" or "linear".
     node.NMS_KERNEL = "gaussian"

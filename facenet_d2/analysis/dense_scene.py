@@ -24,7 +24,7 @@ def dense_predictions(
     """Make predictions of a scene of equal, evenly spread discs.
 
     The kernels and four channels of the mask features make mask logits ``s (r^2 - |p - c|^2)``.
-    Windows, if the model has them, are infinite.
+    If the model has windows, they have no effect.
 
     Args:
         model: SOLOv2 model with the grids and numbers of channels.

@@ -28,6 +28,10 @@ def _dot(vector: Any, *_: Any, **__: Any) -> int:
     return 2 * prod(vector)
 
 
+def _addmm(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
+    return 2 * prod(a) * b[-1]
+
+
 def _addbmm(_: Any, a: Any, b: Any, *__: Any, **___: Any) -> int:
     return 2 * prod(a) * b[-1]
 
@@ -49,6 +53,7 @@ FORMULAS: Mapping[Any, Callable[..., int]] = {
     aten.dot: _dot,
     aten.vdot: _dot,
     aten.addbmm: _addbmm,
+    aten.addmm_: _addmm,
     aten.affine_grid_generator: _affine_grid,
     # The variants of GPUs are in FlopCounterMode.
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,

@@ -107,6 +107,7 @@ def _grid_model(model: GridModel[Any], instances: int) -> Plan:
     prefixes = {
         "instance_head.category_": "category branch",
         "instance_head.kernel_": "kernel branch",
+        "instance_head.window_": "kernel branch",
         "category_head.": "category branch",
         "mask_head.": "mask branch" if isinstance(model, SOLO) else "mask features",
     }

@@ -104,7 +104,8 @@ def exported(file: Path, provider: str, threads: int) -> RuntimeModel:
     predictor.network = network  # type: ignore[assignment]
 
     def show(predictions: Any, instances: int) -> None:
-        network.outputs = {name: x.numpy() for name, x in predictions._asdict().items()}
+        fields = predictions._asdict().items()
+        network.outputs = {name: x.numpy() for name, x in fields if x is not None}
         description = predictor.description
         settings = dataclasses.replace(description.settings, max_instances=instances)
         predictor.description = dataclasses.replace(description, settings=settings)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # Names of the last layers of heads, which for SOLO and YOLACT are lists of convolutions.
 SENSITIVE = {
-    *("predict", "predict_x", "predict_y", "category_pred", "kernel_pred"),
+    *("predict", "predict_x", "predict_y", "category_pred", "kernel_pred", "window_pred"),
     *("cls_score", "bbox_pred", "ctrness", "controller", "conv_offset_mask"),
 }
 

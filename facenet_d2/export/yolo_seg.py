@@ -1,9 +1,9 @@
 """Networks with the outputs of Ultralytics' segmentation models.
 
 Their masks are ``sigmoid(coefficients @ prototypes) > 0.5``. That is what SOLOv2 computes with the
-kernels of cells and the mask features, and YOLACT with coefficients and prototypes. The windows of
-cells are six more coefficients, and their prototypes the maps of positions. Readers take the number
-of coefficients from the shapes: it need not be 32.
+kernels of cells and the mask features, and YOLACT with coefficients and prototypes. Windows add six
+coefficients, whose prototypes are position maps. Readers take the number of coefficients from the
+shapes: it need not be 32.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class YoloSegNetwork(ExportedNetwork):
 
 
 class GridYoloSeg(YoloSegNetwork):
-    """SOLOv2 and FACENet with the selection of their instances, as in ``GridModel.inference``.
+    """SOLOv2 and FACENet, followed by the selection of instances, as in ``GridModel.inference``.
 
     The number of candidates is fixed. Rows beyond the instances have the score 0.
     """
@@ -180,7 +180,7 @@ class GridYoloSeg(YoloSegNetwork):
         kernels, features = _rows(predictions.kernels, cells), predictions.mask_features
         if predictions.windows is not None:
             windows = _rows(predictions.windows, cells)[0]
-            coefficients = window_coefficients(windows, model.cell_places[cells[0]])
+            coefficients = window_coefficients(windows, model.cell_positions[cells[0]])
             maps = position_maps(spatial_size(features), features.device)
             kernels = torch.cat([kernels, coefficients[None]], dim=2)
             features = torch.cat([features, maps.unflatten(1, features.shape[2:])[None]], dim=1)

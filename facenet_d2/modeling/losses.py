@@ -90,7 +90,7 @@ class _PairLosses(torch.autograd.Function):
 
 def _chunks(kernels: torch.Tensor, features: torch.Tensor) -> Iterator[slice]:
     step = max(1, CHUNK_FLOATS // features.shape[1])
-    return (slice(start, start + step) for start in range(0, len(kernels), step))
+    return (slice(start, start + step) for start in range(0, max(1, len(kernels)), step))
 
 
 def _probabilities(
@@ -98,7 +98,7 @@ def _probabilities(
 ) -> torch.Tensor:
     logits = (kernels @ features).float()
     if len(maps):
-        # The terms of a polynomial are much larger than their sum.
+        # The terms largely cancel, which needs float32.
         with full_precision(maps.device.type):
             logits.addmm_(coefficients, maps)
     return logits.sigmoid_()
@@ -115,10 +115,10 @@ def pair_losses(
 ) -> torch.Tensor:
     """Compute the Dice loss of each pair of a predicted mask and its instance's mask.
 
-    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory; with a
-    window, ``coefficients @ maps`` is added to the product, in float32. In the
-    gradient, the sigmoid's derivative p (1 - p) is at least 0.001, so that empty masks recover.
-    This differs from the published SOLOv2 for probabilities below 0.001 and above 0.999.
+    Equals ``dice_loss((kernels @ features).sigmoid(), masks[owners])``, in bounded memory. With a
+    window, ``coefficients @ maps`` is added to the product. In the gradient, the sigmoid's
+    derivative p (1 - p) is at least 0.001, so that empty masks recover. This differs from the
+    published SOLOv2 for probabilities below 0.001 and above 0.999.
 
     Args:
         kernels: kernel of each predicted mask, ``(P, D)``.

@@ -45,7 +45,7 @@ class GridSettings:
         decoupled: whether the masks are those of decoupled SOLO.
         mask_stride: stride of the masks.
         windows: whether each cell has a window (``MODEL.SOLOV2.MASK_WINDOW``).
-        points_nms: whether neighbouring cells suppress each other before Matrix NMS.
+        points_nms: whether Points NMS precedes the selection of candidates.
     """
 
     num_grids: tuple[int, ...]

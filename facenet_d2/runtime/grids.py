@@ -17,7 +17,7 @@ from .arrays import descending, logit, logit_of, sigmoid
 from .description import GridSettings
 from .detected import Detected
 from .enlarge import Enlarger, Part, windows
-from .mask_windows import cell_places, position_maps, window_coefficients
+from .mask_windows import cell_positions, position_maps, window_coefficients
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
@@ -196,8 +196,8 @@ def mask_logits(
         features = outputs["mask_features"][image]
         product: np.ndarray = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
         if settings.windows:
-            places = cell_places(settings.num_grids)[cells]
-            coefficients = window_coefficients(outputs["windows"][image, cells], places)
+            positions = cell_positions(settings.num_grids)[cells]
+            coefficients = window_coefficients(outputs["windows"][image, cells], positions)
             product += coefficients @ position_maps(*features.shape[1:])
         return product
     maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]

@@ -8,27 +8,27 @@ import numpy as np
 
 
 @lru_cache(maxsize=4)
-def cell_places(num_grids: tuple[int, ...]) -> np.ndarray:
+def cell_positions(num_grids: tuple[int, ...]) -> np.ndarray:
     """Return x and y of each cell's centre, from -0.5 to 0.5, and its grid's S, ``(cells, 3)``."""
-    places = []
+    positions = []
     for grid in num_grids:
         y, x = np.meshgrid(_centers(grid), _centers(grid), indexing="ij")
-        places.append(np.stack([x, y, np.full_like(x, grid)], axis=-1).reshape(-1, 3))
-    return np.concatenate(places)
+        positions.append(np.stack([x, y, np.full_like(x, grid)], axis=-1).reshape(-1, 3))
+    return _constant(np.concatenate(positions))
 
 
-def window_coefficients(windows: np.ndarray, places: np.ndarray) -> np.ndarray:
+def window_coefficients(windows: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Compute the coefficients of -q for the maps of :func:`position_maps`.
 
     Args:
         windows: (a, b, c, ox, oy) of K cells, ``(K, 5)``.
-        places: places of the cells, ``(K, 3)``; see :func:`cell_places`.
+        positions: positions of the cells, ``(K, 3)``; see :func:`cell_positions`.
 
     Returns:
         ``(K, 6)`` float32.
     """
     a, b, c, offset_x, offset_y = windows.T
-    x, y, grid = places.T
+    x, y, grid = positions.T
     a, b, c = a * grid, b * grid, c * grid
     x, y = x + offset_x / grid, y + offset_y / grid
     xx, xy, yy = a * a + b * b, 2 * b * c, c * c
@@ -40,8 +40,15 @@ def window_coefficients(windows: np.ndarray, places: np.ndarray) -> np.ndarray:
 def position_maps(height: int, width: int) -> np.ndarray:
     """Return X^2, XY, Y^2, X, Y and 1 at the centres of all pixels, ``(6, height * width)``."""
     y, x = np.meshgrid(_centers(height), _centers(width), indexing="ij")
-    return np.stack([x * x, x * y, y * y, x, y, np.ones_like(x)]).reshape(6, -1)
+    maps = np.stack([x * x, x * y, y * y, x, y, np.ones_like(x)])
+    return _constant(maps.reshape(6, -1))
 
 
 def _centers(number: int) -> np.ndarray:
     return (np.arange(number, dtype=np.float32) + np.float32(0.5)) / number - np.float32(0.5)
+
+
+def _constant(array: np.ndarray) -> np.ndarray:
+    """Protect an array that all callers share."""
+    array.flags.writeable = False
+    return array

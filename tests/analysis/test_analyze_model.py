@@ -111,6 +111,22 @@ def test_counts(tmp_path, scenes, run, capsys):
     assert warning == "warning: not counted: aten.some (3)\n"
 
 
+def test_windows(tmp_path, scenes):
+    """Five more outputs of the kernel branch per cell, and six products per pixel of a mask."""
+    option = "MODEL.SOLOV2.MASK_WINDOW"
+    with_windows, without = (
+        analyze(tiny_model(tmp_path, scenes, "solov2", option, value), 128, 64, instances=7)
+        for value in ("True", "False")
+    )
+    assert with_windows.not_counted == {}
+    cells = 40**2 + 36**2 + 24**2 + 16**2 + 12**2
+    added = {"kernel branch": 9 * 32 * 5 * cells, "masks of 7 instances": 7 * 6 * 512}
+    assert set(with_windows.parts) == set(without.parts)
+    for part, row in with_windows.parts.items():
+        difference = row["multiply_adds"] - without.parts[part]["multiply_adds"]
+        assert difference == (sum(added.values()) if part == "all" else added.get(part, 0))
+
+
 def test_solo(tmp_path, scenes):
     options = ("MODEL.SOLO.NUM_CONVS", "1", "MODEL.SOLO.CONV_CHANNELS", "32")
     cells = 40**2 + 36**2 + 24**2 + 16**2 + 12**2

@@ -19,7 +19,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_every_runtime_finds_the_given_instances(model_cfg, tmp_path):
+@pytest.mark.parametrize("window", [False, True])
+def test_every_runtime_finds_the_given_instances(model_cfg, window, tmp_path):
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model_cfg.INPUT.MIN_SIZE_TEST = model_cfg.INPUT.MAX_SIZE_TEST = 128
     model = small_model(model_cfg)
     seen = []
@@ -29,7 +31,7 @@ def test_every_runtime_finds_the_given_instances(model_cfg, tmp_path):
         seen.append(images.shape)
         pooled = F.avg_pool2d(images, 4)
         rows = pooled.flatten(2).transpose(1, 2)
-        return SOLOv2Predictions(rows, rows.sigmoid(), pooled)
+        return SOLOv2Predictions(rows, rows.sigmoid(), pooled, rows.tanh() if window else None)
 
     model.predict = predict
     models = every_runtime(model, model_cfg, tmp_path, 1)

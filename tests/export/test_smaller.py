@@ -97,11 +97,12 @@ def test_last_layers_are_sensitive():
         {
             "tower": nn.Conv2d(1, 1, 1),
             "kernel_pred": nn.Conv2d(1, 1, 1),
+            "window_pred": nn.Conv2d(1, 1, 1),
             "predict": nn.ModuleList([nn.Conv2d(1, 1, 1)]),
         }
     )
     found = sensitive_weights(model)
-    assert {"kernel_pred.weight", "predict.0.weight"} <= {*found}
+    assert {"kernel_pred.weight", "window_pred.weight", "predict.0.weight"} <= {*found}
     assert "tower.weight" not in found
 
 

@@ -7,6 +7,7 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from facenet_d2.modeling import losses
 from facenet_d2.modeling.grids.losses import category_loss, mask_loss
@@ -110,12 +111,16 @@ def one_object():
     return instances
 
 
-@pytest.mark.parametrize("neck", ["build_resnet_fpn_backbone", "build_resnet_face_fpn_backbone"])
+@pytest.mark.parametrize(
+    ("neck", "window"),
+    [("build_resnet_fpn_backbone", True), ("build_resnet_face_fpn_backbone", False)],
+)
 @pytest.mark.parametrize(
     "batch",
     [[no_objects], [no_objects_and_no_mask_field, no_objects], [no_objects, one_object]],
 )
-def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck, batch):
+def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck, window, batch):
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model_cfg.MODEL.BACKBONE.NAME = neck
     model_cfg.MODEL.SEM.ENABLED = "face" in neck
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
@@ -133,8 +138,10 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
 
 
-def test_training_under_autocast(model_cfg):
+@pytest.mark.parametrize("window", [False, True])
+def test_training_under_autocast(model_cfg, window):
     """Losses are float32, and they and their gradients are close to those of float32 training."""
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model_cfg.MODEL.SOLOV2.DEFORM_BRANCHES = ["kernel"]
     model = build_model(model_cfg).train()
     batch = [image(one_object())]
@@ -171,6 +178,8 @@ def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride, win
     model_cfg.MODEL.SOLOV2.MASK_STRIDE = stride
     model_cfg.MODEL.SOLOV2.MASK_WINDOW = window
     model = build_model(model_cfg).train()
+    if window:
+        nn.init.normal_(model.instance_head.window_pred.weight, std=0.05)
     instances = one_object()
     instances.gt_masks.tensor.zero_()
     instances.gt_masks.tensor[0, 8:48, 12:40] = True
@@ -190,6 +199,18 @@ def test_masks_are_compared_at_the_stride_of_the_features(model_cfg, stride, win
         logits = logits - torch.stack(q).flatten(1)
     expected = dice_loss(logits.sigmoid(), target.flatten().expand(len(cells), -1)).mean()
     torch.testing.assert_close(loss, expected)
+
+
+def test_each_image_has_its_own_windows(model_cfg):
+    """The loss of a batch is the mean over its images' pairs."""
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = True
+    model = build_model(model_cfg).train()
+    nn.init.normal_(model.instance_head.window_pred.weight, std=0.05)
+    images = [image(one_object()), image(one_object())]
+    with EventStorage(), torch.no_grad():
+        both, *each = (model(batch)["loss_mask"] for batch in (images, images[:1], images[1:]))
+    assert abs(each[0] - each[1]) > 1e-3
+    torch.testing.assert_close(both, sum(each) / 2)
 
 
 def window_at_pixels(predictions, layout, cell, size):

@@ -49,6 +49,8 @@ def build(cfg: CfgNode, name: str) -> torch.nn.Module:
     change_config(cfg, name)
     torch.manual_seed(0)
     model = build_model(cfg).eval()
+    if name == "SOLOv2" and cfg.MODEL.SOLOV2.MASK_WINDOW:
+        torch.nn.init.normal_(model.instance_head.window_pred.weight, std=0.01)
     with torch.no_grad():
         for parameter in model.parameters():
             # Larger weights than at the start of a training: predictions that vary.

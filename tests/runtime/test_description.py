@@ -71,6 +71,14 @@ def test_output_names_of_solo_follow_its_grids():
     assert decoupled.output_names == ("logits", "mask_maps_0", "mask_maps_1")
 
 
+def test_descriptions_of_older_versions():
+    """The defaults of new values are what older versions did."""
+    content = json.loads(MODEL.to_json())
+    for name in ("windows", "points_nms", "mask_stride"):
+        del content["settings"][name]
+    assert ModelDescription.from_json(json.dumps(content), "model.onnx") == MODEL
+
+
 def changed(**values):
     """Return the JSON of the model with values changed, None for left out."""
     content = json.loads(MODEL.to_json())

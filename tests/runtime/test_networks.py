@@ -80,6 +80,11 @@ def test_bfloat16_is_chosen_by_name(write):
         ("{}", MODEL.output_names, "has no usable description of its model"),
         (replace(MODEL, contract="yolo-seg").to_json(), ("output0",), "--contract raw"),
         (MODEL.to_json(), ("logits", "kernels"), "has no output 'mask_features'"),
+        (
+            replace(MODEL, settings=replace(MODEL.settings, windows=True)).to_json(),
+            MODEL.output_names,
+            "has no output 'windows'",
+        ),
     ],
 )
 def test_other_files_are_refused(description, outputs, message, write):

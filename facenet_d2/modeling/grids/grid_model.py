@@ -202,7 +202,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
         input_sizes: Sequence[tuple[int, int]],
         output_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Select instances by Points NMS, if it is on, and Matrix NMS."""
+        """Select instances by Points NMS, unless it is switched off, and Matrix NMS."""
         scores = predictions.logits.float().sigmoid()
         if self.settings.points_nms:
             scores = suppress_neighbours(scores, self.layout.num_grids)

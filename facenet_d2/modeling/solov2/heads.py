@@ -26,7 +26,8 @@ BRANCHES = ("category", "kernel")
 class SOLOv2InstanceHead(nn.Module):
     """Class scores and the mask kernel of each cell of the S x S grids.
 
-    With ``window``, also the window of its mask; see :mod:`facenet_d2.modeling.solov2.window`.
+    With ``window``, the head also predicts the window of each mask; see
+    :mod:`facenet_d2.modeling.solov2.window`.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SOLOv2InstanceHead(nn.Module):
         init_normal(self)
         init_prior(self.category_pred, prior_prob)
         if self.window_pred is not None:
+            nn.init.zeros_(self.window_pred.weight)
             with torch.no_grad():
                 self.window_pred.bias.copy_(torch.tensor(INITIAL_WINDOW))
 
@@ -104,10 +106,10 @@ class SOLOv2InstanceHead(nn.Module):
             x = F.interpolate(
                 append_coordinates(feature), size=(grid, grid), mode="bilinear", align_corners=False
             )
-            of_kernels = self.kernel_tower(x)
-            kernels.append(self.kernel_pred(of_kernels).flatten(2))
+            kernel_features = self.kernel_tower(x)
+            kernels.append(self.kernel_pred(kernel_features).flatten(2))
             if self.window_pred is not None:
-                windows.append(self.window_pred(of_kernels).flatten(2))
+                windows.append(self.window_pred(kernel_features).flatten(2))
             logits.append(self.category_pred(self.category_tower(x[:, :-2])).flatten(2))
         return (
             torch.cat(logits, dim=2).transpose(1, 2),

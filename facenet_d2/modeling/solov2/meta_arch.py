@@ -20,7 +20,7 @@ from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
 from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
-from .window import cell_places, position_maps, window_coefficients
+from .window import cell_positions, position_maps, window_coefficients
 
 
 class SOLOv2Predictions(NamedTuple):
@@ -45,11 +45,11 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     """Each cell predicts the kernel that computes its mask from the image's mask features.
 
     Attributes:
-        cell_places: centres and grids of the cells, ``(cells, 3)``; see
-            :func:`~facenet_d2.modeling.solov2.window.cell_places`.
+        cell_positions: centres of the cells and sizes of their grids, ``(cells, 3)``; see
+            :func:`~facenet_d2.modeling.solov2.window.cell_positions`.
     """
 
-    cell_places: torch.Tensor
+    cell_positions: torch.Tensor
 
     @configurable
     def __init__(
@@ -75,7 +75,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         """
         Args:
             backbone: network that returns the feature pyramid by level name.
-            instance_head: head for the class scores and kernels of the cells.
+            instance_head: head for the class scores, kernels and windows of the cells.
             mask_head: head for the unified mask features.
             num_classes: number of classes C.
             instance_in_features: names of the levels under the grids, finest first.
@@ -113,7 +113,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         self.mask_head = mask_head
         self.mask_in_features = tuple(mask_in_features)
         self.max_positive_cells = max_positive_cells
-        self.register_buffer("cell_places", cell_places(layout.num_grids), persistent=False)
+        self.register_buffer("cell_positions", cell_positions(layout.num_grids), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -171,7 +171,9 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     ) -> torch.Tensor:
         window = None
         if predictions.windows is not None:
-            coefficients = [window_coefficients(w, self.cell_places) for w in predictions.windows]
+            coefficients = [
+                window_coefficients(w, self.cell_positions) for w in predictions.windows
+            ]
             window = torch.stack(coefficients), self._position_maps(predictions)
         return mask_loss(
             predictions.mask_features,
@@ -190,7 +192,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         window = None
         if predictions.windows is not None:
             coefficients = window_coefficients(
-                predictions.windows[image, cells], self.cell_places[cells]
+                predictions.windows[image, cells], self.cell_positions[cells]
             )
             window = coefficients, self._position_maps(predictions)
         return dynamic_mask_logits(

@@ -1,17 +1,18 @@
-"""Gaussian windows, which keep the mask of a cell in the surroundings of the cell.
+"""Gaussian windows, which confine the mask of a cell to its neighbourhood.
 
-The mask of a cell is a function of the unified mask features alone, so in rows of equal objects it
-often covers several of them. With ``MODEL.SOLOV2.MASK_WINDOW``, each cell also predicts a window,
-exp(-q), by which the odds of its mask are multiplied:
+A mask is the product of the cell's kernel and mask features that all cells share. The features of
+similar objects are similar wherever they are, so in a row of them a mask often covers several. With
+``MODEL.SOLOV2.MASK_WINDOW``, each cell also predicts a window, exp(-q), by which the odds of its
+mask are multiplied:
 
     logit(x, y) = kernel . features(x, y) - q(dx - ox, dy - oy)
     q(u, v) = (a u)^2 + (b u + c v)^2
 
 (dx, dy) is the position relative to the centre of the cell, in cells of its grid, and (a, b, c, ox,
-oy) are the five predicted numbers. As q is a polynomial of the position in the image, it is the
-product of six coefficients per cell and six maps: a dynamic 1x1 convolution, like that of the
-features. The published SOLOv2 has no window. CondInst (Tian et al., ECCV 2020) gives its dynamic
-convolutions relative coordinates for the same purpose.
+oy) are the five predicted numbers. As q is a polynomial of the position in the image, it is the dot
+product of six coefficients of the cell and six position maps: a dynamic 1x1 convolution, like that
+of the features. The published SOLOv2 has no window. CondInst (Tian et al., ECCV 2020) gives its
+dynamic convolutions relative coordinates for the same purpose.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from collections.abc import Sequence
 import torch
 
 INITIAL_WINDOW = (0.3, 0.0, 0.3, 0.0, 0.0)
-"""(a, b, c, ox, oy) of a new model: a circle, at whose radius of 3.3 cells q is 1."""
+"""(a, b, c, ox, oy) of a new model: a circular window; q reaches 1 at a distance of 3.3 cells."""
 
 
-def cell_places(num_grids: Sequence[int]) -> torch.Tensor:
-    """Return the place of each cell: its centre as a share of the image, and its grid.
+def cell_positions(num_grids: Sequence[int]) -> torch.Tensor:
+    """Return the centre of each cell, relative to the image, and the size S of its grid.
 
     Args:
         num_grids: number of cells S along each side, per level.
@@ -33,26 +34,26 @@ def cell_places(num_grids: Sequence[int]) -> torch.Tensor:
     Returns:
         x and y of the centre, from -0.5 to 0.5, and S, ``(cells, 3)``.
     """
-    places = []
+    positions = []
     for grid in num_grids:
         centers = (torch.arange(grid) + 0.5) / grid - 0.5
         y, x = torch.meshgrid(centers, centers, indexing="ij")
-        places.append(torch.stack([x, y, torch.full_like(x, grid)], dim=-1).flatten(0, 1))
-    return torch.cat(places)
+        positions.append(torch.stack([x, y, torch.full_like(x, grid)], dim=-1).flatten(0, 1))
+    return torch.cat(positions)
 
 
-def window_coefficients(windows: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def window_coefficients(windows: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Compute the coefficients of -q for the maps of :func:`position_maps`.
 
     Args:
         windows: (a, b, c, ox, oy) of K cells, ``(K, 5)``.
-        places: places of the cells, ``(K, 3)``; see :func:`cell_places`.
+        positions: positions of the cells, ``(K, 3)``; see :func:`cell_positions`.
 
     Returns:
         ``(K, 6)`` float32.
     """
     a, b, c, offset_x, offset_y = windows.float().unbind(dim=1)
-    x, y, grid = places.unbind(dim=1)
+    x, y, grid = positions.float().unbind(dim=1)
     a, b, c = a * grid, b * grid, c * grid
     x, y = x + offset_x / grid, y + offset_y / grid
     # q = xx (X - x)^2 + xy (X - x) (Y - y) + yy (Y - y)^2 at the position (X, Y).
