@@ -138,14 +138,17 @@ def train(cfg: CfgNode, args: argparse.Namespace, meter: Meter) -> dict[str, Any
         with meter.phase("network forward"), autocast():
             outputs = model.predict(images.tensor)
         # Detached outputs separate the backward pass of the losses from that of the network.
-        leaves = outputs._make(o.detach().requires_grad_() for o in outputs)
+        leaves = outputs._make(o if o is None else o.detach().requires_grad_() for o in outputs)
         with meter.phase("targets and losses"):
             with autocast():
                 instances = [x["instances"].to(meter.device) for x in batch]
                 losses = model.losses(leaves, instances)
             scaler.scale(sum(losses.values())).backward()
         with meter.phase("network backward"):
-            torch.autograd.backward(outputs, [leaf.grad for leaf in leaves])
+            torch.autograd.backward(
+                [o for o in outputs if o is not None],
+                [leaf.grad for leaf in leaves if leaf is not None],
+            )
         with meter.phase("optimizer"):
             scaler.step(optimizer)
             scaler.update()

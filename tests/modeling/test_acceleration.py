@@ -27,7 +27,8 @@ FACENET = [
 
 @pytest.fixture(params=[[], FACENET], ids=["solov2", "facenet"])
 def model_and_cfg(request, model_cfg):
-    model_cfg.merge_from_list([*request.param, "MODEL.RESNETS.NORM", "BN"])
+    windows = ["MODEL.SOLOV2.MASK_WINDOW", "True"]
+    model_cfg.merge_from_list([*request.param, *windows, "MODEL.RESNETS.NORM", "BN"])
     model = build_model(model_cfg).eval()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
