@@ -39,10 +39,7 @@ RUNS = [folder for _, runs in PAGES for folder in runs]
 # Runs with other settings than the light protocol, by the first column of their table.
 VARIANTS = {
     column: sorted(p.parent for p in FOLDER.with_name(name).glob("*/*/metrics.json"))
-    for column, name in (
-        ("config", "nwpu_vhr10_lite0_jitter"),
-        ("config with windows", "nwpu_vhr10_lite0_window"),
-    )
+    for column, name in (("config", "nwpu_vhr10_lite0_jitter"),)
 }
 VARIANT_RUNS = [folder for runs in VARIANTS.values() for folder in runs]
 ANCHORS = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
