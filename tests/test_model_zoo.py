@@ -39,8 +39,17 @@ RUNS = [folder for _, runs in PAGES for folder in runs]
 # Runs with other settings than the light protocol, by the first column of their table.
 VARIANTS = {
     column: sorted(p.parent for p in FOLDER.with_name(name).glob("*/*/metrics.json"))
-    for column, name in (("config", "nwpu_vhr10_lite0_jitter"),)
+    for column, name in (
+        ("config", "nwpu_vhr10_lite0_jitter"),
+        ("config with windows", "nwpu_vhr10_lite0_window"),
+    )
 }
+# Folder of the runs of each trained model of the zoo.
+PUBLISHED = {
+    f"{model}_lite0_{side}_36ep": folder
+    for side, folder in LIGHT.items()
+    for model in ("solov2", "facenet")
+} | {"facenet_lite0_window_384_36ep": FOLDER.with_name("nwpu_vhr10_lite0_window")}
 VARIANT_RUNS = [folder for runs in VARIANTS.values() for folder in runs]
 ANCHORS = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
 # (page, runs of other models, schedule, overrides)
@@ -262,17 +271,15 @@ def test_the_light_protocol_beside_the_paper(page, name, side, digits, has_sprea
             assert row[column] == text
 
 
-@pytest.mark.parametrize("side", LIGHT)
-@pytest.mark.parametrize("model", ["solov2", "facenet"])
-def test_published_weights_are_those_of_the_run(model, side):
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_are_those_of_the_run(name):
     """Their metadata has the config of seed 1 and its AP; the table has their size."""
-    name = f"{model}_lite0_{side}_36ep"
-    published_metrics = json.loads((LIGHT[side] / "published.json").read_text())[name]
+    published_metrics = json.loads((PUBLISHED[name] / "published.json").read_text())[name]
     file = weights_file(name)
     with safe_open(file, "pt") as weights:
         metadata = weights.metadata()
         values = sum(weights.get_tensor(key).numel() for key in weights.offset_keys())
-    folder = LIGHT[side] / name / "seed1"
+    folder = PUBLISHED[name] / name / "seed1"
     assert metadata["mask AP"] == f"{final(folder)['segm/AP']:.2f}"
     assert metadata["box AP"] == f"{final(folder)['bbox/AP']:.2f}"
     published, recorded = flat(yaml.safe_load(metadata["config"])), recorded_settings(folder)
@@ -327,6 +334,18 @@ def test_the_table_of_other_models(page, runs):
     for row in rows:
         (folder,) = (f for f in runs if f.parent.name == row["model file"].strip("`"))
         check_cells(row, folder)
+
+
+def test_windows_beside_the_light_protocol():
+    cells = comparison_with_the_paper(README)
+    for title, folder in (
+        ("SOLOv2", LIGHT[384] / "solov2_lite0_384_36ep"),
+        ("FACENet with windows", PUBLISHED["facenet_lite0_window_384_36ep"]),
+    ):
+        row = cells[f"{title}, EfficientNet-Lite0, 384 pixels, 36 epochs, one seed"]
+        (run,) = folder.rglob("seed1")
+        for column, key in (("mask AP", "segm/AP"), ("AP50", "segm/AP50"), ("AP75", "segm/AP75")):
+            assert row[column] == f"{final(run)[key]:.1f}"
 
 
 @pytest.mark.parametrize("column", VARIANTS)
