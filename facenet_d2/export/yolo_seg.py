@@ -179,10 +179,10 @@ class GridYoloSeg(YoloSegNetwork):
         cells, classes = pairs // num_classes, pairs % num_classes
         kernels, features = _rows(predictions.kernels, cells), predictions.mask_features
         if predictions.windows is not None:
-            windows = _rows(predictions.windows, cells)[0]
-            coefficients = window_coefficients(windows, model.cell_positions[cells[0]])
+            windows = _rows(predictions.windows, cells)
+            coefficients = window_coefficients(windows, model.cell_positions[cells])
             maps = position_maps(spatial_size(features), features.device)
-            kernels = torch.cat([kernels, coefficients[None]], dim=2)
+            kernels = torch.cat([kernels, coefficients], dim=2)
             features = torch.cat([features, maps.unflatten(1, features.shape[2:])[None]], dim=1)
         # One row per mask, (1, K, pixels): positive inside the mask.
         logits = kernels @ features.flatten(2) - self.mask_logit

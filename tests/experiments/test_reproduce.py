@@ -255,8 +255,7 @@ def test_runs_of_other_settings_are_not_mixed(monkeypatch, capsys, protocol, tmp
             ("--schedule", "lite0"),
             "NWPU-VHR10 has several schedules lite0...; choose one of: --schedule lite0_320_9ep, "
             "lite0_384_36ep, lite0_640_36ep, lite0_jitter_384_36ep, lite0_narrow_640_36ep, "
-            "lite0_sgd_384_36ep, lite0_stride2_384_36ep, "
-            "lite0_window_384_36ep.",
+            "lite0_sgd_384_36ep, lite0_stride2_384_36ep, lite0_window_384_36ep.",
         ),
         (("--dataset", "{tiny}", "--schedule", "R_50_36ep"), "omit it"),
         (("--dataset", "{tiny}", "--rows", "resnet"), "the rows of the table are FPN, HRFPN"),

@@ -171,10 +171,8 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     ) -> torch.Tensor:
         window = None
         if predictions.windows is not None:
-            coefficients = [
-                window_coefficients(w, self.cell_positions) for w in predictions.windows
-            ]
-            window = torch.stack(coefficients), self._position_maps(predictions)
+            coefficients = window_coefficients(predictions.windows, self.cell_positions)
+            window = coefficients, self._position_maps(predictions)
         return mask_loss(
             predictions.mask_features,
             predictions.kernels,

@@ -46,20 +46,21 @@ def window_coefficients(windows: torch.Tensor, positions: torch.Tensor) -> torch
     """Compute the coefficients of -q for the maps of :func:`position_maps`.
 
     Args:
-        windows: (a, b, c, ox, oy) of K cells, ``(K, 5)``.
-        positions: positions of the cells, ``(K, 3)``; see :func:`cell_positions`.
+        windows: (a, b, c, ox, oy) of K cells, ``(..., K, 5)``.
+        positions: positions of the cells, ``(K, 3)`` or ``(..., K, 3)``; see
+            :func:`cell_positions`.
 
     Returns:
-        ``(K, 6)`` float32.
+        ``(..., K, 6)`` float32.
     """
-    a, b, c, offset_x, offset_y = windows.float().unbind(dim=1)
-    x, y, grid = positions.float().unbind(dim=1)
+    a, b, c, offset_x, offset_y = windows.float().unbind(dim=-1)
+    x, y, grid = positions.float().unbind(dim=-1)
     a, b, c = a * grid, b * grid, c * grid
     x, y = x + offset_x / grid, y + offset_y / grid
     # q = xx (X - x)^2 + xy (X - x) (Y - y) + yy (Y - y)^2 at the position (X, Y).
     xx, xy, yy = a.square() + b.square(), 2 * b * c, c.square()
     constant = xx * x.square() + xy * x * y + yy * y.square()
-    return -torch.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], dim=1)
+    return -torch.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], dim=-1)
 
 
 def position_maps(size: tuple[int, int], device: torch.device) -> torch.Tensor:
