@@ -152,6 +152,8 @@ def _add_solov2(cfg: CN) -> None:
     # Whether each cell also predicts a Gaussian window, which keeps its mask from covering similar
     # objects nearby. The paper and the published SOLOv2 have none. Not used by SOLO.
     node.MASK_WINDOW = False
+    # Weight of the loss that fits the windows to the objects; 0: the mask loss alone trains them.
+    node.WINDOW_LOSS_WEIGHT = 1.0
     node.FOCAL_LOSS_ALPHA = 0.25
     node.FOCAL_LOSS_GAMMA = 2.0
     # Weight of the Dice loss, lambda of equation (9).

@@ -134,6 +134,7 @@ _NODES: dict[str, dict[str, Rule]] = {
         "MASK_CHANNELS": CHANNELS,
         "MASK_STRIDE": choice(2, 4),
         "MASK_WINDOW": BOOLEAN,
+        "WINDOW_LOSS_WEIGHT": WEIGHT,
         "FOCAL_LOSS_ALPHA": SHARE,
         "FOCAL_LOSS_GAMMA": GAMMA,
         "DICE_WEIGHT": WEIGHT,

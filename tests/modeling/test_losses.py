@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from facenet_d2.modeling import losses
 from facenet_d2.modeling.grids.losses import category_loss, mask_loss
@@ -42,6 +43,8 @@ def targets(categories, cells, instances, masks):
         torch.tensor(cells, dtype=torch.int64),
         torch.tensor(instances, dtype=torch.int64),
         masks,
+        torch.zeros(len(masks), 2),
+        torch.ones(len(masks), 3),
     )
 
 
@@ -127,11 +130,11 @@ def test_every_parameter_has_a_gradient_with_and_without_objects(model_cfg, neck
     model = build_model(model_cfg).train()
     with EventStorage():
         losses = model([image(make()) for make in batch])
-    assert set(losses) == {"loss_category", "loss_mask"}
+    assert set(losses) == {"loss_category", "loss_mask"} | ({"loss_window"} if window else set())
     total = sum(losses.values())
     assert torch.isfinite(total)
     if one_object not in batch:
-        assert losses["loss_mask"].item() == 0
+        assert losses["loss_mask"].item() == losses.get("loss_window", 0) == 0
     total.backward()
     without = [n for n, p in model.named_parameters() if p.grad is None]
     assert without == []
@@ -170,6 +173,58 @@ def test_the_mask_loss_is_weighted_by_lambda(model_cfg):
     assert model_cfg.MODEL.SOLOV2.DICE_WEIGHT == 3.0
     torch.testing.assert_close(weighted["loss_mask"], 3.0 * plain["loss_mask"])
     torch.testing.assert_close(weighted["loss_category"], plain["loss_category"])
+
+
+def test_the_window_loss_is_the_divergence_of_the_objects_from_their_windows(model_cfg):
+    """Mean over the pairs of a batch, weighted, against torch.distributions."""
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = True
+    model_cfg.MODEL.SOLOV2.WINDOW_LOSS_WEIGHT = 2.5
+    model = build_model(model_cfg).train()
+    nn.init.normal_(model.instance_head.window_pred.weight, std=0.05)
+    second = one_object()
+    # Two objects of different sizes, one of them rotated.
+    second.gt_masks.tensor[0] = (torch.arange(64)[:, None] - torch.arange(80)).abs() < 12
+    second.gt_masks.tensor[0, :, 30:] = False
+    second.gt_boxes = second.gt_masks.get_bounding_boxes()
+    batch = [image(one_object()), image(second)]
+    with EventStorage():
+        loss = model(batch)["loss_window"]
+    predictions = model.predict(model.preprocess_image(batch).tensor)
+    expected = []
+    for n, x in enumerate(batch):
+        ys, xs = x["instances"].gt_masks.tensor[0].nonzero().double().unbind(dim=1)
+        cells = assign_targets(x["instances"], model.layout, 3, (16, 24)).cells
+        for cell in cells.tolist():
+            level = max(i for i, f in enumerate(model.layout.first_cells[:-1]) if f <= cell)
+            grid = model.layout.num_grids[level]
+            row, column = divmod(cell - model.layout.first_cells[level], grid)
+            # All lengths in cells; the padded image has 64 x 96 pixels.
+            points = torch.stack([(xs + 0.5) * grid / 96, (ys + 0.5) * grid / 64])
+            pixel = torch.tensor([grid / 96, grid / 64], dtype=torch.float64) ** 2 / 12
+            object_ = MultivariateNormal(
+                points.mean(dim=1), torch.cov(points, correction=0) + torch.diag(pixel)
+            )
+            a, b, c, ox, oy = predictions.windows[n, cell].double().tolist()
+            root = torch.tensor([[a, 0], [b, c]], dtype=torch.float64)
+            window = MultivariateNormal(
+                torch.tensor([column + 0.5 + ox, row + 0.5 + oy], dtype=torch.float64),
+                # exp(-q) is exp(-(x - mean)' precision (x - mean) / 2).
+                precision_matrix=2 * root.T @ root,
+            )
+            expected.append(kl_divergence(object_, window).log1p().item())
+    assert len(expected) > 4
+    assert loss.item() == pytest.approx(2.5 * sum(expected) / len(expected), rel=1e-4)
+
+
+def test_windows_without_a_loss_of_their_own(model_cfg):
+    model_cfg.MODEL.SOLOV2.MASK_WINDOW = True
+    model_cfg.MODEL.SOLOV2.WINDOW_LOSS_WEIGHT = 0.0
+    model = build_model(model_cfg).train()
+    with EventStorage():
+        losses = model([image(one_object())])
+    assert set(losses) == {"loss_category", "loss_mask"}
+    losses["loss_mask"].backward()
+    assert model.instance_head.window_pred.weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(("stride", "window"), [(2, False), (4, False), (4, True)])
@@ -278,16 +333,14 @@ def test_cap_on_positive_cells_takes_them_evenly():
     for i in range(4):
         masks[i, 0, : i + 1] = True  # Dice 1 - 2 / (2 + i): 0, 1/3, 1/2, 3/5.
     kernels = torch.ones(2, 4, 1)
-    targets = [
-        ImageTargets(torch.zeros(4), torch.arange(4), torch.arange(4), masks) for _ in range(2)
-    ]
+    both = [targets([0] * 4, [0, 1, 2, 3], [0, 1, 2, 3], masks) for _ in range(2)]
     values = torch.tensor([0, 1 / 3, 1 / 2, 3 / 5])
-    whole = mask_loss(features, kernels, targets)
+    whole = mask_loss(features, kernels, both)
     assert whole.item() == pytest.approx(values.mean().item(), abs=1e-3)
     for cap in (8, 100):
-        assert mask_loss(features, kernels, targets, max_pairs=cap) == whole
+        assert mask_loss(features, kernels, both, max_pairs=cap) == whole
     # Four of eight: the second and fourth of each image.
-    half = mask_loss(features, kernels, targets, max_pairs=4)
+    half = mask_loss(features, kernels, both, max_pairs=4)
     assert half.item() == pytest.approx((1 / 3 + 3 / 5) / 2, abs=1e-3)
-    one = mask_loss(features, kernels, targets, max_pairs=1)
+    one = mask_loss(features, kernels, both, max_pairs=1)
     assert one.item() == pytest.approx(3 / 5, abs=1e-3)

@@ -171,7 +171,8 @@ class GridModel(InstanceModel[GridPredictionsT]):
         gt_instances: Sequence[Instances],
         ignore_maps: Sequence[torch.Tensor | None] = (),
     ) -> dict[str, torch.Tensor]:
-        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``.
+        """Compute both terms of equation (9), ``loss_category`` and lambda times ``loss_mask``, and
+        :meth:`further_losses`.
 
         Cells that are not positive and whose centres lie in an ignored region have no loss.
         """
@@ -194,7 +195,14 @@ class GridModel(InstanceModel[GridPredictionsT]):
                 predictions.logits, targets, alpha=self.focal_alpha, gamma=self.focal_gamma
             ),
             "loss_mask": self.dice_weight * self.mask_loss(predictions, targets),
+            **self.further_losses(predictions, targets),
         }
+
+    def further_losses(
+        self, predictions: GridPredictionsT, targets: Sequence[ImageTargets]
+    ) -> dict[str, torch.Tensor]:
+        """Compute losses that equation (9) does not have, by name; none by default."""
+        return {}
 
     def inference(
         self,

@@ -14,6 +14,7 @@ from ...structures.masks import (
     inside_map,
     masks_field,
     mass_centers,
+    mass_covariances,
     strided_masks,
 )
 from .layout import GridLayout
@@ -30,6 +31,10 @@ class ImageTargets:
         cells: cell of each pair, ``(P,)`` int64.
         instances: instance of each pair, an index into ``masks``, ``(P,)`` int64.
         masks: masks of the instances at the stride of the loss, ``(N, h, w)`` bool.
+        centers: centre of mass (x, y) of each instance, as shares of the padded width and height
+            from -0.5 to 0.5, ``(N, 2)`` float64.
+        covariances: variance of x, covariance of x and y, and variance of y of each mask in the
+            same units, ``(N, 3)`` float64.
         ignored: cells without a category loss, ``(cells,)`` bool; None if there are none.
     """
 
@@ -37,6 +42,8 @@ class ImageTargets:
     cells: torch.Tensor
     instances: torch.Tensor
     masks: torch.Tensor
+    centers: torch.Tensor
+    covariances: torch.Tensor
     ignored: torch.Tensor | None = None
 
 
@@ -117,9 +124,10 @@ def assign_targets(
     below the areas of their stride-4 masks.
 
     Args:
-        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers`` and
-            masks of :class:`~facenet_d2.data.SceneMapper`, ``gt_stride4_masks`` at stride 4, or
-            ``gt_masks``. Instances with an empty mask in ``gt_masks`` are ignored.
+        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers``,
+            ``gt_covariances`` and masks of :class:`~facenet_d2.data.SceneMapper`,
+            ``gt_stride4_masks`` at stride 4, or ``gt_masks``. Instances with an empty mask in
+            ``gt_masks`` are ignored.
         layout: grids and scale ranges.
         num_classes: number of classes C, and the label of background.
         mask_size: (H/stride, W/stride) of the padded batch.
@@ -130,6 +138,7 @@ def assign_targets(
     if instances.has(masks_field(stride)):
         masks = strided_masks(instances, mask_size, stride)
         center_x, center_y = instances.gt_centers.unbind(dim=1)
+        covariances = instances.gt_covariances
     else:
         full = full_size_masks(instances)
         keep = full.flatten(1).any(dim=1)
@@ -137,6 +146,7 @@ def assign_targets(
             full, instances = full[keep], instances[keep]
         masks = downsample_masks(full, mask_size, stride)
         center_x, center_y = mass_centers(full)
+        covariances = mass_covariances(full)
     classes = instances.gt_classes
 
     pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
@@ -146,11 +156,17 @@ def assign_targets(
     last.scatter_reduce_(0, cells, owners, reduce="amax")
     # The index -1 of an unassigned cell selects the last entry.
     labels = torch.cat([classes, classes.new_tensor([num_classes])])
+    height, width = padded_size
+    # Centres are pixel indices; + 0.5 converts them to continuous coordinates.
+    centers = torch.stack([(center_x + 0.5) / width, (center_y + 0.5) / height], dim=1) - 0.5
+    units = covariances.new_tensor([width**2, width * height, height**2])
     return ImageTargets(
         categories=labels[last],
         cells=cells,
         instances=owners,
         masks=masks,
+        centers=centers,
+        covariances=covariances / units,
     )
 
 

@@ -20,7 +20,7 @@ from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
 from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
-from .window import cell_positions, position_maps, window_coefficients
+from .window import cell_positions, position_maps, window_coefficients, window_loss
 
 
 class SOLOv2Predictions(NamedTuple):
@@ -71,6 +71,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         mask_stride: int = MASK_STRIDE,
+        window_loss_weight: float = 1.0,
     ) -> None:
         """
         Args:
@@ -91,6 +92,8 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
             pixel_mean: mean of each channel, subtracted from the input.
             pixel_std: standard deviation of each channel, the input is divided by it.
             mask_stride: stride of the mask features.
+            window_loss_weight: weight of :func:`~facenet_d2.modeling.solov2.window.window_loss`, if
+                the head predicts windows; 0 for none.
 
         Raises:
             ValueError: if the numbers of levels, grids and areas differ.
@@ -113,6 +116,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         self.mask_head = mask_head
         self.mask_in_features = tuple(mask_in_features)
         self.max_positive_cells = max_positive_cells
+        self.window_loss_weight = window_loss_weight
         self.register_buffer("cell_positions", cell_positions(layout.num_grids), persistent=False)
 
     @classmethod
@@ -153,6 +157,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
             "mask_stride": node.MASK_STRIDE,
             "mask_in_features": node.MASK_IN_FEATURES,
             "max_positive_cells": node.MAX_POSITIVE_CELLS,
+            "window_loss_weight": node.WINDOW_LOSS_WEIGHT,
         }
 
     def predict(self, images: torch.Tensor) -> SOLOv2Predictions:
@@ -180,6 +185,25 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
             max_pairs=self.max_positive_cells,
             window=window,
         )
+
+    def further_losses(
+        self, predictions: SOLOv2Predictions, targets: Sequence[ImageTargets]
+    ) -> dict[str, torch.Tensor]:
+        if predictions.windows is None or not self.window_loss_weight:
+            return {}
+        losses = torch.cat(
+            [
+                window_loss(
+                    windows[target.cells],
+                    self.cell_positions[target.cells],
+                    target.centers[target.instances],
+                    target.covariances[target.instances],
+                )
+                for windows, target in zip(predictions.windows, targets, strict=True)
+            ]
+        )
+        # Without objects, the sum of an empty tensor: zero, with a gradient of zero.
+        return {"loss_window": self.window_loss_weight * losses.sum() / max(1, len(losses))}
 
     def _position_maps(self, predictions: SOLOv2Predictions) -> torch.Tensor:
         return position_maps(self.mask_size(predictions), predictions.mask_features.device)

@@ -13,6 +13,9 @@ oy) are the five predicted numbers. As q is a polynomial of the position in the 
 product of six coefficients of the cell and six position maps: a dynamic 1x1 convolution, like that
 of the features. The published SOLOv2 has no window. CondInst (Tian et al., ECCV 2020) gives its
 dynamic convolutions relative coordinates for the same purpose.
+
+Up to a factor, exp(-q) is the density of a normal distribution. The mask loss alone trains it;
+:func:`window_loss` also fits it to the pixels of the object.
 """
 
 from __future__ import annotations
@@ -61,6 +64,46 @@ def window_coefficients(windows: torch.Tensor, positions: torch.Tensor) -> torch
     xx, xy, yy = a.square() + b.square(), 2 * b * c, c.square()
     constant = xx * x.square() + xy * x * y + yy * y.square()
     return -torch.stack([xx, xy, yy, -2 * xx * x - xy * y, -2 * yy * y - xy * x, constant], dim=-1)
+
+
+def window_loss(
+    windows: torch.Tensor,
+    positions: torch.Tensor,
+    centers: torch.Tensor,
+    covariances: torch.Tensor,
+) -> torch.Tensor:
+    """Compute log(1 + D), with the Kullback-Leibler divergence D of the object from the window.
+
+    Object and window are taken as normal distributions: the object has the mean and covariance C of
+    its pixels, the window has a density proportional to exp(-q). With all lengths in cells,
+
+        D = mean of q over the object - 1 - log(2 |a c| sqrt(det C))
+
+    The outer logarithm bounds the gradient, as in the KLD loss of rotated boxes (Yang et al.,
+    NeurIPS 2021).
+
+    Args:
+        windows: (a, b, c, ox, oy) of P cells, ``(P, 5)``.
+        positions: positions of the cells, ``(P, 3)``; see :func:`cell_positions`.
+        centers: centre (x, y) of each cell's object, as shares of the image's width and height from
+            -0.5 to 0.5, ``(P, 2)``.
+        covariances: variance of x, covariance of x and y, and variance of y of each object in the
+            same units, ``(P, 3)``.
+
+    Returns:
+        Losses, at least 0, ``(P,)`` float32.
+    """
+    a, b, c, offset_x, offset_y = windows.float().unbind(dim=-1)
+    x, y, grid = positions.float().unbind(dim=-1)
+    u, v = ((centers - torch.stack([x, y], dim=-1)) * grid[:, None]).float().unbind(dim=-1)
+    u, v = u - offset_x, v - offset_y
+    xx, xy, yy = (covariances * grid[:, None].square()).float().unbind(dim=-1)
+    mean_q = (a * u).square() + (b * u + c * v).square()
+    mean_q = mean_q + (a.square() + b.square()) * xx + 2 * b * c * xy + c.square() * yy
+    volume = (a * c).square() * (xx * yy - xy.square())
+    # Rounding may make D slightly negative.
+    divergence = mean_q - 1 - (4 * volume.clamp(min=1e-20)).log() / 2
+    return divergence.clamp(min=0).log1p()
 
 
 def position_maps(size: tuple[int, int], device: torch.device) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from facenet_d2.modeling.grids.layout import GridLayout
 from facenet_d2.modeling.grids.targets import assign_targets
-from facenet_d2.structures.masks import downsample_masks, mass_centers
+from facenet_d2.structures.masks import downsample_masks, mass_centers, mass_covariances
 from facenet_d2.structures.rasterize import rasterize_instances
 from facenet_d2.synthetic.scenes import draw_scene
 
@@ -170,6 +170,7 @@ def test_number_of_operators_does_not_grow_with_the_instances():
         instances.gt_classes = torch.from_numpy(classes)
         masks = torch.from_numpy(masks)
         instances.gt_centers = torch.stack(mass_centers(masks), dim=1)
+        instances.gt_covariances = mass_covariances(masks)
         instances.gt_stride4_masks = downsample_masks(masks, (80, 80))
         with OperatorCounter() as counter:
             targets = assign_targets(instances, PUBLISHED, 10, (80, 80))
@@ -177,6 +178,37 @@ def test_number_of_operators_does_not_grow_with_the_instances():
         pairs.append(len(targets.cells))
     assert pairs[2] > 20 * pairs[0] > 0
     assert numbers[0] == numbers[1] == numbers[2] > 0
+
+
+@pytest.mark.parametrize("at_stride", [False, True])
+def test_moments_are_those_of_the_pixels(at_stride):
+    """Centres and covariances of squares of one pixel, in shares of the padded image."""
+    boxes, classes, masks = random_instances(np.random.default_rng(0), (96, 120), 5)
+    masks[1] = False
+    masks[1, 7, 11] = True
+    instances = Instances((96, 120))
+    instances.gt_boxes = Boxes(torch.from_numpy(boxes))
+    instances.gt_classes = torch.from_numpy(classes)
+    masks = torch.from_numpy(masks)
+    if at_stride:
+        instances.gt_centers = torch.stack(mass_centers(masks), dim=1)
+        instances.gt_covariances = mass_covariances(masks)
+        instances.gt_stride4_masks = downsample_masks(masks, (24, 30))
+    else:
+        instances.gt_masks = BitMasks(masks)
+    targets = assign_targets(instances, PUBLISHED, 10, (24, 32))
+    # Sixteen points in each pixel of the image of 96 x 128 pixels.
+    inside = (np.arange(4) + 0.5) / 4
+    for n, mask in enumerate(masks.numpy()):
+        ys, xs = np.nonzero(mask)
+        x = ((xs[:, None, None] + inside) / 128 - 0.5 + 0 * inside[:, None]).ravel()
+        y = ((ys[:, None, None] + inside[:, None]) / 96 - 0.5 + 0 * inside).ravel()
+        assert targets.centers[n].tolist() == pytest.approx([x.mean(), y.mean()])
+        (xx, xy), (_, yy) = np.cov(x, y, bias=True)
+        # The points leave out a sixteenth of a pixel's own variance of 1/12.
+        rest = 1 / 12 / 16
+        expected = [xx + rest / 128**2, xy, yy + rest / 96**2]
+        assert targets.covariances[n].tolist() == pytest.approx(expected)
 
 
 def test_polygons_are_as_good_as_bitmasks():
@@ -188,7 +220,7 @@ def test_polygons_are_as_good_as_bitmasks():
     a = assign_targets(instances, PUBLISHED, 3, (16, 16))
     instances.gt_masks = BitMasks.from_polygon_masks(PolygonMasks([square]), 64, 64)
     b = assign_targets(instances, PUBLISHED, 3, (16, 16))
-    for name in ("categories", "cells", "instances", "masks"):
+    for name in ("categories", "cells", "instances", "masks", "centers", "covariances"):
         assert torch.equal(getattr(a, name), getattr(b, name))
     assert a.masks.sum() == 64
 
