@@ -14,8 +14,8 @@ product of six coefficients of the cell and six position maps: a dynamic 1x1 con
 of the features. The published SOLOv2 has no window. CondInst (Tian et al., ECCV 2020) gives its
 dynamic convolutions relative coordinates for the same purpose.
 
-Up to a factor, exp(-q) is the density of a normal distribution. The mask loss alone trains it;
-:func:`window_loss` also fits it to the pixels of the object.
+The mask loss trains the windows. :func:`window_loss` also fits them to the pixels of the objects:
+up to a factor, exp(-q) is the density of a normal distribution.
 """
 
 from __future__ import annotations
