@@ -41,7 +41,7 @@ VARIANTS = {
     column: sorted(p.parent for p in FOLDER.with_name(name).glob("*/*/metrics.json"))
     for column, name in (
         ("config", "nwpu_vhr10_lite0_jitter"),
-        ("config with windows", "nwpu_vhr10_lite0_window"),
+        ("windows and baseline", "nwpu_vhr10_lite0_window"),
     )
 }
 # Folder of the runs of each trained model of the zoo.
