@@ -215,6 +215,9 @@ def test_the_model_zoo_has_models_of_its_configs(name):
     assert trained.INPUT == committed.INPUT
     # Stored configs have lists in place of tuples.
     stored, expected = (yaml.safe_load(cfg.MODEL.dump()) for cfg in (trained, committed))
+    for settings in (stored, expected):
+        # A key of training that is newer than the weights.
+        del settings["SOLOV2"]["WINDOW_LOSS_WEIGHT"]
     others = {getattr(model, "CONFIG_NODE", "") for _, model in META_ARCH_REGISTRY}
     for node in expected.keys() - others | {model_node(trained)}:
         assert stored[node] == expected[node], node
