@@ -195,9 +195,7 @@ def test_the_window_loss_is_the_divergence_of_the_objects_from_their_windows(mod
         ys, xs = x["instances"].gt_masks.tensor[0].nonzero().double().unbind(dim=1)
         cells = assign_targets(x["instances"], model.layout, 3, (16, 24)).cells
         for cell in cells.tolist():
-            level = max(i for i, f in enumerate(model.layout.first_cells[:-1]) if f <= cell)
-            grid = model.layout.num_grids[level]
-            row, column = divmod(cell - model.layout.first_cells[level], grid)
+            grid, row, column = place_of_cell(model.layout, cell)
             # All lengths in cells; the padded image has 64 x 96 pixels.
             points = torch.stack([(xs + 0.5) * grid / 96, (ys + 0.5) * grid / 64])
             pixel = torch.tensor([grid / 96, grid / 64], dtype=torch.float64) ** 2 / 12
@@ -268,12 +266,17 @@ def test_each_image_has_its_own_windows(model_cfg):
     torch.testing.assert_close(both, sum(each) / 2)
 
 
+def place_of_cell(layout, cell):
+    """Return the size of a cell's grid, and its row and column there."""
+    level = max(i for i, first in enumerate(layout.first_cells[:-1]) if first <= cell)
+    grid = layout.num_grids[level]
+    return grid, *divmod(cell - layout.first_cells[level], grid)
+
+
 def window_at_pixels(predictions, layout, cell, size):
     """Return q of a cell at each pixel, (h, w)."""
     a, b, c, ox, oy = predictions.windows[0, cell]
-    level = max(i for i, first in enumerate(layout.first_cells[:-1]) if first <= cell)
-    grid = layout.num_grids[level]
-    row, column = divmod(cell - layout.first_cells[level], grid)
+    grid, row, column = place_of_cell(layout, cell)
     # Distances from the centre of the cell, in cells.
     y = (torch.arange(size[0])[:, None] + 0.5) / size[0] * grid - (row + 0.5) - oy
     x = (torch.arange(size[1]) + 0.5) / size[1] * grid - (column + 0.5) - ox
