@@ -56,7 +56,8 @@ def facenet_calls(
         threads: number of threads of exported models.
         folder: folder for the exported files.
     """
-    cfg = load_config(str(config), ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]).clone()
+    overrides = ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""]
+    cfg = load_config(str(config), overrides, need_data=False).clone()
     cfg.defrost()
     # The image is not resized.
     cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = size

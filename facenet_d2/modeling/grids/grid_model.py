@@ -49,9 +49,12 @@ class GridModel(InstanceModel[GridPredictionsT]):
 
     Attributes:
         cell_min_areas: minimum mask area of each cell, in pixels of the masks, ``(cells,)``.
+        uses_covariances: whether a loss needs the covariances of the masks.
     """
 
     CONFIG_NODE = "SOLOV2"
+
+    uses_covariances = False
 
     cell_min_areas: torch.Tensor
 
@@ -178,7 +181,14 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """
         size = self.mask_size(predictions)
         targets = [
-            assign_targets(x, self.layout, self.num_classes, size, self.mask_stride)
+            assign_targets(
+                x,
+                self.layout,
+                self.num_classes,
+                size,
+                self.mask_stride,
+                with_covariances=self.uses_covariances,
+            )
             for x in gt_instances
         ]
         padded_size = (size[0] * self.mask_stride, size[1] * self.mask_stride)

@@ -34,7 +34,7 @@ class ImageTargets:
         centers: centre of mass (x, y) of each instance, as shares of the padded width and height
             from -0.5 to 0.5, ``(N, 2)`` float64.
         covariances: variance of x, covariance of x and y, and variance of y of each mask in the
-            same units, ``(N, 3)`` float64.
+            same units, ``(N, 3)`` float64; None if no loss needs them.
         ignored: cells without a category loss, ``(cells,)`` bool; None if there are none.
     """
 
@@ -43,7 +43,7 @@ class ImageTargets:
     instances: torch.Tensor
     masks: torch.Tensor
     centers: torch.Tensor
-    covariances: torch.Tensor
+    covariances: torch.Tensor | None = None
     ignored: torch.Tensor | None = None
 
 
@@ -113,6 +113,7 @@ def assign_targets(
     num_classes: int,
     mask_size: tuple[int, int],
     stride: int = MASK_STRIDE,
+    with_covariances: bool = False,
 ) -> ImageTargets:
     """Assign the instances of one image to cells by :func:`assign_cells`.
 
@@ -132,13 +133,14 @@ def assign_targets(
         num_classes: number of classes C, and the label of background.
         mask_size: (H/stride, W/stride) of the padded batch.
         stride: stride of the masks in the loss.
+        with_covariances: whether the covariances of the masks are computed.
     """
     device = instances.gt_classes.device
     padded_size = (mask_size[0] * stride, mask_size[1] * stride)
     if instances.has(masks_field(stride)):
         masks = strided_masks(instances, mask_size, stride)
         center_x, center_y = instances.gt_centers.unbind(dim=1)
-        covariances = instances.gt_covariances
+        covariances = instances.gt_covariances if with_covariances else None
     else:
         full = full_size_masks(instances)
         keep = full.flatten(1).any(dim=1)
@@ -146,7 +148,7 @@ def assign_targets(
             full, instances = full[keep], instances[keep]
         masks = downsample_masks(full, mask_size, stride)
         center_x, center_y = mass_centers(full)
-        covariances = mass_covariances(full)
+        covariances = mass_covariances(full) if with_covariances else None
     classes = instances.gt_classes
 
     pairs = assign_cells(instances.gt_boxes.tensor, center_x, center_y, padded_size, layout)
@@ -159,14 +161,15 @@ def assign_targets(
     height, width = padded_size
     # Centres are pixel indices; + 0.5 converts them to continuous coordinates.
     centers = torch.stack([(center_x + 0.5) / width, (center_y + 0.5) / height], dim=1) - 0.5
-    units = covariances.new_tensor([width**2, width * height, height**2])
+    if covariances is not None:
+        covariances = covariances / covariances.new_tensor([width**2, width * height, height**2])
     return ImageTargets(
         categories=labels[last],
         cells=cells,
         instances=owners,
         masks=masks,
         centers=centers,
-        covariances=covariances / units,
+        covariances=covariances,
     )
 
 

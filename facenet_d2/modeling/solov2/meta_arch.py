@@ -117,6 +117,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         self.mask_in_features = tuple(mask_in_features)
         self.max_positive_cells = max_positive_cells
         self.window_loss_weight = window_loss_weight
+        self.uses_covariances = instance_head.window_pred is not None and window_loss_weight > 0
         self.register_buffer("cell_positions", cell_positions(layout.num_grids), persistent=False)
 
     @classmethod
@@ -189,21 +190,22 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     def further_losses(
         self, predictions: SOLOv2Predictions, targets: Sequence[ImageTargets]
     ) -> dict[str, torch.Tensor]:
-        if predictions.windows is None or not self.window_loss_weight:
+        if predictions.windows is None or not self.uses_covariances:
             return {}
-        losses = torch.cat(
-            [
+        losses = []
+        for windows, target in zip(predictions.windows, targets, strict=True):
+            assert target.covariances is not None
+            losses.append(
                 window_loss(
                     windows[target.cells],
                     self.cell_positions[target.cells],
                     target.centers[target.instances],
                     target.covariances[target.instances],
                 )
-                for windows, target in zip(predictions.windows, targets, strict=True)
-            ]
-        )
+            )
+        each = torch.cat(losses)
         # Without objects, the sum of an empty tensor: zero, with a gradient of zero.
-        return {"loss_window": self.window_loss_weight * losses.sum() / max(1, len(losses))}
+        return {"loss_window": self.window_loss_weight * each.sum() / max(1, len(each))}
 
     def _position_maps(self, predictions: SOLOv2Predictions) -> torch.Tensor:
         return position_maps(self.mask_size(predictions), predictions.mask_features.device)

@@ -196,7 +196,7 @@ def test_moments_are_those_of_the_pixels(at_stride):
         instances.gt_stride4_masks = downsample_masks(masks, (24, 30))
     else:
         instances.gt_masks = BitMasks(masks)
-    targets = assign_targets(instances, PUBLISHED, 10, (24, 32))
+    targets = assign_targets(instances, PUBLISHED, 10, (24, 32), with_covariances=True)
     # Sixteen points in each pixel of the image of 96 x 128 pixels.
     inside = (np.arange(4) + 0.5) / 4
     for n, mask in enumerate(masks.numpy()):
@@ -217,9 +217,9 @@ def test_polygons_are_as_good_as_bitmasks():
     instances.gt_boxes = Boxes([[8.0, 8, 40, 40]])
     instances.gt_classes = torch.tensor([2])
     instances.gt_masks = PolygonMasks([square])
-    a = assign_targets(instances, PUBLISHED, 3, (16, 16))
+    a = assign_targets(instances, PUBLISHED, 3, (16, 16), with_covariances=True)
     instances.gt_masks = BitMasks.from_polygon_masks(PolygonMasks([square]), 64, 64)
-    b = assign_targets(instances, PUBLISHED, 3, (16, 16))
+    b = assign_targets(instances, PUBLISHED, 3, (16, 16), with_covariances=True)
     for name in ("categories", "cells", "instances", "masks", "centers", "covariances"):
         assert torch.equal(getattr(a, name), getattr(b, name))
     assert a.masks.sum() == 64
