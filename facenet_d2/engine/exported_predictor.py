@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from ..data.images import read_image
 from ..data.readers import PillowReader, RasterReader
 from ..runtime import OnnxPredictor, Prediction
-from ..structures.rle_masks import RLEMasks, find_changes
+from ..structures.rle_masks import RLEMasks
 
 
 class ExportedPredictor:
@@ -64,15 +64,9 @@ class ExportedPredictor:
 
 def to_instances(prediction: Prediction) -> Instances:
     """Convert a prediction to Detectron2's ``Instances``, with ``pred_masks`` as ``RLEMasks``."""
-    height = prediction.image_size[0]
-    changes = [
-        find_changes(torch.from_numpy(np.ascontiguousarray(crop.mask.T)[None]), x, y, height)[0]
-        for crop in prediction.crops
-        for x, y in [crop.box[:2]]
-    ]
     return Instances(
         prediction.image_size,
-        pred_masks=RLEMasks(changes, prediction.image_size),
+        pred_masks=RLEMasks.from_crops(prediction.crops, prediction.image_size),
         pred_boxes=Boxes(torch.from_numpy(prediction.boxes)),
         scores=torch.from_numpy(prediction.scores),
         pred_classes=torch.from_numpy(prediction.classes),

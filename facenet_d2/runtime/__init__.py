@@ -1,7 +1,8 @@
 """Inference with exported models, without PyTorch and Detectron2 (docs/RUNTIME.md)."""
 
+from ..structures.crops import Crop
 from .description import ModelDescription
-from .prediction import Crop, Prediction
+from .prediction import Prediction
 from .predictor import OnnxPredictor
 
 __all__ = ["Crop", "ModelDescription", "OnnxPredictor", "Prediction"]

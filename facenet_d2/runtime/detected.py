@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .prediction import Crop
+from ..structures.crops import Crop
 
 
 class Detected(NamedTuple):

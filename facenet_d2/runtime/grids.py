@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import descending, logit, logit_of, sigmoid
 from .description import GridSettings
 from .detected import Detected
-from .enlarge import Enlarger, Part, windows
+from ..structures.enlarger import Enlarger, Part, boxes_with_margin as windows
 from .mask_windows import cell_positions, position_maps, window_coefficients
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.

@@ -4,44 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-import cv2
 import numpy as np
 
 from ..errors import UserError
-
-
-class Crop(NamedTuple):
-    """A mask in its tight box.
-
-    Attributes:
-        x: column of the image at which the crop starts.
-        y: row of the image at which it starts.
-        mask: ``(h, w)`` bool; each side touches a pixel of the mask. ``(0, 0)`` for an empty mask.
-    """
-
-    x: int
-    y: int
-    mask: np.ndarray
-
-    @property
-    def box(self) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom; right and bottom exclusive."""
-        height, width = self.mask.shape
-        return self.x, self.y, self.x + width, self.y + height
-
-
-EMPTY_CROP = Crop(0, 0, np.zeros((0, 0), bool))
-
-
-def tight_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the pixels of a ``(h, w)`` bool mask.
-
-    Zeros for an empty mask.
-    """
-    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
-    return x, y, x + width, y + height
+from ..structures.crops import Crop
 
 
 @dataclass(frozen=True, eq=False)

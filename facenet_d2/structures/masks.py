@@ -226,23 +226,3 @@ def widen_boxes(boxes: torch.Tensor, share: float) -> torch.Tensor:
     """
     margin = ((boxes[:, 2:] - boxes[:, :2]) * share).clamp(min=1)
     return torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
-
-
-def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Return the box (x0, y0, x1, y1) around each mask, zeros for an empty mask.
-
-    Args:
-        masks: ``(N, H, W)`` bool.
-
-    Returns:
-        ``(N, 4)`` float.
-    """
-    sides = []
-    for dim in (1, 2):
-        seen = masks.any(dim=dim).to(torch.uint8)  # Columns, then rows.
-        first = seen.argmax(dim=1)
-        end = seen.shape[1] - seen.flip(1).argmax(dim=1)
-        sides.append((first, end))
-    (x0, x1), (y0, y1) = sides
-    boxes = torch.stack([x0, y0, x1, y1], dim=1).float()
-    return boxes * masks.flatten(1).any(dim=1)[:, None]

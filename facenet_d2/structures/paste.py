@@ -8,8 +8,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .enlarge import BAND_FLOATS, CHUNK_FLOATS
+from .enlarge import CHUNK_FLOATS
 from .rle_masks import RLEMasks, find_changes, join_changes
+
+# Number of floats of a mask that are computed at a time on a CPU, 4 MiB: a cache has them.
+BAND_FLOATS = 2**20
 
 
 def paste_masks(

@@ -10,6 +10,8 @@ import pycocotools.mask as mask_util
 import torch
 import torch.nn.functional as F
 
+from .crops import Crop
+
 
 class RLEMasks:
     """N binary masks of one image, the ``pred_masks`` of this project's models.
@@ -42,6 +44,16 @@ class RLEMasks:
         """
         columns = (torch.as_tensor(np.ascontiguousarray(m)).bool().T[None] for m in masks)
         return cls([find_changes(c, 0, 0, image_size[0])[0] for c in columns], image_size)
+
+    @classmethod
+    def from_crops(cls, crops: Iterable[Crop], image_size: tuple[int, int]) -> RLEMasks:
+        """Encode masks in their tight boxes.
+
+        Args:
+            crops: N masks.
+            image_size: (H, W).
+        """
+        return cls([changes_of_crop(crop, image_size[0]) for crop in crops], image_size)
 
     @staticmethod
     def cat(masks: Sequence[RLEMasks]) -> RLEMasks:
@@ -152,6 +164,23 @@ class RLEMasks:
         counts = np.diff(inside, prepend=0, append=(x1 - x0) * height)
         columns = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(x1 - x0, height)
         return columns[:, y0:y1].T, x0, y0
+
+
+def changes_of_crop(crop: Crop, height: int) -> np.ndarray:
+    """Find where the runs of a mask start and end.
+
+    Args:
+        crop: the mask.
+        height: height of the image.
+
+    Returns:
+        An array as in :attr:`RLEMasks.changes`.
+    """
+    rows, columns = crop.mask.shape
+    padded = np.zeros((columns, rows + 2), bool)
+    padded[:, 1:-1] = crop.mask.T
+    column, row = np.nonzero(padded[:, 1:] != padded[:, :-1])
+    return join_changes([(column + crop.x) * height + (row + crop.y)])
 
 
 def find_changes(columns: torch.Tensor, x: int, y: int, height: int) -> list[np.ndarray]:

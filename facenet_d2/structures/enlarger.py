@@ -1,7 +1,7 @@
-"""Enlargement of mask probabilities to crops of binary masks at the image's size.
+"""Enlargement of parts of mask probabilities to crops of binary masks at the image's size.
 
-The result is that of :mod:`facenet_d2.structures.enlarge`: probabilities are scaled to the size of
-the padded input, cropped to the image, and scaled to its own size, bilinearly both times.
+Probabilities are scaled to the size of the padded input, cropped to the image, and scaled to its
+own size, bilinearly both times. This is for a CPU, and needs no PyTorch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..stride import MASK_STRIDE
-from .prediction import EMPTY_CROP, Crop, tight_box
+from .crops import EMPTY_CROP, Crop, tight_crop
 
 # Number of lines of the result that are computed at a time. Each depends on few lines of the map,
 # so blocks keep the matrix products small.
@@ -62,18 +62,17 @@ class Axis(NamedTuple):
         return self.low[start], self.high[stop]
 
 
-def windows(masks: np.ndarray) -> list[list[int]]:
+def boxes_with_margin(masks: np.ndarray) -> np.ndarray:
     """Return the box of each of ``(N, h, w)`` bool masks with its :data:`MARGIN`.
 
     Returns:
-        left, top, right and bottom within the mask; zeros for an empty mask.
+        left, top, right and bottom within the mask, ``(N, 4)`` int64; zeros for an empty mask.
     """
     columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
     (left, right), (top, bottom) = _spans(columns), _spans(rows)
     boxes = np.stack([left, top, right, bottom], axis=1)
     boxes[~np.any(rows, axis=1)] = 0
-    result: list[list[int]] = boxes.tolist()
-    return result
+    return boxes
 
 
 def _spans(used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -124,10 +123,7 @@ class Enlarger:
         mask = np.empty((bottom - top, right - left), bool)
         for lines, weights, low, high in _blocks(self._rows, top, bottom, part.y, height):
             np.greater(weights @ wide[low:high], self.threshold, out=mask[lines])
-        x0, y0, x1, y1 = tight_box(mask)
-        if x1 == x0:
-            return EMPTY_CROP
-        return Crop(left + x0, top + y0, mask[y0:y1, x0:x1])
+        return tight_crop(mask, left, top)
 
 
 def _blocks(
