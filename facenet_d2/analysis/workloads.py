@@ -102,7 +102,7 @@ def _grid_model(model: GridModel[Any], instances: int) -> Plan:
     def run(image: torch.Tensor, part: Part) -> None:
         predictions = model.predict(model.preprocess_image([{"image": image}]).tensor)
         with part(_masks_part(instances)):
-            model.mask_logits(predictions, 0, cells.to(model.device))
+            model.cell_masks(predictions, 0, cells.to(model.device)).logits()
 
     prefixes = {
         "instance_head.category_": "category branch",

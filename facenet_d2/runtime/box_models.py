@@ -13,7 +13,7 @@ import numpy as np
 
 from ..stride import MASK_STRIDE
 from ..structures.crops import EMPTY_CROP, Crop
-from ..structures.enlarger import MARGIN, Enlarger, Part, boxes_with_margin
+from ..structures.enlarger import MARGIN, Enlarger, Part, box_with_margin
 from .arrays import descending, sigmoid, softmax
 from .boxes import apply_deltas, apply_distances, batched_nms, clip, fast_nms, rescale
 from .description import CondInstSettings, YOLACTSettings
@@ -202,8 +202,7 @@ def _with_masks(
 
 def _crop(part: Part, enlarge: Enlarger) -> Crop:
     """Enlarge the pixels of a part that are above the threshold."""
-    (box,) = boxes_with_margin(part.values[None] > enlarge.threshold)
-    left, top, right, bottom = box.tolist()
+    left, top, right, bottom = box_with_margin(part.values > enlarge.threshold)
     if right == left:
         return EMPTY_CROP
     values = np.ascontiguousarray(part.values[top:bottom, left:right])

@@ -5,24 +5,22 @@ The steps are those of :mod:`facenet_d2.modeling.grids.selection`, in NumPy.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
-from .arrays import descending, logit, logit_of, sigmoid
+from ..structures.enlarger import Enlarger, Part, box_with_margin
+from .arrays import descending, logit_of, sigmoid
+from .cell_masks import CellMasks, cell_masks
 from .description import GridSettings
 from .detected import Detected
-from ..structures.enlarger import Enlarger, Part, boxes_with_margin as windows
-from .mask_windows import cell_positions, position_maps, window_coefficients
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
-# Number of mask logits that are computed at a time, 4 MiB: they are used while a cache has them.
-LOGITS = 2**20
+# Number of mask logits that are computed at a time, 2 MiB: a cache has them.
+BLOCK_FLOATS = 2**19
 
 
 def suppress_neighbours(scores: np.ndarray, num_grids: Sequence[int]) -> np.ndarray:
@@ -83,18 +81,19 @@ def grid_instances(
 
     # Candidates of the same cell share its mask.
     unique_cells, mask_of = np.unique(cells, return_inverse=True)
-    masks = masks_of_cells(outputs, image, unique_cells, settings, threads)
+    masks = cell_masks(outputs, image, unique_cells, settings)
+    binary = binary_masks(masks, settings.mask_threshold, threads)
     minimum = np.repeat(settings.min_mask_areas, [s * s for s in settings.num_grids])
-    kept = (masks.areas > minimum[unique_cells])[mask_of]
-    cell_scores = cell_scores[kept] * masks.masknesses[mask_of[kept]]
+    kept = (binary.areas > minimum[unique_cells])[mask_of]
+    cell_scores = cell_scores[kept] * binary.masknesses[mask_of[kept]]
     classes, mask_of = classes[kept], mask_of[kept]
 
     order = descending(cell_scores)[: settings.nms_pre]
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
-        masks.binary,
+        binary.pixels.reshape(len(masks), -1),
         mask_of,
-        masks.areas[mask_of],
+        binary.areas[mask_of],
         classes,
         cell_scores,
         kernel=settings.nms_kernel,
@@ -106,141 +105,65 @@ def grid_instances(
     enlarge = Enlarger(
         masks.size, input_size, image_size, settings.mask_threshold, settings.mask_stride
     )
-    crops = [enlarge(masks.part(i)) for i in mask_of[order].tolist()]
+    crops = []
+    for i in mask_of[order].tolist():
+        left, top, right, bottom = box_with_margin(binary.pixels[i])
+        logits = masks.logits(slice(i, i + 1), slice(top, bottom), slice(left, right))[0]
+        crops.append(enlarge(Part(sigmoid(logits), left, top)))
     boxes = np.array([crop.box for crop in crops], np.float32).reshape(-1, 4)
     return Detected(classes[order], cell_scores[order], boxes, crops).visible()
 
 
-class Masks(NamedTuple):
-    """Masks of K cells.
+class BinaryMasks(NamedTuple):
+    """Binary masks of K cells.
 
     Attributes:
-        size: (h, w), H/stride and W/stride of the padded input.
-        binary: pixels of the masks, ``(K, h * w)`` bool.
+        pixels: ``(K, h, w)`` bool.
         areas: number of pixels of each mask, ``(K,)`` int64.
         masknesses: mean probability of each mask's pixels, ``(K,)`` float32; 0 for an empty mask.
-        logits: logits around the pixels of each mask, with their column and row.
     """
 
-    size: tuple[int, int]
-    binary: np.ndarray
+    pixels: np.ndarray
     areas: np.ndarray
     masknesses: np.ndarray
-    logits: Sequence[Part]
-
-    def part(self, index: int) -> Part:
-        """Return the probabilities around the pixels of a mask."""
-        values, x, y = self.logits[index]
-        return Part(sigmoid(values), x, y)
 
 
-def masks_of_cells(
-    outputs: Mapping[str, np.ndarray],
-    image: int,
-    cells: np.ndarray,
-    settings: GridSettings,
-    threads: int = 1,
-) -> Masks:
-    """Compute the masks of cells of an image.
-
-    The arguments are those of :func:`mask_logits` and the number of threads; K is at least 1.
-    """
-    size = outputs["mask_features" if "mask_features" in outputs else "mask_maps_0"].shape[-2:]
-    pixels = size[0] * size[1]
-    threshold = logit_of(settings.mask_threshold)
-    binary = np.empty((len(cells), pixels), bool)
-    areas = np.empty(len(cells), np.int64)
-    totals = np.zeros(len(cells), np.float32)
-
-    def some_masks(some: slice) -> list[Part]:
-        logits = mask_logits(outputs, image, cells[some], settings)
-        masks = np.greater(logits, threshold, out=binary[some])
-        areas[some] = [np.count_nonzero(mask) for mask in masks]
-        inside = sigmoid(logits[masks])
-        filled = np.flatnonzero(areas[some])
-        if len(filled):
-            first = np.cumsum(areas[some]) - areas[some]
-            totals[some][filled] = np.add.reduceat(inside, first[filled])
-        maps = logits.reshape(-1, *size)
-        return [
-            Part(values[top:bottom, left:right].copy(), left, top)
-            for values, (left, top, right, bottom) in zip(maps, windows(masks.reshape(maps.shape)))
-        ]
-
-    step = max(1, LOGITS // pixels)
-    chunks = [slice(start, start + step) for start in range(0, len(cells), step)]
-    if threads > 1 and len(chunks) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            parts = [*pool.map(some_masks, chunks)]
-    else:
-        parts = [*map(some_masks, chunks)]
-    masknesses = totals / np.maximum(areas, 1).astype(np.float32)
-    return Masks(size, binary, areas, masknesses, [*itertools.chain.from_iterable(parts)])
-
-
-def mask_logits(
-    outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
-) -> np.ndarray:
-    """Compute the mask logits of cells of an image.
+def binary_masks(masks: CellMasks, threshold: float, threads: int = 1) -> BinaryMasks:
+    """Compute the pixels whose probability is above a threshold, and their mean probability.
 
     Args:
-        outputs: outputs of the network by name.
-        image: index of the image in the batch.
-        cells: increasing indices of K cells, ``(K,)``.
-        settings: the grids.
-
-    Returns:
-        Logits, ``(K, h * w)`` float32, for masks of H/stride and W/stride of the padded input.
+        masks: the masks of at least one cell.
+        threshold: the probability.
+        threads: number of threads.
     """
-    if "mask_features" in outputs:
-        features = outputs["mask_features"][image]
-        product: np.ndarray = outputs["kernels"][image, cells] @ features.reshape(len(features), -1)
-        if settings.windows:
-            positions = cell_positions(settings.num_grids)[cells]
-            coefficients = window_coefficients(outputs["windows"][image, cells], positions)
-            product += coefficients @ position_maps(*features.shape[1:])
-        return product
-    maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]
-    size = maps[0].shape[-2:]
-    first = list(itertools.accumulate((s * s for s in settings.num_grids), initial=0))
-    level_logits: Callable[[int, np.ndarray], np.ndarray]
-    if settings.decoupled:
+    pixels = np.empty((len(masks), *masks.size), bool)
+    threshold_logit = logit_of(threshold)
 
-        def level_logits(level: int, own: np.ndarray) -> np.ndarray:
-            return _decoupled_logits(maps[level], settings.num_grids[level], own - first[level])
+    def counts(blocks: Sequence[tuple[slice, slice]]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the area of each mask in some blocks, and the sum of its probabilities."""
+        areas, totals = np.zeros(len(masks), np.int64), np.zeros(len(masks))
+        buffer = np.empty(BLOCK_FLOATS, np.float32)
+        for cells, rows in blocks:
+            logits = masks.logits(cells, rows, buffer=buffer)
+            inside = logits > threshold_logit
+            pixels[cells, rows] = inside
+            places = np.flatnonzero(inside)
+            owners = places // (logits.shape[1] * logits.shape[2])
+            probabilities = sigmoid(logits.reshape(-1)[places])
+            areas[cells] += np.bincount(owners, minlength=len(logits))
+            totals[cells] += np.bincount(owners, probabilities, len(logits))
+        return areas, totals
 
+    blocks = [*masks.blocks(BLOCK_FLOATS)]
+    threads = min(threads, len(blocks))
+    if threads > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            parts = [*pool.map(counts, (blocks[i::threads] for i in range(threads)))]
     else:
-
-        def level_logits(level: int, own: np.ndarray) -> np.ndarray:
-            kernels, features = outputs["kernels"][own], maps[level]
-            product = kernels[:, :-1] @ features.reshape(len(features), -1) + kernels[:, -1:]
-            result: np.ndarray = product.reshape(len(own), *features.shape[1:])
-            return result
-
-    parts = []
-    for level in range(len(maps)):
-        # The cells are sorted: the concatenation keeps their order.
-        own = cells[(cells >= first[level]) & (cells < first[level + 1])]
-        if len(own):
-            parts.append(_enlarged_logits(level_logits(level, own), size))
-    return np.concatenate(parts).reshape(len(cells), -1)
-
-
-def _decoupled_logits(maps: np.ndarray, grid: int, cells: np.ndarray) -> np.ndarray:
-    """Return the logits of the products of decoupled SOLO's factors, ``(K, h, w)``."""
-    columns, rows = cells % grid, grid + cells // grid
-    # Only the maps of some columns and rows are needed.
-    some, places = np.unique(np.concatenate([columns, rows]), return_inverse=True)
-    factors = sigmoid(maps[some])
-    return logit(factors[places[: len(cells)]] * factors[places[len(cells) :]])
-
-
-def _enlarged_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize masks by interpolating their probabilities."""
-    if logits.shape[1:] == size:
-        return logits
-    resized = [cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in sigmoid(logits)]
-    return logit(np.stack(resized))
+        parts = [counts(blocks)]
+    areas, totals = (np.sum(part, axis=0) for part in zip(*parts))
+    masknesses = (totals / np.maximum(areas, 1)).astype(np.float32)
+    return BinaryMasks(pixels, areas, masknesses)
 
 
 def matrix_nms(

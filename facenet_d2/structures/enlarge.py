@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .crops import Crop
-from .enlarger import MARGIN, Enlarger, Part, boxes_with_margin
+from .enlarger import MARGIN, Enlarger, Part, box_with_margin
 from .masks import MASK_STRIDE, crop_to_boxes
 from .rle_masks import RLEMasks, find_changes
 
 # Number of floats in one chunk of enlarged masks, 64 MiB: hundreds of instances on a large image
 # would not fit into memory as floats.
 CHUNK_FLOATS = 16 * 2**20
+
+# Left, top, right and bottom of a part of a map.
+Extent = tuple[int, int, int, int]
 
 
 def enlarge_masks(
@@ -88,12 +91,12 @@ def _enlarge_parts(
         masks, threshold = masks - threshold, 0.0
     values = masks.detach().float().numpy()
     enlarge = Enlarger(values.shape[1:], input_size, image_size, threshold, stride)
-    extents = boxes_with_margin(values > enlarge.threshold)
+    extents = [box_with_margin(mask > enlarge.threshold) for mask in values]
     if boxes is not None:
         extents = _intersect(extents, boxes, input_size, image_size, stride)
     parts = (
         Part(mask[top:bottom, left:right], left, top)
-        for mask, (left, top, right, bottom) in zip(values, extents.tolist())
+        for mask, (left, top, right, bottom) in zip(values, extents)
     )
     crops: Iterable[Crop] = map(enlarge, parts)
     if boxes is not None:
@@ -102,19 +105,20 @@ def _enlarge_parts(
 
 
 def _intersect(
-    extents: np.ndarray,
+    extents: Sequence[Extent],
     boxes: torch.Tensor,
     input_size: tuple[int, int],
     image_size: tuple[int, int],
     stride: int,
-) -> np.ndarray:
+) -> list[Extent]:
     """Reduce extents of masks, in their own pixels, to the parts that boxes in the image need.
 
     The result is empty where the two do not meet.
     """
     scale_y, scale_x = (old / new / stride for old, new in zip(input_size, image_size))
     near = boxes.double().cpu().numpy() * [scale_x, scale_y, scale_x, scale_y]
-    first, end = extents[:, :2], extents[:, 2:]
+    first, end = np.hsplit(np.array(extents, float).reshape(-1, 4), 2)
     low = np.clip(np.floor(near[:, :2]) - 1 - MARGIN, first, end)
     high = np.clip(np.ceil(near[:, 2:]) + 1 + MARGIN, low, end)
-    return np.concatenate([low, high], axis=1).astype(np.int64)
+    sides = np.concatenate([low, high], axis=1)
+    return [(int(x0), int(y0), int(x1), int(y1)) for x0, y0, x1, y1 in sides]

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ..stride import MASK_STRIDE
@@ -62,24 +63,17 @@ class Axis(NamedTuple):
         return self.low[start], self.high[stop]
 
 
-def boxes_with_margin(masks: np.ndarray) -> np.ndarray:
-    """Return the box of each of ``(N, h, w)`` bool masks with its :data:`MARGIN`.
+def box_with_margin(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Return the box of the pixels of a ``(h, w)`` bool mask with their :data:`MARGIN`.
 
     Returns:
-        left, top, right and bottom within the mask, ``(N, 4)`` int64; zeros for an empty mask.
+        left, top, right and bottom within the mask; zeros for an empty mask.
     """
-    columns, rows = np.any(masks, axis=1), np.any(masks, axis=2)
-    (left, right), (top, bottom) = _spans(columns), _spans(rows)
-    boxes = np.stack([left, top, right, bottom], axis=1)
-    boxes[~np.any(rows, axis=1)] = 0
-    return boxes
-
-
-def _spans(used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the start and end of each row's True values with :data:`MARGIN` around them."""
-    size = used.shape[1]
-    start, end = used.argmax(axis=1), size - used[:, ::-1].argmax(axis=1)
-    return np.maximum(start - MARGIN, 0), np.minimum(end + MARGIN, size)
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    if width == 0:
+        return 0, 0, 0, 0
+    right, bottom = min(x + width + MARGIN, mask.shape[1]), min(y + height + MARGIN, mask.shape[0])
+    return max(x - MARGIN, 0), max(y - MARGIN, 0), right, bottom
 
 
 class Enlarger:

@@ -226,3 +226,11 @@ def widen_boxes(boxes: torch.Tensor, share: float) -> torch.Tensor:
     """
     margin = ((boxes[:, 2:] - boxes[:, :2]) * share).clamp(min=1)
     return torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
+
+
+def flat_nonzero(mask: torch.Tensor) -> torch.Tensor:
+    """Return the indices of the true values of a flattened bool tensor, ``(n,)`` int64."""
+    if mask.device.type == "cpu":
+        # NumPy's is many times as fast where few values are true.
+        return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero()[:, 0]

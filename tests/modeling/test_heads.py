@@ -12,6 +12,7 @@ from helpers import REPOSITORY
 from test_yolact import scene
 
 from facenet_d2.modeling.grids import GridLayout
+from facenet_d2.modeling.grids.cell_masks import DynamicMasks
 from facenet_d2.modeling.grids.targets import assign_cells
 from facenet_d2.modeling.grids.towers import resize_instance_features
 from facenet_d2.modeling.layers import ModulatedDeformConv2d
@@ -19,7 +20,6 @@ from facenet_d2.modeling.solov2 import SOLOv2Predictions
 from facenet_d2.modeling.solov2.heads import (
     SOLOv2InstanceHead,
     SOLOv2MaskHead,
-    dynamic_mask_logits,
 )
 from facenet_d2.modeling.solov2.window import cell_positions, position_maps, window_coefficients
 from facenet_d2.runtime import mask_windows
@@ -238,13 +238,26 @@ def test_windows_are_gaussians_around_the_cells(size):
             assert value == pytest.approx(-((a * dx) ** 2) - (b * dx + c * dy) ** 2, abs=1e-4)
 
 
-def test_the_logits_of_a_window_are_added_to_those_of_the_kernel():
+@pytest.mark.parametrize("window", [False, True])
+def test_parts_of_the_logits_of_dynamic_masks(window):
+    """Those of the kernel plus those of the window, in whole and in blocks."""
     kernels, features = torch.randn(3, 7), torch.randn(7, 4, 5)
     coefficients, maps = torch.randn(3, 6), torch.randn(6, 20)
-    expected = torch.einsum("kd,dhw->khw", kernels, features).flatten(1) + coefficients @ maps
-    torch.testing.assert_close(
-        dynamic_mask_logits(kernels, features, (coefficients, maps)), expected
-    )
+    expected = torch.einsum("kd,dhw->khw", kernels, features)
+    if window:
+        expected += (coefficients @ maps).unflatten(1, (4, 5))
+    masks = DynamicMasks(kernels, features, (coefficients, maps) if window else None)
+    assert (len(masks), masks.size) == (3, (4, 5))
+    torch.testing.assert_close(masks.logits(), expected)
+    some = masks.logits(torch.tensor([2, 0]), slice(1, 3), slice(2, 5))
+    torch.testing.assert_close(some, expected[[2, 0], 1:3, 2:5])
+    for floats, number in ((1, 4), (30, 2), (1000, 1)):
+        blocks = list(masks.blocks(floats))
+        assert len(blocks) == number
+        joined = torch.full_like(expected, math.nan)
+        for cells, rows in blocks:
+            joined[cells, rows] = masks.logits(cells, rows)
+        torch.testing.assert_close(joined, expected)
 
 
 @pytest.mark.parametrize("points_nms", [False, True])

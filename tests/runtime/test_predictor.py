@@ -103,14 +103,14 @@ def test_threads(model_cfg, monkeypatch):
     (image,) = pictures((96, 128))
     expected = runner(network, monkeypatch, threads=1)(image)
     assert len(expected) > 3
-    monkeypatch.setattr(grids, "LOGITS", 2 * 24 * 32)
-    within, masks_of_cells = [], grids.masks_of_cells
+    monkeypatch.setattr(grids, "BLOCK_FLOATS", 2 * 24 * 32)
+    within, binary_masks = [], grids.binary_masks
 
     def observed(*args):
         within.append(blas_threads())
-        return masks_of_cells(*args)
+        return binary_masks(*args)
 
-    monkeypatch.setattr(grids, "masks_of_cells", observed)
+    monkeypatch.setattr(grids, "binary_masks", observed)
     with ThreadpoolController().limit(limits=2, user_api="blas"):
         before = blas_threads()
         found = runner(network, monkeypatch, threads=3)(image)

@@ -1,12 +1,13 @@
 """Masks enlarged part by part are equal to the interpolation of whole maps."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from mask_cases import random_case
 
 from facenet_d2.structures import enlarge, enlarger
-from facenet_d2.structures.enlarger import Enlarger, Part, boxes_with_margin
+from facenet_d2.structures.enlarger import Enlarger, Part, box_with_margin
 
 # Rounding may decide about a pixel this close to the threshold.
 TOLERANCE = 1e-5
@@ -77,8 +78,8 @@ def test_masks_that_end_with_their_boxes(seed, whole, monkeypatch):
 def test_crops_are_tight(seed):
     masks, *sizes, threshold = random_case(seed)
     resize = Enlarger(masks.shape[1:], *sizes, threshold)
-    boxes = boxes_with_margin((masks > threshold).numpy()).tolist()
-    for mask, (left, top, right, bottom) in zip(masks.numpy(), boxes):
+    for mask in masks.numpy():
+        left, top, right, bottom = box_with_margin(mask > np.float32(threshold))
         crop = resize(Part(mask[top:bottom, left:right], left, top))
         if crop.mask.size:
             for side in (crop.mask[0], crop.mask[-1], crop.mask[:, 0], crop.mask[:, -1]):

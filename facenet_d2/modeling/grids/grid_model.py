@@ -20,6 +20,7 @@ from ..checks import (
     check_num_classes,
 )
 from ..instance_model import InstanceModel
+from .cell_masks import CellMasks
 from .layout import GridLayout
 from .losses import category_loss
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
@@ -154,18 +155,15 @@ class GridModel(InstanceModel[GridPredictionsT]):
         """Return the mean Dice loss of the batch, a scalar."""
 
     @abstractmethod
-    def mask_logits(
+    def cell_masks(
         self, predictions: GridPredictionsT, image: int, cells: torch.Tensor
-    ) -> torch.Tensor:
-        """Compute the mask logits of cells of an image.
+    ) -> CellMasks:
+        """Return the masks of cells of an image, of the size :meth:`mask_size`.
 
         Args:
             predictions: result of :meth:`predict`.
             image: index of the image in the batch.
-            cells: increasing indices of K cells, ``(K,)`` int64.
-
-        Returns:
-            Logits, ``(K, pixels)`` float32, of the size :meth:`mask_size`.
+            cells: indices of K cells, ``(K,)`` int64.
         """
 
     def losses(
@@ -227,8 +225,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
         return [
             detect_instances(
                 scores[i],
-                partial(self.mask_logits, predictions, i),
-                self.mask_size(predictions),
+                partial(self.cell_masks, predictions, i),
                 self.cell_min_areas,
                 self.settings,
                 input_sizes[i],

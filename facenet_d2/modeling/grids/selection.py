@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,17 @@ from detectron2.structures import Boxes, Instances
 
 from ...stride import MASK_STRIDE
 from ...structures.enlarge import enlarge_masks
+from ...structures.enlarger import Enlarger, Part, box_with_margin
+from ...structures.masks import flat_nonzero
 from ...structures.rle_masks import RLEMasks
+from .cell_masks import CellMasks
 from .matrix_nms import matrix_nms
 
-# Maximum size of a chunk of masks.
+# Number of mask logits that are computed at a time on a GPU, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
+
+# The same on a CPU, whose cache has a block of this size, 2 MiB.
+BLOCK_FLOATS = 2**19
 
 
 @dataclass(frozen=True)
@@ -84,36 +91,44 @@ def suppress_neighbours(scores: torch.Tensor, num_grids: Sequence[int]) -> torch
     return torch.cat(levels, dim=1)
 
 
-def area_and_maskness(
-    logits: torch.Tensor, binary: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute the area of each mask and its maskness, the mean probability of its pixels.
+class BinaryMasks(NamedTuple):
+    """Binary masks of K cells.
 
-    Args:
-        logits: mask logits, ``(N, pixels)``.
-        binary: pixels of the masks, ``(N, pixels)`` bool.
-
-    Returns:
-        Areas and masknesses, ``(N,)`` float each. The maskness of an empty mask is 0.
+    Attributes:
+        pixels: ``(K, h, w)`` bool.
+        areas: number of pixels of each mask, ``(K,)`` float.
+        masknesses: mean probability of each mask's pixels, ``(K,)`` float; 0 for an empty mask.
     """
-    areas, totals = [], []
-    # The indices of a set pixel take 16 bytes: chunks bound the memory.
-    step = max(1, CHUNK_FLOATS // 8 // logits.shape[1])
-    for part, set_pixels in zip(logits.split(step), binary.split(step)):
-        owners, places = set_pixels.nonzero(as_tuple=True)
-        probabilities = part[owners, places].sigmoid_()
-        total = torch.zeros(len(part), device=logits.device)
-        totals.append(total.index_add_(0, owners, probabilities))
-        areas.append(torch.bincount(owners, minlength=len(part)).float())
-    area = torch.cat(areas)
-    return area, torch.cat(totals) / area.clamp(min=1)
+
+    pixels: torch.Tensor
+    areas: torch.Tensor
+    masknesses: torch.Tensor
+
+
+def binary_masks(masks: CellMasks, threshold: float) -> BinaryMasks:
+    """Compute the pixels whose probability is above a threshold, and their mean probability."""
+    device = masks.device
+    pixels = torch.empty((len(masks), *masks.size), dtype=torch.bool, device=device)
+    areas, totals = torch.zeros((2, len(masks)), device=device)
+    # Comparing logits saves the sigmoid of all pixels outside the masks.
+    logit = math.log(threshold / (1 - threshold))
+    floats = BLOCK_FLOATS if device.type == "cpu" else CHUNK_FLOATS
+    buffer = torch.empty(floats, device=device)
+    for cells, rows in masks.blocks(floats):
+        logits = masks.logits(cells, rows, buffer=buffer)
+        inside = logits > logit
+        pixels[cells, rows] = inside
+        places = flat_nonzero(inside)
+        owners = places // (logits.shape[1] * logits.shape[2])
+        areas[cells] += torch.bincount(owners, minlength=len(logits))
+        totals[cells].index_add_(0, owners, logits.flatten()[places].sigmoid_())
+    return BinaryMasks(pixels, areas, totals / areas.clamp(min=1))
 
 
 @torch.no_grad()
 def detect_instances(
     scores: torch.Tensor,
-    mask_logits: Callable[[torch.Tensor], torch.Tensor],
-    mask_size: tuple[int, int],
+    cell_masks: Callable[[torch.Tensor], CellMasks],
     cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
@@ -125,9 +140,7 @@ def detect_instances(
     Args:
         scores: class probabilities, after :func:`suppress_neighbours` if the settings ask for it,
             ``(cells, C)``.
-        mask_logits: function that returns the mask logits of increasing cells ``(K,)`` as
-            ``(K, pixels)`` float. They are changed in place.
-        mask_size: (height, width) of the masks, those of the padded input divided by their stride.
+        cell_masks: function that returns the masks of cells, ``(K,)`` int64.
         cell_min_areas: minimum mask area of each cell, ``(cells,)``. Masks that are not larger are
             dropped.
         settings: thresholds and limits.
@@ -150,39 +163,56 @@ def detect_instances(
 
     # Candidates of the same cell share its mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
-    logits = mask_logits(unique_cells)
-    # Comparing logits saves the sigmoid of all pixels outside the masks.
-    threshold = settings.mask_threshold
-    binary = logits > math.log(threshold / (1 - threshold))
-    area, maskness = area_and_maskness(logits, binary)
-    large_enough = (area > cell_min_areas[unique_cells])[mask_of]
-    cell_scores = cell_scores[large_enough] * maskness[mask_of[large_enough]]
+    masks = cell_masks(unique_cells)
+    binary = binary_masks(masks, settings.mask_threshold)
+    large_enough = (binary.areas > cell_min_areas[unique_cells])[mask_of]
+    cell_scores = cell_scores[large_enough] * binary.masknesses[mask_of[large_enough]]
     classes, mask_of = classes[large_enough], mask_of[large_enough]
 
     order = cell_scores.argsort(descending=True, stable=True)[: settings.nms_pre]
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
-        binary[mask_of].unflatten(1, mask_size),
+        binary.pixels,
         classes,
         cell_scores,
+        mask_of,
         kernel=settings.nms_kernel,
         sigma=settings.nms_sigma,
     )
 
     order = cell_scores.argsort(descending=True, stable=True)[: settings.max_instances]
     order = order[cell_scores[order] >= settings.update_threshold]
-    masks = enlarge_masks(
-        logits[mask_of[order]].sigmoid_().unflatten(1, mask_size),
-        input_size,
-        output_size,
-        threshold,
-        stride=mask_stride,
+    enlarged = _enlarged_masks(
+        masks, binary.pixels, mask_of[order], settings, input_size, output_size, mask_stride
     )
     # A mask can vanish when it is scaled to a smaller image or when the padding is cut off.
-    visible = torch.from_numpy(masks.areas() > 0)
+    visible = torch.from_numpy(enlarged.areas() > 0)
     if not visible.all():
-        masks, order = masks[visible], order[visible.to(order.device)]
-    return _instances(masks, cell_scores[order], classes[order])
+        enlarged, order = enlarged[visible], order[visible.to(order.device)]
+    return _instances(enlarged, cell_scores[order], classes[order])
+
+
+def _enlarged_masks(
+    masks: CellMasks,
+    pixels: torch.Tensor,
+    some: torch.Tensor,
+    settings: InferenceSettings,
+    input_size: tuple[int, int],
+    output_size: tuple[int, int],
+    stride: int,
+) -> RLEMasks:
+    """Enlarge some masks to the size of the result; on a CPU, around their pixels only."""
+    threshold = settings.mask_threshold
+    if masks.device.type != "cpu":
+        probabilities = masks.logits(some).sigmoid_()
+        return enlarge_masks(probabilities, input_size, output_size, threshold, stride=stride)
+    enlarge = Enlarger(masks.size, input_size, output_size, threshold, stride)
+    crops = []
+    for i in some.tolist():
+        left, top, right, bottom = box_with_margin(pixels[i].numpy())
+        part = masks.logits(slice(i, i + 1), slice(top, bottom), slice(left, right))[0]
+        crops.append(enlarge(Part(part.sigmoid_().numpy(), left, top)))
+    return RLEMasks.from_crops(crops, output_size)
 
 
 def _instances(masks: RLEMasks, scores: torch.Tensor, classes: torch.Tensor) -> Instances:

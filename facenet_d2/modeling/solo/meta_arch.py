@@ -18,7 +18,8 @@ from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
-from .heads import CategoryHead, DecoupledMaskHead, MaskHead, SOLOMaskHead, enlarged_logits
+from .heads import CategoryHead, DecoupledMaskHead, MaskHead, SOLOMaskHead
+from .masks import LevelMasks
 
 
 class SOLOPredictions(NamedTuple):
@@ -144,16 +145,8 @@ class SOLO(GridModel[SOLOPredictions]):
         loss = torch.cat(losses).mean() if losses else unused.new_zeros(())
         return loss + 0.0 * unused
 
-    def mask_logits(
+    def cell_masks(
         self, predictions: SOLOPredictions, image: int, cells: torch.Tensor
-    ) -> torch.Tensor:
-        first = self.layout.first_cells
-        size = self.mask_size(predictions)
-        parts = []
-        for level, maps in enumerate(predictions.mask_maps):
-            # The cells are sorted: the concatenation keeps their order.
-            own = cells[(cells >= first[level]) & (cells < first[level + 1])]
-            if len(own):
-                logits = self.mask_head.logits(maps[image], level, own - first[level])
-                parts.append(enlarged_logits(logits, size).flatten(1))
-        return torch.cat(parts)
+    ) -> LevelMasks:
+        maps = [level[image] for level in predictions.mask_maps]
+        return LevelMasks(self.mask_head, maps, cells, self.layout)

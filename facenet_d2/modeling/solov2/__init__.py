@@ -1,6 +1,6 @@
 """SOLOv2: heads and meta-architecture."""
 
-from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+from .heads import SOLOv2InstanceHead, SOLOv2MaskHead
 from .meta_arch import SOLOv2, SOLOv2Predictions
 
 __all__ = [
@@ -8,5 +8,4 @@ __all__ = [
     "SOLOv2InstanceHead",
     "SOLOv2MaskHead",
     "SOLOv2Predictions",
-    "dynamic_mask_logits",
 ]

@@ -17,7 +17,6 @@ from ..checks import check_choices, check_range
 from ..grids.towers import conv_tower, init_normal, init_prior
 from ..layers import SubPixelConv2d, append_coordinates
 from ..layers.subpixel import init_as_upsampling
-from ..precision import full_precision
 from .window import INITIAL_WINDOW
 
 BRANCHES = ("category", "kernel")
@@ -202,23 +201,3 @@ class SOLOv2MaskHead(nn.Module):
             height, width = sizes[0]
             return F.relu(self.predict(fused, (2 * height, 2 * width)))
         return self.predict(fused)
-
-
-def dynamic_mask_logits(
-    kernels: torch.Tensor,
-    mask_features: torch.Tensor,
-    window: tuple[torch.Tensor, torch.Tensor] | None = None,
-) -> torch.Tensor:
-    """Convolve an image's mask features with 1x1 kernels, in float32.
-
-    Args:
-        kernels: kernels of K cells, ``(K, D)``.
-        mask_features: mask features of one image, ``(D, h, w)``.
-        window: coefficients of the cells' windows, ``(K, 6)``, and maps, ``(6, h * w)``.
-
-    Returns:
-        Mask logits of the cells, ``(K, h * w)``.
-    """
-    with full_precision(mask_features.device.type):
-        logits = kernels.float() @ mask_features.flatten(1).float()
-        return logits if window is None else logits.addmm_(*window)

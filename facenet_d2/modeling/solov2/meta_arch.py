@@ -12,6 +12,7 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone
 from ...config_checks import check_nodes
 from ...stride import MASK_STRIDE
 from ..checks import check_levels, check_norm, check_range
+from ..grids.cell_masks import DynamicMasks
 from ..grids.grid_model import GridModel
 from ..grids.layout import GridLayout
 from ..grids.losses import mask_loss
@@ -19,7 +20,7 @@ from ..grids.selection import InferenceSettings
 from ..grids.targets import ImageTargets
 from ..grids.towers import resize_instance_features
 from ..shapes import spatial_size
-from .heads import SOLOv2InstanceHead, SOLOv2MaskHead, dynamic_mask_logits
+from .heads import SOLOv2InstanceHead, SOLOv2MaskHead
 from .window import cell_positions, position_maps, window_coefficients, window_loss
 
 
@@ -210,15 +211,15 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
     def _position_maps(self, predictions: SOLOv2Predictions) -> torch.Tensor:
         return position_maps(self.mask_size(predictions), predictions.mask_features.device)
 
-    def mask_logits(
+    def cell_masks(
         self, predictions: SOLOv2Predictions, image: int, cells: torch.Tensor
-    ) -> torch.Tensor:
+    ) -> DynamicMasks:
         window = None
         if predictions.windows is not None:
             coefficients = window_coefficients(
                 predictions.windows[image, cells], self.cell_positions[cells]
             )
             window = coefficients, self._position_maps(predictions)
-        return dynamic_mask_logits(
+        return DynamicMasks(
             predictions.kernels[image, cells], predictions.mask_features[image], window
         )

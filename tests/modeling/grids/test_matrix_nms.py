@@ -58,6 +58,17 @@ def test_definition(kernel, n, sigma):
 
 
 @pytest.mark.parametrize("kernel", ["gaussian", "linear"])
+def test_candidates_that_share_masks(kernel):
+    masks, *_ = random_masks(5, seed=1)
+    mask_of = torch.tensor([3, 0, 0, 4, 1, 1, 3])
+    classes = torch.tensor([0, 1, 0, 0, 0, 1, 1])
+    scores = torch.linspace(0.9, 0.3, 7)
+    actual = matrix_nms(masks, classes, scores, mask_of, kernel=kernel)
+    expected = nms_by_loops(masks[mask_of], classes, scores, kernel, 2.0)
+    torch.testing.assert_close(actual, torch.tensor(expected), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "linear"])
 def test_a_duplicate_is_suppressed_and_other_classes_are_not(kernel):
     mask = torch.zeros(1, 8, 8, dtype=torch.bool)
     mask[0, 2:6, 2:6] = True
@@ -104,7 +115,7 @@ def test_more_masks_and_rows_than_a_byte_counts(monkeypatch, chunk):
     flat = masks.flatten(1).double()
     classes = torch.arange(600) % 2
     expected = (flat @ flat.T) * (classes[:, None] == classes)
-    actual = matrix_nms_module._intersections(masks.flatten(1), classes)
+    actual = matrix_nms_module._intersections(masks.flatten(1), classes, torch.arange(600))
     off_diagonal = ~torch.eye(600, dtype=torch.bool)
     assert torch.equal(actual[off_diagonal].double(), expected[off_diagonal])
     single = torch.zeros(256, 2, dtype=torch.bool)

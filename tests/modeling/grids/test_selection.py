@@ -15,16 +15,16 @@ from pycocotools.coco import COCO
 from facenet_d2.data.datasets.coco import load_coco, register_coco
 from facenet_d2.evaluation import InstanceEvaluator
 from facenet_d2.modeling.grids import selection
-from facenet_d2.modeling.grids.selection import area_and_maskness, suppress_neighbours
-from facenet_d2.modeling.solov2 import dynamic_mask_logits
+from facenet_d2.modeling.grids.cell_masks import DynamicMasks
+from facenet_d2.modeling.grids.selection import binary_masks, suppress_neighbours
 from facenet_d2.structures import enlarge
 
 
 def detect_instances(scores, kernels, features, *others):
-    def mask_logits(cells):
-        return dynamic_mask_logits(kernels[cells], features)
+    def cell_masks(cells):
+        return DynamicMasks(kernels[cells], features)
 
-    return selection.detect_instances(scores, mask_logits, tuple(features.shape[-2:]), *others)
+    return selection.detect_instances(scores, cell_masks, *others)
 
 
 GRIDS = (5, 3)
@@ -171,17 +171,19 @@ def test_a_mask_is_enlarged_in_place():
     assert len(xs) == pytest.approx(64 * masks.sum(), rel=0.02)
 
 
-def test_maskness_and_area_in_chunks(monkeypatch):
-    """The mean probability over the pixels of each mask; one mask is empty."""
-    logits = torch.randn(9, 50)
-    logits[4] = -1
-    binary = logits > 0
-    monkeypatch.setattr(selection, "CHUNK_FLOATS", 8 * 2 * 50)
-    area, maskness = area_and_maskness(logits, binary)
-    for i in range(9):
-        inside = [v.sigmoid().item() for v in logits[i] if v > 0]
-        assert area[i] == len(inside)
-        assert maskness[i].item() == pytest.approx(np.mean(inside) if inside else 0, abs=1e-6)
+@pytest.mark.parametrize("floats", [1, 60, 10**6])
+def test_binary_masks_in_blocks(floats, monkeypatch):
+    """Pixels, area and mean probability of each mask; one mask is empty."""
+    kernels, features = torch.randn(9, 6), torch.randn(6, 7, 5)
+    kernels[4] = 0
+    monkeypatch.setattr(selection, "BLOCK_FLOATS", floats)
+    pixels, areas, masknesses = binary_masks(DynamicMasks(kernels, features), 0.6)
+    for i, kernel in enumerate(kernels):
+        probabilities = (kernel[:, None, None] * features).sum(dim=0).sigmoid()
+        assert torch.equal(pixels[i], probabilities > 0.6)
+        inside = probabilities[pixels[i]].tolist()
+        assert areas[i] == len(inside)
+        assert masknesses[i].item() == pytest.approx(np.mean(inside) if inside else 0, abs=1e-6)
 
 
 def test_cap_on_candidates_takes_the_best():

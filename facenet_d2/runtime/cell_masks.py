@@ -1,0 +1,197 @@
+"""Mask logits of cells, computed in parts, in NumPy.
+
+See :mod:`facenet_d2.modeling.grids.cell_masks`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+
+import cv2
+import numpy as np
+
+from .arrays import logit, sigmoid
+from .description import GridSettings
+from .mask_windows import cell_positions, position_maps, window_coefficients
+
+ALL = slice(None)
+
+
+class CellMasks(ABC):
+    """The masks of K cells of an image.
+
+    Attributes:
+        size: (h, w), height and width of the padded input divided by the stride of the masks.
+    """
+
+    size: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
+        """Divide the masks into blocks for :meth:`logits`.
+
+        Args:
+            floats: number of logits in a block; blocks of one row or one mask may have more.
+
+        Yields:
+            cells and rows of a block.
+        """
+
+    @abstractmethod
+    def logits(
+        self,
+        cells: slice,
+        rows: slice = ALL,
+        columns: slice = ALL,
+        buffer: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Compute a part of the logits.
+
+        Args:
+            cells: slice of the K cells.
+            rows: slice of the h rows.
+            columns: slice of the w columns.
+            buffer: ``(n,)`` float32 that may hold the result. New memory for each block would take
+                longer than the product.
+
+        Returns:
+            ``(k, rows, columns)`` float32.
+        """
+
+
+def cell_masks(
+    outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
+) -> CellMasks:
+    """Return the masks of cells of an image.
+
+    Args:
+        outputs: outputs of the network by name, see
+            :attr:`~facenet_d2.runtime.description.ModelDescription.output_names`.
+        image: index of the image in the batch.
+        cells: increasing indices of K cells, ``(K,)``.
+        settings: the grids.
+    """
+    if "mask_features" in outputs:
+        return DynamicMasks(outputs, image, cells, settings)
+    return LevelMasks(outputs, image, cells, settings)
+
+
+class DynamicMasks(CellMasks):
+    """Masks of SOLOv2. The arguments are those of :func:`cell_masks`."""
+
+    def __init__(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        image: int,
+        cells: np.ndarray,
+        settings: GridSettings,
+    ) -> None:
+        features, kernels = outputs["mask_features"][image], outputs["kernels"][image, cells]
+        self.size = (features.shape[1], features.shape[2])
+        if settings.windows:
+            positions = cell_positions(settings.num_grids)[cells]
+            coefficients = window_coefficients(outputs["windows"][image, cells], positions)
+            maps = position_maps(*self.size).reshape(-1, *self.size)
+            kernels = np.concatenate([kernels, coefficients], axis=1)
+            features = np.concatenate([features, maps])
+        self._kernels = kernels
+        self._features = features
+
+    def __len__(self) -> int:
+        return len(self._kernels)
+
+    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
+        # A product of all kernels is faster than those of some of them with more pixels.
+        height, width = self.size
+        step = max(1, floats // (len(self) * width))
+        return ((ALL, slice(row, row + step)) for row in range(0, height, step))
+
+    def logits(
+        self,
+        cells: slice,
+        rows: slice = ALL,
+        columns: slice = ALL,
+        buffer: np.ndarray | None = None,
+    ) -> np.ndarray:
+        kernels, features = self._kernels[cells], self._features[:, rows, columns]
+        size = (len(kernels), *features.shape[1:])
+        number = math.prod(size)
+        if buffer is None or len(buffer) < number:
+            buffer = np.empty(number, np.float32)
+        product = buffer[:number].reshape(len(kernels), -1)
+        np.matmul(kernels, features.reshape(len(features), -1), out=product)
+        return product.reshape(size)
+
+
+class LevelMasks(CellMasks):
+    """Masks of SOLO. The arguments are those of :func:`cell_masks`."""
+
+    def __init__(
+        self,
+        outputs: Mapping[str, np.ndarray],
+        image: int,
+        cells: np.ndarray,
+        settings: GridSettings,
+    ) -> None:
+        self._maps = [outputs[f"mask_maps_{i}"][image] for i in range(len(settings.num_grids))]
+        self._kernels = None if settings.decoupled else outputs["kernels"]
+        self._cells = cells
+        self._grids = settings.num_grids
+        self._first_cells = [*itertools.accumulate((s * s for s in self._grids), initial=0)]
+        height, width = self._maps[0].shape[-2:]
+        self.size = (height, width)
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
+        # A mask is resized as a whole.
+        step = max(1, floats // (self.size[0] * self.size[1]))
+        return ((slice(i, i + step), ALL) for i in range(0, len(self), step))
+
+    def logits(
+        self,
+        cells: slice,
+        rows: slice = ALL,
+        columns: slice = ALL,
+        buffer: np.ndarray | None = None,
+    ) -> np.ndarray:
+        parts = []
+        for level, maps in enumerate(self._maps):
+            # The cells are sorted: the concatenation keeps their order.
+            first, end = np.searchsorted(self._cells[cells], self._first_cells[level : level + 2])
+            if end > first:
+                own = self._cells[cells][first:end]
+                parts.append(_enlarged_logits(self._of_level(level, maps, own), self.size))
+        return np.concatenate(parts)[:, rows, columns]
+
+    def _of_level(self, level: int, maps: np.ndarray, own: np.ndarray) -> np.ndarray:
+        """Compute the logits of cells at the size of their level's maps."""
+        if self._kernels is None:
+            return _decoupled_logits(maps, self._grids[level], own - self._first_cells[level])
+        kernels = self._kernels[own]
+        product = kernels[:, :-1] @ maps.reshape(len(maps), -1) + kernels[:, -1:]
+        return product.reshape(len(own), *maps.shape[1:])
+
+
+def _decoupled_logits(maps: np.ndarray, grid: int, cells: np.ndarray) -> np.ndarray:
+    """Return the logits of the products of decoupled SOLO's factors, ``(K, h, w)``."""
+    columns, rows = cells % grid, grid + cells // grid
+    # Only the maps of some columns and rows are needed.
+    some, places = np.unique(np.concatenate([columns, rows]), return_inverse=True)
+    factors = sigmoid(maps[some])
+    return logit(factors[places[: len(cells)]] * factors[places[len(cells) :]])
+
+
+def _enlarged_logits(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize masks by interpolating their probabilities."""
+    if logits.shape[1:] == size:
+        return logits
+    resized = [cv2.resize(p, size[::-1], interpolation=cv2.INTER_LINEAR) for p in sigmoid(logits)]
+    return logit(np.stack(resized))
