@@ -40,7 +40,7 @@ class InstanceModel(nn.Module, ABC, Generic[PredictionsT]):
         Args:
             backbone: network that returns the feature pyramid by level name.
             pixel_mean: mean of each channel, subtracted from the input.
-            pixel_std: standard deviation of each channel, the input is divided by it.
+            pixel_std: standard deviation of each channel, by which the input is divided.
         """
         super().__init__()
         self.backbone = backbone

@@ -95,7 +95,7 @@ class OnnxPredictor:
     def predict_resized(
         self, images: Sequence[np.ndarray], image_sizes: Sequence[tuple[int, int]]
     ) -> list[Prediction]:
-        """Predict the instances of images that have the size for the network.
+        """Predict the instances of images that :meth:`prepare` has already resized.
 
         Args:
             images: result of :meth:`prepare` for each image.

@@ -45,8 +45,9 @@ class OnnxScenePredictor(TilePredictor):
             provider: "onnxruntime", "openvino" or "openvino-bf16".
             threads: number of threads; by default that of the cores which this process may use.
             tile_size: side of a tile in pixels; by default that of the training images.
-            overlap: overlap of tiles in pixels; by default a quarter of a tile. Objects up to this
-                size are seen whole in at least one tile.
+            overlap: overlap of tiles in pixels; by default ``TEST.SCENE.OVERLAP`` of the exported
+                config, but at most half a tile, or a quarter of a tile if that key is 0. Objects up
+                to this size are seen whole in at least one tile.
             batch_size: number of tiles that the model processes at once.
 
         Raises:

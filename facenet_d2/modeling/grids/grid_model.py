@@ -88,7 +88,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
             focal_gamma: focusing exponent of the focal loss.
             dice_weight: lambda of equation (9).
             pixel_mean: mean of each channel, subtracted from the input.
-            pixel_std: standard deviation of each channel, the input is divided by it.
+            pixel_std: standard deviation of each channel, by which the input is divided.
             mask_stride: stride of the masks in the loss and in inference.
 
         Raises:

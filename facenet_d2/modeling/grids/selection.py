@@ -35,7 +35,7 @@ class InferenceSettings:
         score_threshold: minimum class score of a candidate, a pair of a cell and a class.
         mask_threshold: minimum probability of a mask's pixels.
         max_candidates: maximum number of candidates, those with the highest class scores. The
-            published code has no limit; results with fewer candidates are the same.
+            published code has no such limit; the results differ only if it is reached.
         nms_pre: maximum number of candidates in Matrix NMS, those with the highest scores.
         nms_kernel: "gaussian" or "linear".
         nms_sigma: parameter of the gaussian kernel.

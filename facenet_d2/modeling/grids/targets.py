@@ -125,10 +125,10 @@ def assign_targets(
     below the areas of their stride-4 masks.
 
     Args:
-        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either the ``gt_centers``,
-            ``gt_covariances`` and masks of :class:`~facenet_d2.data.SceneMapper`,
-            ``gt_stride4_masks`` at stride 4, or ``gt_masks``. Instances with an empty mask in
-            ``gt_masks`` are ignored.
+        instances: ``gt_boxes`` and ``gt_classes`` of N instances, and either ``gt_masks`` or the
+            fields of :class:`~facenet_d2.data.SceneMapper`: ``gt_centers``, ``gt_covariances`` and,
+            at stride 4, ``gt_stride4_masks``. Instances with an empty mask in ``gt_masks`` are
+            ignored.
         layout: grids and scale ranges.
         num_classes: number of classes C, and the label of background.
         mask_size: (H/stride, W/stride) of the padded batch.

@@ -43,7 +43,7 @@ def init_prior(conv: nn.Conv2d, probability: float) -> None:
 
 
 def init_normal(module: nn.Module) -> None:
-    """Initialise all convolutions of a module: normal weights of deviation 0.01, zero biases."""
+    """Initialise all convolutions: normal weights with standard deviation 0.01, zero biases."""
     for m in module.modules():
         if isinstance(m, (nn.Conv2d, ModulatedDeformConv2d)):
             nn.init.normal_(m.weight, std=0.01)

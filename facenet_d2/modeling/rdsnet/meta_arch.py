@@ -106,7 +106,7 @@ class RDSNet(InstanceModel[RDSNetPredictions]):
                 sides.
             max_instances: maximum number of instances per image.
             pixel_mean: mean of each channel, subtracted from the input.
-            pixel_std: standard deviation of each channel, the input is divided by it.
+            pixel_std: standard deviation of each channel, by which the input is divided.
         """
         super().__init__(backbone=backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
         self.anchor_head = anchor_head

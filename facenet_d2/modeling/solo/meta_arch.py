@@ -75,7 +75,7 @@ class SOLO(GridModel[SOLOPredictions]):
             focal_gamma: focusing exponent of the focal loss.
             dice_weight: lambda of equation (9).
             pixel_mean: mean of each channel, subtracted from the input.
-            pixel_std: standard deviation of each channel, the input is divided by it.
+            pixel_std: standard deviation of each channel, by which the input is divided.
 
         Raises:
             ValueError: if the numbers of levels, grids and areas differ.

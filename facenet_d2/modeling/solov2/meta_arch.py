@@ -91,7 +91,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
             max_positive_cells: maximum number of pairs of a positive cell and its instance in the
                 mask loss of a step, evenly subsampled; 0 for no limit.
             pixel_mean: mean of each channel, subtracted from the input.
-            pixel_std: standard deviation of each channel, the input is divided by it.
+            pixel_std: standard deviation of each channel, by which the input is divided.
             mask_stride: stride of the mask features.
             window_loss_weight: weight of :func:`~facenet_d2.modeling.solov2.window.window_loss`, if
                 the head predicts windows; 0 for none.
