@@ -62,7 +62,14 @@ OTHER_MODELS = [
 ]
 SOLOV2, FACENET = (f"{m}_R_18_256_scratch_GN_8ep" for m in ("solov2", "facenet"))
 # Keys that may differ between runs.
-OWN = ("SEED", "OUTPUT_DIR", "MODEL.DEVICE", "DATALOADER.NUM_WORKERS")
+OWN = (
+    "SEED",
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "DATALOADER.NUM_WORKERS",
+    # Depends on whether the process has read annotations of the data set.
+    "DATASETS.CATEGORY_IDS",
+)
 # A key that is newer than the first runs with windows, which had no such loss.
 WINDOW_LOSS = "MODEL.SOLOV2.WINDOW_LOSS_WEIGHT"
 # Titles of the tables' columns.
