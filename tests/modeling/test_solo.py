@@ -140,6 +140,30 @@ def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
     )
 
 
+@torch.no_grad()
+def test_parts_of_the_logits_of_cells_in_any_order(model):
+    predictions = model.predict(torch.randn(2, 3, 128, 160))
+    starts = np.cumsum([0] + [s * s for s in model.layout.num_grids])
+    cells = torch.tensor([starts[-1] - 1, 3, starts[2] + 1, 0, starts[1]])
+    expected = []
+    for cell in cells.tolist():
+        level = int(np.searchsorted(starts, cell, side="right")) - 1
+        place = torch.tensor([cell - starts[level]])
+        p = model.mask_head.logits(predictions.mask_maps[level][1], level, place)[None].sigmoid()
+        p = F.interpolate(p, size=(32, 40), mode="bilinear", align_corners=False)
+        expected.append(p[0, 0])
+    expected = torch.stack(expected)
+    masks = model.cell_masks(predictions, 1, cells)
+    assert (len(masks), masks.size) == (5, (32, 40))
+    torch.testing.assert_close(masks.logits().sigmoid(), expected)
+    part = masks.logits(torch.tensor([4, 1]), slice(3, 9), slice(20, 40)).sigmoid()
+    torch.testing.assert_close(part, expected[[4, 1], 3:9, 20:])
+    blocks = list(masks.blocks(2 * 32 * 40))
+    assert len(blocks) == 3
+    joined = torch.cat([masks.logits(*block) for block in blocks]).sigmoid()
+    torch.testing.assert_close(joined, expected)
+
+
 @pytest.mark.parametrize("with_objects", [True, False])
 def test_every_parameter_has_a_gradient(model, with_objects):
     gt = scene() if with_objects else instances_of(torch.zeros(0, 128, 160, dtype=torch.bool), [])

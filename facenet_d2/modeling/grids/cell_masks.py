@@ -14,7 +14,7 @@ from ..precision import full_precision
 class CellMasks(ABC):
     """The masks of K cells of an image.
 
-    The logits of hundreds of masks would take gigabytes. They are computed where they are needed.
+    All logits together may take more than a gigabyte, so they are computed where they are needed.
 
     Attributes:
         size: (h, w), height and width of the padded input divided by the stride of the masks.
@@ -89,7 +89,7 @@ class DynamicMasks(CellMasks):
         return len(self._kernels)
 
     def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        # A product of all kernels is faster than those of some of them with more pixels.
+        # Products of all kernels with some rows are faster than those of some kernels with all rows.
         height, width = self.size
         step = max(1, floats // max(1, len(self) * width))
         return ((slice(None), slice(row, row + step)) for row in range(0, height, step))

@@ -75,7 +75,7 @@ def matrix_nms(
     f(iou_ij) / f(max over k of iou_ki).
 
     Args:
-        masks: masks, none of a candidate empty, ``(K, H, W)`` bool.
+        masks: ``(K, H, W)`` bool; the candidates' masks are not empty.
         classes: class of each of N candidates, ``(N,)`` int64.
         scores: descending scores of the candidates, ``(N,)`` float.
         mask_of: index of each candidate's mask, ``(N,)`` int64; None if the masks are those of the
