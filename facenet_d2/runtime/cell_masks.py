@@ -107,7 +107,7 @@ class DynamicMasks(CellMasks):
         return len(self._kernels)
 
     def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        # Products of all kernels with some rows are faster than those of some kernels with all rows.
+        # Products of all kernels and some rows are faster than those of some kernels and all rows.
         height, width = self.size
         step = max(1, floats // (len(self) * width))
         return ((ALL, slice(row, row + step)) for row in range(0, height, step))
