@@ -248,7 +248,7 @@ def run_file(demo: Demo, path: Path, out: Path) -> str:
     except OSError as error:
         raise UserError(f"overlay {out} cannot be written ({error.strerror or error}).") from error
     except MemoryError as error:
-        raise UserError(f"{path} needs more memory than there is; use a smaller one.") from error
+        raise UserError(f"{path} does not fit into memory; use a smaller one.") from error
     except cv2.error as error:
         raise UserError(f"{path} cannot be processed: OpenCV reports {error.err!r}.") from error
 

@@ -345,7 +345,7 @@ def _add_rdsnet(cfg: CN) -> None:
     node.NEGATIVE_RATIO = 1.0
     node.SCORE_THRESH_TEST = 0.05
     node.MASK_THRESH_TEST = 0.4
-    # Masks end outside of their detected box, widened by this share of its sides.
+    # Masks are cut off outside of their detected box, widened by this share of its sides.
     node.MASK_BOX_MARGIN_TEST = 0.1
     node.NMS_THRESH_TEST = 0.5
     # Number of candidates per level.
@@ -417,10 +417,11 @@ def _add_mask2former(cfg: CN) -> None:
     # Number of points at which masks are compared.
     node.TRAIN_NUM_POINTS = 12544
     # Share of the points that are drawn around the objects, within boxes of twice their sides.
-    # Uniform points, as published, seldom hit small objects: 8x8 pixels in 800x800 one time.
+    # Uniform points, as published, often miss small objects: of 12544 points in an image of 800x800
+    # pixels, about one falls on an object of 8x8.
     node.OBJECT_SAMPLE_RATIO = 0.0
-    # The losses draw so many candidates per point, and take this share of the points from those
-    # where the mask is least certain.
+    # The losses draw OVERSAMPLE_RATIO candidates per point, and take IMPORTANCE_SAMPLE_RATIO of the
+    # points from those candidates where the mask is least certain.
     node.OVERSAMPLE_RATIO = 3.0
     node.IMPORTANCE_SAMPLE_RATIO = 0.75
     # As published, only TEST.DETECTIONS_PER_IMAGE limits the instances.
@@ -502,15 +503,15 @@ def _add_data(cfg: CN) -> None:
     CondInst and RDSNet. Ground-truth masks are then rasterised once, at the stride where losses
     compare masks: 4, or MODEL.SOLOV2.MASK_STRIDE.
     """
-    # Bands of the images, numbered from 1, in the order of the pretrained weights' colours
-    # (INPUT.FORMAT) and then any others. If BANDS or STRETCH is set, images are read with GDAL as
-    # float32, with a value of MODEL.PIXEL_MEAN for each band. [] reads 8-bit images with Pillow; or
-    # all bands, if STRETCH is set.
+    # Bands of the images, numbered from 1: first the colours in the order of INPUT.FORMAT, which
+    # pretrained weights expect, then any others. If BANDS or STRETCH is set, GDAL reads the images
+    # as float32, and MODEL.PIXEL_MEAN needs a value for each band. []: Pillow reads 8-bit images
+    # or, if STRETCH is set, GDAL reads all bands.
     cfg.INPUT.BANDS = []
-    # Stretch of the values to 0 to 255, the same for all images: "range LOW HIGH", for SAR "db
-    # amplitude LOW HIGH" or "db intensity LOW HIGH", each number may be a list with one for each
-    # band, such as 0,0,0; "none" leaves the values as they are. tools/compute_statistics.py
-    # computes it. Images of 8 bits need none.
+    # Stretch of the values to 0 to 255, the same for all images; tools/compute_statistics.py
+    # computes it. "range LOW HIGH"; for SAR, "db amplitude LOW HIGH" or "db intensity LOW HIGH".
+    # Each number may be a list with one value per band, such as 0,0,0. "none" leaves the values as
+    # they are. 8-bit images need no stretch.
     cfg.INPUT.STRETCH = ""
     # Rotate by 0, 90, 180 or 270 degrees.
     cfg.INPUT.RANDOM_QUARTER_TURN = False

@@ -154,7 +154,7 @@ def remove_temporary_files(folder: str | Path, stem: str = "*") -> None:
 
 
 def is_running(process: int) -> bool:
-    """Return whether a process exists and has not ended, as one has that its parent did not see."""
+    """Return whether a process is running; one that has ended but was not reaped is not."""
     try:
         stat = Path("/proc", str(process), "stat").read_text()
     except OSError:

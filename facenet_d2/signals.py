@@ -38,8 +38,8 @@ def set_handlers(
 
     Args:
         handler: function of the number of the signal and the stack frame.
-        always_ctrl_c: whether SIGINT is handled even then. Trainings need it: SIGINT is how
-            ``reproduce.py`` stops them, and PyTorch the processes whose parent has ended.
+        always_ctrl_c: whether SIGINT is handled even then. Trainings need it: they get SIGINT from
+            ``reproduce.py``, or from PyTorch if their parent has ended.
 
     Returns:
         The previous handlers, for :func:`restore_handlers`.

@@ -102,7 +102,7 @@ def inflate_stem(state: dict[str, Any], model: nn.Module, image_format: str) -> 
         used = " ".join(colours[i] for i in order)
     state[name] = inflated if isinstance(state[name], torch.Tensor) else inflated.numpy()
     logger.info(
-        "%s of the weights has 3 input channels, that of the model %d; their filters: %s.",
+        "%s: the weights have 3 input channels, and the model has %d; filters in use: %s.",
         name,
         channels,
         used,

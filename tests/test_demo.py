@@ -105,7 +105,7 @@ def test_images_with_more_than_8_bits_are_refused(tmp_path, trained, monkeypatch
     ("error", "message"),
     [
         (RuntimeError("DefaultCPUAllocator: not enough memory"), "cannot be processed: Default"),
-        (MemoryError(), "needs more memory than there is"),
+        (MemoryError(), "does not fit into memory"),
     ],
 )
 def test_one_image_that_cannot_be_processed_does_not_stop_the_others(

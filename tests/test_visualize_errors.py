@@ -227,7 +227,7 @@ def test_chosen_images_are_drawn_without_errors_too(monkeypatch, capsys, tmp_pat
     ("content", "options", "message"),
     [
         ([result(BOXES["a"], 3, image_id=9)], [], "result 0: the annotations have no image 9"),
-        ([result(BOXES["a"], 5)], [], "result 0: the annotations have no category_id 5"),
+        ([result(BOXES["a"], 5)], [], "result 0: category_id 5 is not one of"),
         (
             [result(BOXES["a"], 3, segmentation={"size": [5, 5], "counts": "0"})],
             [],

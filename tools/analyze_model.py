@@ -264,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--config-file", metavar="FILE")
+    parser.add_argument("--config-file", metavar="FILE", help="config of the model")
     parser.add_argument("--table", type=int, metavar="NUMBER", help="table of the paper: 2")
     parser.add_argument(
         "--input-size",

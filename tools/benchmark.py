@@ -246,8 +246,12 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name in BENCHMARKS:
         command = commands.add_parser(name)
-        command.add_argument("--config-file", required=True, metavar="FILE")
-        command.add_argument("--iterations", type=int, default=5, help="(default: 5)")
+        command.add_argument(
+            "--config-file", required=True, metavar="FILE", help="config of the model"
+        )
+        command.add_argument(
+            "--iterations", type=int, default=5, help="measured iterations (default: 5)"
+        )
         command.add_argument(
             "--warmup", type=int, default=1, help="unmeasured iterations (default: 1)"
         )
@@ -259,7 +263,8 @@ def parse_args() -> argparse.Namespace:
         if name in ("infer", "switches", "runtimes"):
             side = 640 if name == "runtimes" else 800
             size = {"nargs": 2, "default": (side, side), "metavar": ("HEIGHT", "WIDTH")}
-            command.add_argument("--input-size", type=int, help=f"(default: {side} {side})", **size)
+            text = f"size of the image (default: {side} {side})"
+            command.add_argument("--input-size", type=int, help=text, **size)
     command = commands.choices["infer"]
     command.add_argument(
         "--candidates", type=int, default=500, help="candidate masks (default: 500)"
@@ -317,7 +322,8 @@ def print_calls(results: dict[str, Any]) -> None:
         times = (call["network_s"], call["post_processing_s"], call["whole_s"])
         row = [name, *(f"{1000 * t:.1f}" for t in times), f"{1000 * low:.1f}-{1000 * high:.1f}"]
         rows.append([*row, f"{call['post_processing_share']:.1%}"])
-    header = ["", "network, ms", "post-processing, ms", "whole, ms", "quartiles, ms", "share of it"]
+    header = ["", "network, ms", "post-processing, ms", "call, ms", "quartiles of the call, ms"]
+    header.append("post-processing share")
     print(markdown_table(header, rows, padded=True) + "\n")
     print(f"threads: {results['threads']}")
 

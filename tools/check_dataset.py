@@ -93,8 +93,8 @@ def grid_sentences(
     n = now.num_objects
     levels = ", ".join(str(number) for number in now.per_level)
     sentences = [
-        f"Input of {settings.shortest} to {settings.longest} pixels; objects on each level, finest "
-        f"first: {levels}.",
+        f"Input: shortest side {settings.shortest}, longest side at most {settings.longest} "
+        f"pixels. Objects on each level, finest first: {levels}.",
         f"Without a positive cell (size in no scale range): {format_share(now.no_cell, n)}.",
         "Without a cell of their own (all are assigned to later objects): "
         f"{format_share(now.no_own_cell, n)}; sharing a cell: {format_share(now.sharing, n)}.",

@@ -83,7 +83,10 @@ def parse_args() -> argparse.Namespace:
         + ")",
     )
     parser.add_argument(
-        "--contract", choices=CONTRACTS, default=CONTRACTS[0], help="(default: %(default)s)"
+        "--contract",
+        choices=CONTRACTS,
+        default=CONTRACTS[0],
+        help="outputs of the file, see above (default: %(default)s)",
     )
     parser.add_argument(
         "--deform",

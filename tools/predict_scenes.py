@@ -95,7 +95,7 @@ def parse_args() -> argparse.Namespace:
         "that of the scene)",
     )
     size.add_argument(
-        "--scale", type=float, help="size of the training images relative to the scene"
+        "--scale", type=float, help="factor by which scenes are resized, in place of --pixel-size"
     )
     parser.add_argument(
         "--stretch",
@@ -162,7 +162,10 @@ def parse_args() -> argparse.Namespace:
     )
     args = parser.parse_args()
     if args.paths and (args.input or args.output):
-        parser.error(f"name inputs and output either by options or without: {args.paths[0]}")
+        parser.error(
+            "give inputs and output either as positional arguments or with --input and --output, "
+            f"not both: {args.paths[0]}"
+        )
     if len(args.paths) > 1:
         *args.input, last = args.paths
         args.output = [Path(last)]
@@ -240,7 +243,7 @@ def kept_tiles() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print("Finished tiles are kept; the same command continues.", file=sys.stderr)
+        print("Finished tiles are kept; run the same command again to continue.", file=sys.stderr)
         raise
 
 
@@ -392,7 +395,7 @@ def run_workers(path: str, args: argparse.Namespace, store: Any) -> None:
     if failed:
         raise UserError(
             f"{len(failed)} of {args.workers} processes failed; their messages are above. Finished "
-            "tiles are kept, and the same command continues."
+            "tiles are kept; run the same command again to continue."
         )
 
 

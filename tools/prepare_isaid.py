@@ -228,8 +228,8 @@ def cut_split(split: str, images: Path, args: argparse.Namespace) -> tuple[Count
         args.classes,
     )
     for key, remark in (
-        ("without_class", "without a class in the class image, left out"),
-        ("mixed", "with pixels of several classes, or of none, in the most frequent class"),
+        ("without_class", "left out: no class in the class image"),
+        ("mixed", "with pixels of several classes or none, assigned to the most frequent class"),
     ):
         number = sum(record[key] for _, record in records)
         if number:

@@ -135,7 +135,7 @@ def parse_args() -> argparse.Namespace:
     )
     size = chips.add_mutually_exclusive_group()
     size.add_argument("--pixel-size", type=float, help="pixel size of the chips, in metres")
-    size.add_argument("--scale", type=float, help="size of the chips relative to the raster")
+    size.add_argument("--scale", type=float, help="factor by which the rasters are resized")
     chips.add_argument(
         "--stretch",
         help='stretch of the values to 0 to 255, such as "percentile 1 99" or "range 0 3000"; the '

@@ -82,9 +82,14 @@ def parse_args() -> argparse.Namespace:
         metavar="ROW",
         help="rows of the table or files in configs/models; the baseline is always included",
     )
-    parser.add_argument("--seeds", nargs="+", default=["1"], metavar="N", help="(default: 1)")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help=f"(default: {OUTPUT_ROOT}/DATASET_SCHEDULE)"
+        "--seeds", nargs="+", default=["1"], metavar="N", help="seeds of each row (default: 1)"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"output folder (default: {OUTPUT_ROOT}/DATASET_SCHEDULE)",
     )
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="GPUs of each training"

@@ -194,8 +194,8 @@ def group_by_image(
                 raise UserError(f"{where}: the annotations have no image {name}.")
         if result["category_id"] not in coco.cats:
             raise UserError(
-                f"{where}: the annotations have no category_id {result['category_id']}, but "
-                f"{sorted(coco.cats)}."
+                f"{where}: category_id {result['category_id']} is not one of the annotations' "
+                f"{sorted(coco.cats)}; give the annotations that were evaluated."
             )
         image = coco.imgs[image_id]
         try:

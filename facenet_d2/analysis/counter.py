@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .operators import FORMULAS, count_operations, multiplies_nothing, operator_name
 
-# Modules whose weights of two or more dimensions are looked up or scale elements.
+# Modules with weights of two or more dimensions that are not used in matrix products.
 _NO_PRODUCTS = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm)
 
 
@@ -27,8 +27,8 @@ class Counts:
     Attributes:
         multiply_adds: multiply-adds of convolutions and matrix products.
         activations: number of elements of their outputs.
-        operations: what published counters treat differently, see
-            :func:`~.operators.count_operations`; "deformable" are the multiply-adds of deformable
+        operations: operations that published counters count differently, by kind; see
+            :func:`~.operators.count_operations`. "deformable" are the multiply-adds of deformable
             convolutions, which are also among ``multiply_adds``.
     """
 
@@ -72,7 +72,7 @@ class OperatorCounter:
         self.not_multiplying: Counter[str] = Counter()
         self.not_counted: Counter[str] = Counter()
         self._running: list[tuple[str, int]] = [(part_of(""), 0)]
-        # Its own counts by module depend on the name of the module that is called first.
+        # Only the total is used: the counts by module depend on which module is called first.
         self._flops = FlopCounterMode(display=False, custom_mapping=dict(FORMULAS))
 
     def __enter__(self) -> OperatorCounter:

@@ -21,7 +21,7 @@ def dense_predictions(
     *,
     radius: float = 32.0,
 ) -> SOLOv2Predictions:
-    """Make predictions of a scene of equal, evenly spread discs.
+    """Make predictions of a scene of evenly spread discs, whose radii vary by up to 10 %.
 
     The kernels and four channels of the mask features make mask logits ``s (r^2 - |p - c|^2)``.
     If the model has windows, they have no effect.
@@ -32,7 +32,7 @@ def dense_predictions(
         candidates: number of cells above the score threshold, each with the mask of a disc.
         kept: number of discs. Further candidates repeat them with lower scores.
         batch_size: number of equal images.
-        radius: radius of the discs in pixels of the input.
+        radius: mean radius of the discs in pixels of the input.
 
     Raises:
         UserError: if there are more candidates than cells, or more discs than candidates.

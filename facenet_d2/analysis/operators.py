@@ -126,8 +126,8 @@ NOT_MULTIPLYING = {f"aten.{name}" for name in _OF_ATEN.split()} | {
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "elu", "hardtanh", "_prelu_kernel"}
 _NORMS = ("batch norm", "group norm", "layer norm")
 
-# Operations per unit of count_operations() that MMDetection 2's counter adds to multiply-adds, and
-# its reading of transposed convolutions in version 1.
+# Weights of count_operations() with which the counts are those of MMDetection 2's counter, except
+# that transposed convolutions are counted as in version 1.
 MMDETECTION: Mapping[str, int] = {
     "bias": 1,
     "rectifier": 1,
@@ -150,10 +150,10 @@ def count_operations(
         output: result of the call.
 
     Returns:
-        Numbers by kind, those of the operator's kinds only: elements that leave a "rectifier" or a
-        convolution with "bias", elements that enter a "pooling" or a "batch norm", "group norm" or
-        "layer norm", and, as "transposed", the multiply-adds that a transposed convolution would
-        have more if its whole kernel were applied at each pixel of the output.
+        Numbers of the kinds that apply to the operator: "rectifier" and "bias", elements of the
+        output of an activation or of a convolution with bias; "pooling", "batch norm", "group norm"
+        and "layer norm", elements of the input; "transposed", the additional multiply-adds of a
+        transposed convolution if its whole kernel were applied at each pixel of the output.
     """
     name = operator_name(operator).removeprefix("aten.").removesuffix("_")
     if name in _RECTIFIERS:

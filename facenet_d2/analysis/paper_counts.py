@@ -35,8 +35,9 @@ class Tool:
         weights: weights of the kinds of :func:`~.operators.count_operations`. These tools only see
             modules, not the functions that MMDetection calls in the RPN and for p6 and p7.
         frozen: whether the parameters include those of the frozen layers.
-        in_1024s: whether the tool prints numbers from 10^11 in 10^12, and parameters from 10^8 in
-            10^9, with three decimals, and the paper multiplied these by 1024.
+        in_1024s: whether the tool rounds to three decimals of the next larger unit from a tenth of
+            it on (10^11 multiply-adds are 0.1 T, 10^8 parameters 0.1 G), and the paper converted
+            the result with a factor of 1024.
     """
 
     name: str
@@ -94,7 +95,7 @@ class PaperRule:
     note: str = ""
 
     def describe(self) -> str:
-        """Return the rule as a sentence without a verb."""
+        """Return the rule as a comma-separated list."""
         height, width = self.input_size
         parts = [f"{self.num_classes} classes", f"{height}x{width}", f"ResNet-{self.depth}"]
         if self.caffe:
@@ -189,7 +190,7 @@ def count_as_paper(model: nn.Module, rule: PaperRule) -> tuple[float, float]:
 
 
 def _part_of(model: nn.Module, name: str, left_out: tuple[str, ...]) -> str:
-    """Return the part of a module, by what the rules treat differently."""
+    """Return the part of the model that a module is counted in."""
     if f"{name}.".startswith(left_out):
         return "left out"
     if isinstance(model.get_submodule(name), ModulatedDeformConv2d):
@@ -205,7 +206,7 @@ def _part_of(model: nn.Module, name: str, left_out: tuple[str, ...]) -> str:
 
 
 def _run_network(model: Any, image: torch.Tensor) -> None:
-    """Run what MMDetection's counts run: no selection of instances.
+    """Run the layers that the paper's tools count, without the selection of instances.
 
     Args:
         model: model in evaluation mode.

@@ -86,7 +86,7 @@ def _masks_part(instances: int) -> str:
 
 
 def _what(instances: int) -> str:
-    return f"One inference is the network, and the masks of {instances} instances."
+    return f"One inference runs the network and computes the masks of {instances} instances."
 
 
 def _spread(places: int, instances: int, what: str) -> torch.Tensor:
@@ -182,7 +182,7 @@ def _mask2former(model: Mask2Former, instances: int) -> Plan:
     def run(image: torch.Tensor, part: Part) -> None:
         model.predict(model.preprocess_image([{"image": image}]).tensor)
 
-    what = f"One inference is the network, with the masks of all {model.num_queries} queries."
+    what = f"One inference runs the network with the masks of all {model.num_queries} queries."
     return Plan(run, {}, what)
 
 
@@ -230,8 +230,8 @@ def _rcnn(model: GeneralizedRCNN, instances: int) -> Plan | None:
         "roi_heads.mask_": "mask head",
     }
     what = (
-        f"One inference is the network, with {proposals} boxes in the box head, and the masks of "
-        f"{instances} instances."
+        f"One inference runs the network, with {proposals} boxes in the box head, and computes the "
+        f"masks of {instances} instances."
     )
     return Plan(run, prefixes, what)
 

@@ -13,7 +13,7 @@ FAULT_KINDS = {
     "image-depth": "an image does not have 8 bits per channel",
     "image-bands": "an image has other bands than grey or colours, with or without alpha",
     "image-frames": "an image's file contains several pictures",
-    "image-large": "an image does not fit into the memory",
+    "image-large": "an image does not fit into memory",
     "image-size": "an image's size differs from its annotation",
     "category-entry": "a category's entry has missing or invalid fields",
     "category-id-twice": "two categories have the same id",

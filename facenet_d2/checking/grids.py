@@ -12,8 +12,8 @@ from ..modeling.grids.targets import assign_cells
 from ..structures.masks import MASK_STRIDE
 from .objects import GridSettings, Objects
 
-# Shares of the objects: settings whose losses differ by the first are taken as equally good, and
-# the present settings are kept if others lose fewer objects by no more than the second.
+# Fractions of all objects: settings whose numbers of lost objects differ by at most NEGLIGIBLE are
+# equally good, and the present settings are kept unless others lose fewer by more than NOTABLE.
 NEGLIGIBLE = 0.001
 NOTABLE = 0.005
 
@@ -98,8 +98,8 @@ def suggest_grids(objects: Objects, settings: GridSettings) -> tuple[GridSetting
     """Search for settings that lose fewer objects, with as few cells as possible.
 
     The candidates have scale ranges halved up to three times, grids up to twice as fine on the
-    finer half of the levels, and minimum mask areas that at most a thousandth of a level's objects
-    fall below.
+    finest ``L // 2 + 1`` of the L levels, and minimum mask areas that at most a thousandth of a
+    level's objects fall below.
 
     Args:
         objects: the objects, in pixels of their images.

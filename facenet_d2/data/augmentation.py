@@ -63,7 +63,7 @@ def _antialiased(transform: T.ResizeTransform) -> ResizeTransform:
 
 
 class RandomPlacement(T.Augmentation):
-    """Put an image at a random place of a square canvas, or cut a random part of its size from it.
+    """Place an image at a random position on a square canvas, cropping it if it is larger.
 
     In contrast to Detectron2's ``FixedSizeCrop``, a smaller image is not always at the top left.
     """
@@ -298,9 +298,10 @@ BAND_OPERATIONS: dict[str, Callable[[float], Callable[[np.ndarray], np.ndarray]]
     "Brightness": lambda level: lambda image: _blend(level, image, np.zeros_like(image)),
     "Sharpness": lambda level: lambda image: _blend(level, image, _smoothed(image)),
 }
-"""Operations on float32 images ``(H, W, bands)`` from 0 to 255, by name: factories with a level.
+"""Operations on float32 images ``(H, W, bands)`` from 0 to 255, as functions of the level.
 
-Color mixes red, green and blue; Posterize and Equalize count values of 8 bits.
+Color is missing because it mixes red, green and blue, Posterize and Equalize because they need
+8-bit integers.
 """
 
 
@@ -323,7 +324,7 @@ def _operations_of_bands(cfg: CfgNode) -> list[str]:
         )
     if unsuited:
         logger.info(
-            "RandAugment does without %s, which need 8-bit colours or a stretch to 0-255.",
+            "RandAugment leaves out %s, which need 8-bit colours or a stretch to 0-255.",
             ", ".join(unsuited),
         )
     return listed or names

@@ -21,8 +21,8 @@ from .rle import num_pixels, size_or_list_problem
 MAX_NUMBER, MAX_SIDE = 1e12, 100_000
 
 Entry = dict[str, Any]
-# Function that returns a usable segmentation for an unusable one, and a description of the change,
-# from the entries of the annotation and its image; None if there is none.
+# Function of an annotation and its image that returns a usable segmentation and a description of
+# the change, or None if the segmentation cannot be repaired.
 Mend = Callable[[Entry, Entry], tuple[Any, str] | None]
 
 
@@ -103,7 +103,7 @@ def clean_images(
             changed.add(entry["id"])
         same = names.setdefault(os.path.normpath(entry["file_name"]), entry["id"])
         if same != entry["id"] and {same, entry["id"]} & changed:
-            message = f"the existing file {found} would also be that of image {same}"
+            message = f"its file, {found}, is already that of image {same}"
             report(Fault("image-name", named, message, "image removed", is_fatal=True))
             continue
         if not (_is_side(entry.get("height")) and _is_side(entry.get("width"))):
@@ -197,7 +197,7 @@ def clean_annotations(
 
 
 def number_annotations(entries: list[Entry], report: Report) -> None:
-    """Renumber annotations from 1 unless each has an id of its own, other than 0.
+    """Renumber annotations from 1 unless all have unique ids other than 0.
 
     Args:
         entries: annotations from :func:`clean_annotations`; changed in place.
@@ -360,7 +360,7 @@ def _polygons(segmentation: list[Any]) -> tuple[list[Any] | None, bool]:
 
 
 def _usable_polygons(polygons: list[Any], where: str, report: Report) -> list[Any] | None:
-    """Return the polygons that have an extent, or None after reporting that there are none."""
+    """Return the polygons of three or more points, or None after reporting that there are none."""
     usable = [p for p in polygons if len(p) >= 6 and len(p) % 2 == 0]
     if len(usable) < len(polygons):
         lengths = [len(p) for p in polygons if len(p) < 6 or len(p) % 2]

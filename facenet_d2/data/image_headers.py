@@ -96,7 +96,7 @@ class TiffHeader:
 
 
 def read_tiff_header(stream: IO[bytes]) -> TiffHeader:
-    """Read the header of a TIFF, and check that Pillow decodes it as it is meant.
+    """Read the header of a TIFF, and check that Pillow decodes its pixels correctly.
 
     Previews and overviews after the first page are ignored.
 
@@ -104,9 +104,9 @@ def read_tiff_header(stream: IO[bytes]) -> TiffHeader:
         stream: file that starts with one of :data:`TIFF_SIGNATURES`.
 
     Raises:
-        ImageError: unless the file has a single picture in grey, RGB, CMYK, YCbCr or with a
-            palette, with 8 bits per channel or fewer of grey and palette, and at most an alpha
-            band in addition.
+        ImageError: unless the file has one page, in grey, RGB, CMYK or YCbCr or with a palette, of
+            8 bits per channel; grey and palette images may have fewer bits, and grey, RGB and
+            palette images an alpha band.
     """
     pages = _tiff_pages(stream)
     first = next(pages)

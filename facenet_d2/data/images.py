@@ -197,7 +197,7 @@ def _opened(file: str | Path) -> Iterator[tuple[ImageFile.ImageFile, TiffHeader 
     except ImageError as error:
         raise ImageError(error.kind, error.reason, str(file)) from error
     except MemoryError as error:
-        reason = "it does not fit into the memory; cut it into patches"
+        reason = "it does not fit into memory; cut it into patches"
         raise ImageError("image-large", reason, str(file)) from error
     except UnidentifiedImageError as error:
         names = ", ".join(_available_formats())
@@ -251,7 +251,7 @@ def _check_layout(stream: IO[bytes]) -> TiffHeader | None:
 
 
 def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None, num_bytes: int) -> None:
-    # The second picture of an MPO, a photo of a camera, is a preview or the other eye's.
+    # The second image of an MPO, a camera format, is a preview or the other half of a stereo pair.
     if tiff is None and image.format != "MPO" and getattr(image, "is_animated", False):
         reason = "it has several frames; save the frame to be used as a file of its own"
         raise ImageError("image-frames", reason)
@@ -261,8 +261,8 @@ def _check_header(image: ImageFile.ImageFile, tiff: TiffHeader | None, num_bytes
     if width * height > MAX_PIXELS:
         raise ImageError(
             "image-large",
-            f"it has {width}x{height} pixels, and more than {MAX_PIXELS:,} do not fit into the "
-            "memory; cut it into patches",
+            f"it has {width}x{height} pixels, more than the limit of {MAX_PIXELS:,}; cut it into "
+            "patches",
         )
     is_raw = image.format in ("BMP", "TIFF") and all(tile[0] == "raw" for tile in image.tile)
     is_bounded = is_raw or image.format in ("PNG", "JPEG", "PPM")

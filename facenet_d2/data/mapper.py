@@ -40,10 +40,10 @@ class SceneMapper(DatasetMapper):
       :func:`~facenet_d2.structures.rasterize.rasterize_instances`.
     - Boxes are recomputed, tight around the part of the mask that the augmentations leave in the
       image; instances without such a part are dropped.
-    - Images without instances have all ground-truth fields.
+    - Images without instances have all ground-truth fields, which are empty.
     - Images are read by the reader of the config, see :mod:`~facenet_d2.data.readers`.
-    - Crowds are no instances, but regions in which the losses ignore what is not one: an image with
-      crowds has an ``ignore_map``, ``(ceil(H/4), ceil(W/4))`` bool.
+    - Crowds become an ``ignore_map``, ``(ceil(H/4), ceil(W/4))`` bool, instead of instances; the
+      losses ignore background in it.
     """
 
     @configurable

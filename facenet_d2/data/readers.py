@@ -20,7 +20,7 @@ from .images import MAX_PIXELS, ImageError, read_image, size_problem
 
 
 class ImageReader(Protocol):
-    """What reads the images of a config."""
+    """Interface of the readers of images."""
 
     def __call__(self, file: str | Path) -> np.ndarray:
         """Return the image of a file, ``(H, W, C)``.
@@ -33,7 +33,7 @@ class ImageReader(Protocol):
         """Read an image and compare its size with its entry; see :func:`.images.size_problem`."""
 
     def picture(self, image: np.ndarray) -> np.ndarray:
-        """Return what is shown of an image of this reader, ``(H, W, 3)`` uint8, RGB."""
+        """Return an image of this reader for display, ``(H, W, 3)`` uint8, RGB."""
 
 
 class PillowReader:
@@ -60,9 +60,9 @@ class PillowReader:
 class RasterReader:
     """Reads images of any bands and bits as float32, with the same stretch for all of them.
 
-    Images are pixels without a place: georeferences and EXIF orientations are ignored. Pixels that
-    are invalid (see :meth:`facenet_d2.scenes.raster.Raster.read`) get the mean of their band, which
-    the network sees as 0.
+    Georeferences and EXIF orientations are ignored. Pixels that are invalid (see
+    :meth:`facenet_d2.scenes.raster.Raster.read`) get the mean of their band, which the network sees
+    as 0.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class RasterReader:
                 reason = reason.replace(name, short)
             raise ImageError("image-unreadable", reason, str(file)) from error
         except MemoryError as error:
-            reason = "it does not fit into the memory; cut it into patches"
+            reason = "it does not fit into memory; cut it into patches"
             raise ImageError("image-large", reason, str(file)) from error
 
     def _problem(self, raster: Any) -> str:

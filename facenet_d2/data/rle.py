@@ -120,15 +120,15 @@ def run_edges(rle: dict[str, Any]) -> np.ndarray:
         rle: compressed RLE from :func:`compress_rle` or :func:`segmentation_to_rle`.
 
     Returns:
-        ``(2 R,)`` int64: the first pixel of each run and the pixel after its last one, in the order
-        of the columns.
+        ``(2 R,)`` int64: the first pixel of each run and the pixel after its last one, in
+        column-major order.
     """
     counts, _ = _stored_counts(np.frombuffer(rle["counts"], np.uint8))
     counts[1::2] = np.cumsum(counts[1::2])
     counts[2::2] = np.cumsum(counts[2::2])
     edges = np.cumsum(counts)
     runs = edges[: len(edges) // 2 * 2].reshape(-1, 2)
-    # Runs without pixels are allowed, and separate runs that are one.
+    # Empty runs, and adjacent runs that were not joined, are allowed.
     runs = runs[runs[:, 0] < runs[:, 1]]
     if len(runs) == 0:
         return np.zeros(0, np.int64)

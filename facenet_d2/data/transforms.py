@@ -180,9 +180,10 @@ class PlacementTransform(Transform):
 
 
 class VerticalFlipTransform(VFlipTransform):
-    """fvcore's ``VFlipTransform``, which fails on a column that was flipped horizontally.
+    """fvcore's ``VFlipTransform``, fixed for images of one column that were flipped horizontally.
 
-    NumPy regards it as contiguous in spite of its negative stride, which PyTorch does not accept.
+    NumPy regards such an image as contiguous in spite of its negative stride, which PyTorch does
+    not accept.
     """
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:

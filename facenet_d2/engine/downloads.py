@@ -1,8 +1,8 @@
 """Which files that a config names are downloaded.
 
-A config may come from somebody else. Weights under the names of a fixed publisher are downloaded:
-Detectron2's model zoo, torchvision and timm. Any other address, and that of a ``_BASE_``, is used
-only on request: if it was given on the command line, or if ``FACENET_D2_ALLOW_DOWNLOADS`` is set.
+A config may come from somebody else. Weights are downloaded from fixed publishers: Detectron2's
+model zoo, torchvision and timm. Any other address in ``MODEL.WEIGHTS`` must be given on the command
+line or allowed by ``FACENET_D2_ALLOW_DOWNLOADS=1``; an address in ``_BASE_`` needs the latter.
 """
 
 from __future__ import annotations

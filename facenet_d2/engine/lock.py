@@ -15,8 +15,8 @@ from ..files import is_running
 
 logger = logging.getLogger(__name__)
 
-# In seconds: time for what a killed process has started to end, such as a training that saves a
-# checkpoint or data loader workers.
+# Seconds to wait for the children of a killed process to end, such as data loader workers or a
+# training that saves a checkpoint.
 ORPHAN_TIMEOUT = 60.0
 POLL_PERIOD = 0.5
 
@@ -25,8 +25,8 @@ POLL_PERIOD = 0.5
 def locked(folder: str | Path, option: str = "OUTPUT_DIR") -> Iterator[int]:
     """Prevent other processes from training into the same folder.
 
-    The lock ends with this process, however it ends, and the processes that inherit it. If only
-    these are left, another process waits for them.
+    The lock is released when this process and all processes that inherited it have ended, even if
+    they are killed. If only the latter are left, a new process waits for them.
 
     Args:
         folder: existing folder to lock.
@@ -61,5 +61,9 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        logger.warning("This file system has no locks (%s); start no second training.", error)
+        logger.warning(
+            "The file system does not support locks (%s); do not start a second training in this "
+            "folder.",
+            error,
+        )
     return True

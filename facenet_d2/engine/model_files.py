@@ -125,7 +125,7 @@ def stored_config(weights: Path) -> str:
         raise UserError(f"weights {weights} cannot be read ({error}).") from error
     if not text:
         raise UserError(
-            f"weights {weights} contain no config, as those of tools/publish_weights.py do; name "
-            "the config, and the weights in MODEL.WEIGHTS."
+            f"weights {weights} contain no config, unlike those that tools/publish_weights.py "
+            "writes; name a config file, and the weights in MODEL.WEIGHTS."
         )
     return text

@@ -143,8 +143,8 @@ class Predictor:
         """Predict the instances of several images in one pass of the network.
 
         Args:
-            images: ``(H, W, 3)`` uint8, BGR. Smaller ones are padded to the largest, which changes
-                their results slightly.
+            images: arrays as for :meth:`__call__`. Smaller ones are padded to the size of the
+                largest, which changes their results slightly.
 
         Returns:
             The instances of each image, as for a single one.

@@ -310,7 +310,7 @@ class Pool:
                 if failed_starts == MAX_LOSSES or (finished and finished.losses == MAX_LOSSES):
                     raise UserError(
                         f"{MAX_LOSSES} actors of Ray died one after the other ({reason}). Finished "
-                        "tiles are kept, and the same command continues."
+                        "tiles are kept; run the same command again to continue."
                     )
 
     def _loss(self, reference: Any) -> str | None:

@@ -262,8 +262,8 @@ def _check_deformable(cfg: CfgNode) -> None:
         return
     if on_cpu or not compiled_operators_available():
         raise UserError(
-            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators "
-            "(on a CPU, only without MODEL.RESNETS.DEFORM_MODULATED); set it to "
+            "MODEL.RESNETS.DEFORM_ON_PER_STAGE needs a GPU and Detectron2's compiled operators, or "
+            "a CPU and MODEL.RESNETS.DEFORM_MODULATED False; set it to "
             "[False, False, False, False]."
         )
 

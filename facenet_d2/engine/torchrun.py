@@ -91,7 +91,7 @@ def process_group(device: str) -> Iterator[bool]:
 
 
 def _agree_on_session(store: Store, rank: int, size: int) -> int:
-    """Return a number that no earlier group of processes had which used the same store.
+    """Return the number of this session, which no earlier session with the same store had.
 
     torchrun keeps its store when it restarts the processes (PyTorch issue 135712), which would read
     the addresses of their predecessors. A process therefore waits for an answer to a token of its
@@ -115,7 +115,7 @@ def _agree_on_session(store: Store, rank: int, size: int) -> int:
     deadline = time.monotonic() + DEFAULT_TIMEOUT.total_seconds()
     while (connected := store.add(f"connected_{number}", 0)) < size - 1:
         for other in range(1, size):
-            # That of an earlier group is replaced as soon as the new process has started.
+            # A token of an earlier session is replaced as soon as the new process has started.
             if store.check([f"token_{other}"]):
                 store.set(f"answer_{store.get(f'token_{other}').decode()}", str(number))
         if time.monotonic() > deadline:

@@ -205,8 +205,8 @@ class Trainer(DefaultTrainer):
             advice = divergence_advice(self.cfg, self.dtype, healthy)
             raise UserError(f"{' '.join(str(error).split())} {advice}") from error
         finally:
-            # The workers, which ignore signals, end now and not when the trainer is deleted: Python
-            # waits for them before.
+            # Stop the data loader workers, which ignore signals: Python waits for them at exit,
+            # before the trainer is deleted.
             self._trainer._data_loader_iter.close()
         # Missing if an earlier session was killed while it saved the last checkpoint.
         if Path(self.checkpointer.get_checkpoint_file()).name != "model_final.pth":

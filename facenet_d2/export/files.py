@@ -44,7 +44,7 @@ def to_onnx(network: ExportedNetwork, opset: int) -> onnx.ModelProto:
     replace_group_norm(network)
     program = record(network)
     with warnings.catch_warnings():
-        # Of the exporter, about its own future and about operators that it does not need.
+        # Deprecations of the exporter, and operators that are missing but not needed.
         warnings.simplefilter("ignore")
         converted = torch.onnx.export(
             program,
@@ -101,7 +101,7 @@ def save_torch(
 def with_folded_batch_norm(network: ExportedNetwork) -> ExportedNetwork:
     """Return a copy of a network whose convolutions contain the batch normalisation after them.
 
-    The exporter would leave it behind convolutions that several levels share.
+    The exporter would not fold it into convolutions that several levels share.
     """
     network = copy.deepcopy(network)
     fold_batch_norm(network)

@@ -85,7 +85,7 @@ def trace(network: ExportedNetwork) -> torch.jit.ScriptModule:
     """Record the operations of a network as TorchScript."""
     example = example_images(network, **EXAMPLE)
     with torch.no_grad(), warnings.catch_warnings():
-        # Of conditions on sizes, which hold for all sizes that the description allows.
+        # Warnings about conditions on sizes, which hold for all sizes that the description allows.
         warnings.simplefilter("ignore")
         # Networks with top-k have ties in their outputs, which only checks.compare allows for.
         traced = torch.jit.trace(network, example, check_trace=False)

@@ -26,7 +26,7 @@ def load_network(file: Path, file_format: str) -> Run:
     module = (
         torch.jit.load(str(file), map_location="cpu")
         if file_format == "torchscript"
-        # Its guards hold max pooling to the even or odd sizes of the recorded images, without need.
+        # Its guards needlessly bind max pooling to sizes of the same parity as the recorded ones.
         else torch.export.load(file).module(check_guards=False)
     )
 

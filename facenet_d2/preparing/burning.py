@@ -41,9 +41,10 @@ class Burned(NamedTuple):
 def burn(polygon: shapely.Geometry, window: Window) -> Burned:
     """Return the pixels of a polygon in a window.
 
-    GDAL's rule: a pixel belongs to a polygon if its centre does; holes are left out. For a small
-    object this depends on its place to a fraction of a pixel, so at least half of 4x4 samples
-    decide; if they are exactly half, the centre does. The result does not depend on the window.
+    As in GDAL, a pixel belongs to a polygon if its centre does; holes are left out. The pixels of a
+    small object would then depend on its subpixel position, so more than half of a pixel's 4x4
+    samples must lie inside, or exactly half and the centre. The result does not depend on the
+    window.
 
     Args:
         polygon: Polygon or MultiPolygon in pixels.

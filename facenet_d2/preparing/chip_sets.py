@@ -337,8 +337,8 @@ def _choose(
 ) -> list[list[dict[str, Any]]]:
     """Return the chips of each record that are kept, and ignore objects of several splits.
 
-    Chips without valid pixels are dropped; in the first split also those without objects, except
-    for their share.
+    Chips without valid pixels are dropped. In the first split, so are chips without objects beyond
+    the share ``options.empty_share``.
     """
     valid = [[patch for patch in patches if patch["valid"]] for patches in records]
     _ignore_shared(valid, options.split)
@@ -348,7 +348,7 @@ def _choose(
     limit = len(empty)
     if options.empty_share < 1:
         limit = int(options.empty_share * filled / (1 - options.empty_share) + 1e-9)
-    # In an order that has nothing to do with their place.
+    # Hashes of the names select chips from all over the scenes.
     empty.sort(key=lambda patch: hashlib.sha256(patch["name"].encode()).hexdigest())
     dropped = {patch["name"] for patch in empty[limit:]}
     return [
@@ -369,7 +369,7 @@ def _no_chip_error(split: str, records: Sequence[list[dict[str, Any]]]) -> UserE
 
 
 def _ignore_shared(records: Sequence[list[dict[str, Any]]], split: SplitRules) -> None:
-    """Make an object that chips of two splits show a crowd in all but the last of the splits."""
+    """Mark an object in chips of several splits as a crowd in all but the last of these splits."""
     rank = {name: i for i, name in enumerate(split.parts)}
     last: dict[tuple[str, int], str] = {}
     for patch in (p for patches in records for p in patches):

@@ -59,9 +59,15 @@ class ClassRules:
         def add(value: str, index: int) -> None:
             text = class_text(value)
             if text is None:
-                raise UserError("--classes: a class or a value is empty; give NAME or NAME=VALUE.")
+                raise UserError(
+                    "a value of --classes, --ignore-classes or --drop-classes is empty; give each "
+                    "class as NAME or NAME=VALUE."
+                )
             if text in indices:
-                raise UserError(f"--classes: the value {text!r} is given twice; it has one class.")
+                raise UserError(
+                    f"the value {text!r} is given twice in --classes, --ignore-classes and "
+                    "--drop-classes; give it once."
+                )
             indices[text] = index
 
         for text in classes:
@@ -77,8 +83,8 @@ class ClassRules:
                 add(value, index)
         if field is None and len(names) != 1:
             raise UserError(
-                f"--one-class needs one name in --classes, not {len(names)}: the labels have no "
-                "attribute that tells them apart."
+                f"without an attribute for the class, the labels need one class, not {len(names)}; "
+                "name the attribute with --class-field, or give one name with --one-class."
             )
         return cls(tuple(names), field, indices)
 

@@ -1,1 +1,1 @@
-"""Whole geo-referenced scenes: rasters in, instances with a place on the map out."""
+"""Detection in whole georeferenced scenes: rasters in, georeferenced instances out."""

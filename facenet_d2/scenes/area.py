@@ -157,9 +157,9 @@ class Area:
         (left, bottom), (right, top) = points.min(axis=0) - margin, points.max(axis=0) + margin
         area = self.geometry
         if self.crs is not None and self.crs.is_geographic:
-            # Around a pole, not more than once.
+            # Around a pole, at most one full turn.
             left, right = max(left, (left + right) / 2 - 180), min(right, (left + right) / 2 + 180)
-            # The area at all longitudes that mean the same.
+            # Copies of the area, shifted by whole turns of longitude.
             start, _, end, _ = shapely.bounds(area)
             turns = range(math.ceil((left - end) / 360), math.floor((right - start) / 360) + 1)
             area = shapely.union_all([affinity.translate(area, 360 * turn) for turn in turns])

@@ -154,8 +154,8 @@ def _common_classes(scenes: Sequence[Scene]) -> list[str]:
     predicted = {name for scene in scenes for name in scene.results.classes}
     if true and predicted and not true & predicted:
         raise UserError(
-            f"the truth has the classes {_listed(true)}, and the results {_listed(predicted)}: "
-            "none is common. Choose the attributes with --class-field and --results-class-field, "
+            f"the ground truth ({_listed(true)}) and the results ({_listed(predicted)}) have no "
+            "class in common; choose the attributes with --class-field and --results-class-field, "
             "or compare all objects with --one-class."
         )
     return sorted(true | predicted)

@@ -240,13 +240,14 @@ def _is_cut_in(part: Part, group: Sequence[Part], tolerance: int) -> bool:
 def make_instances(
     parts: Sequence[Part], links: Sequence[Link], tolerance: int
 ) -> Iterator[Instance]:
-    """Yield the instances of detections.
+    """Yield the instances that detections belong to.
 
     Detections are joined to groups. Of the members of a group that no seam cuts, the one with the
-    largest margin is the instance: it has the most context. Its score is the mean of theirs,
-    because a network gives an object different scores in different tiles. Members that are not
-    linked with the instance are of other objects, to which a detection that spans several of them
-    has led, and are grouped again. Members without a whole one are united.
+    largest margin, and so the most context, is the instance. Its score is the mean of all uncut
+    members that are linked with it, because a network gives an object different scores in different
+    tiles. Members that are not linked with it belong to other objects and joined the group through
+    a detection that spans several objects; they are grouped again. If seams cut all members, the
+    instance is their union.
 
     Args:
         parts: detections.

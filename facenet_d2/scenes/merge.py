@@ -299,7 +299,7 @@ class SeamMerger:
         return result
 
     def _is_refuted(self, instance: Instance) -> bool:
-        """Return whether all that tiles see is a sliver, where another tile with context sees none.
+        """Return whether all parts are slivers, and a tile with more context reports none there.
 
         The edges of masks differ between tiles by a pixel or two, so that a sliver may share no
         pixel with the same object in another tile.

@@ -1,4 +1,4 @@
-"""Opening rasters with GDAL: what cannot be read, and how its pixels get a place on the map."""
+"""Opening of rasters with GDAL, and georeferencing by ground control points or RPC."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _opening_problem(path: str, name: str, is_file: bool, error: BaseException) 
 
 
 def place(dataset: Any, path: str) -> tuple[Any, Any, Any]:
-    """Give the pixels of a raster a place on the map.
+    """Georeference the pixels of a raster.
 
     A raster with only ground control points or rational polynomial coefficients (RPC) is warped: to
     the reference system of its points if that is projected, in whatever unit, otherwise to a UTM
@@ -106,7 +106,7 @@ def place(dataset: Any, path: str) -> tuple[Any, Any, Any]:
         crs = _utm(rpc.long_off, rpc.lat_off)
         options.update(SRC_METHOD="RPC", RPC_HEIGHT=rpc.height_off)
     else:
-        logger.warning(f"{name} has no place on the map; results have pixel coordinates.")
+        logger.warning(f"{name} is not georeferenced; results have pixel coordinates.")
         return dataset, dataset.transform, None
     if dataset.nodata is None and alpha_band(dataset) is None:
         options["add_alpha"] = True

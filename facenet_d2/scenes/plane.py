@@ -23,7 +23,7 @@ from .coordinates import (
 )
 from .vector_reader import VectorFile
 
-# Edges are divided before they are reprojected, since straight lines become curves: in metres.
+# Maximum length of edges in metres before reprojection, which turns straight lines into curves.
 _MAX_EDGE = 500.0
 
 
@@ -60,7 +60,7 @@ def in_common_plane(files: Sequence[VectorFile]) -> tuple[list[np.ndarray], floa
 
 
 def _plane(crs: CRS, files: Sequence[VectorFile]) -> CRS:
-    """Return the CRS or, if it is not true to scale, one around the first file that it has."""
+    """Return the files' CRS if it is true to scale, otherwise a projection around one of them."""
     file = next((file for file in files if len(file) and file.crs == crs), None)
     if file is None or not is_on_earth(crs):
         return crs

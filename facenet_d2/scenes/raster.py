@@ -52,8 +52,8 @@ class Raster:
             not square on the ground, as those in degrees, become square.
         scale: pixels of the working grid per pixel of the file, instead of ``pixel_size``.
         area: area of interest; pixels whose centres are outside of it are invalid.
-        on_map: whether the pixels get their place on the map; if not, they are those of the file,
-            even if it has ground control points or RPC, and ``crs`` is None.
+        on_map: whether to georeference the pixels; if not, they are those of the file, even if it
+            has ground control points or RPC, and ``crs`` is None.
 
     Attributes:
         path: the path as given.

@@ -23,12 +23,14 @@ class Rule(Protocol):
 
 
 class DropLeftovers(Rule):
-    """Drop what remains beside an instance of the same class where tiles disagree about it.
+    """Drop duplicates that remain where tiles disagree about an object.
 
-    - A cut mask, if more than half of it lies within the other instance, unless the other's score
-      is much lower. It remains, for example, if one tile sees two objects and another one sees one.
-    - A whole one, if their IoU is above a limit and the other's score is higher. It remains if the
-      scores of the two tiles differ too much to be linked.
+    Of two instances of the same class, the one of lower rank is dropped:
+
+    - if it is cut and more than half of it lies within the other one, unless the other's score is
+      much lower; for example, where one tile sees two objects and another tile sees one;
+    - if it is whole, their IoU is above a limit and the other's score is higher; for example, where
+      the scores of two tiles differ too much to be linked.
 
     A tile that reports both instances tells them apart, so that its part of the other instance does
     not count.
@@ -125,8 +127,8 @@ class Suppression:
 
         Args:
             new: instances.
-            open_boxes: boxes of which later instances are made: where such an instance overlaps one
-                that was added, it lies within these boxes.
+            open_boxes: boxes of the detections from which later instances will be made; a later
+                instance overlaps an added one only within these boxes.
         """
         rule = self.rule
         candidates = [*self._held, *map(_Candidate, new)]

@@ -19,7 +19,7 @@ MARK_MARGIN = 3
 
 
 def resized(image: np.ndarray, width: int) -> np.ndarray:
-    """Resize an image, ``(H, W, 3)``, to a width and keep its shape."""
+    """Resize an image, ``(H, W, 3)``, to a width, keeping its aspect ratio."""
     height = max(1, round(image.shape[0] * width / image.shape[1]))
     shrinks = width < image.shape[1]
     return cv2.resize(

@@ -106,7 +106,7 @@ def test_counts(tmp_path, scenes, run, capsys):
     analyze_model.print_parts(result)
     text, warning = capsys.readouterr()
     assert "which the model pads to 128x64" in text
-    assert "One inference is the network, and the masks of 7 instances." in text
+    assert "One inference runs the network and computes the masks of 7 instances." in text
     assert "aten.native_group_norm (" in text
     assert warning == "warning: not counted: aten.some (3)\n"
 

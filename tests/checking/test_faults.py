@@ -321,7 +321,7 @@ def test_terminal_report_and_crowds(copy_of_scenes, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "0 faults" in printed
     assert "1 crowd: " in printed
-    assert "Input of 64 to 64 pixels" in printed
+    assert "Input: shortest side 64, longest side at most 64 pixels" in printed
     number = len(p.content["annotations"]) - 1
     row = next(line for line in printed.splitlines() if line.startswith("objects"))
     assert int(row.split()[-1]) == number

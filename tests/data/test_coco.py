@@ -363,7 +363,7 @@ def test_images_under_other_names(tmp_path, scenes, content, rename):
 
 def test_two_images_must_not_become_one(tmp_path, scenes, content):
     content["images"][1]["file_name"] = "val/" + content["images"][0]["file_name"]
-    with pytest.raises(UserError, match="would also be that of image 1"):
+    with pytest.raises(UserError, match="is already that of image 1"):
         load(tmp_path, scenes, content)
 
 

@@ -249,7 +249,7 @@ def test_an_image_that_does_not_fit_into_the_memory(tmp_path, monkeypatch):
         raise MemoryError
 
     monkeypatch.setattr(images, "_to_array", fail)
-    with pytest.raises(ImageError, match="does not fit into the memory; cut it"):
+    with pytest.raises(ImageError, match="does not fit into memory; cut it"):
         read_image(write(tmp_path, write_png(RGB, 2)))
 
 

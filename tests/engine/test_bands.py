@@ -62,7 +62,7 @@ def test_an_inflated_stem_gives_the_features_of_the_colours(pretrained, caplog):
         found = loaded(with_channels(pretrained, 6))(image.repeat(1, 2, 1, 1))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-3)
-        assert "that of the model 6; their filters: B G R B G R." in caplog.text
+        assert "and the model has 6; filters in use: B G R B G R." in caplog.text
         expected = colours(grey.expand(-1, 3, -1, -1))
         found = loaded(with_channels(pretrained, 1))(grey)
         for name, value in expected.items():

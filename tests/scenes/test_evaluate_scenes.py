@@ -458,7 +458,12 @@ def test_the_printed_report(run, tmp_path):
         ),
         ("t.gpkg", "t.gpkg", [], r"t\.gpkg has no attribute 'score'.*--score-field"),
         ("t.gpkg", "r.gpkg", ["--score-field", "class"], r"'class' is not a score"),
-        ("t.gpkg", "r.gpkg", ["--results-class-field", "b"], r"the classes ship.*none is common"),
+        (
+            "t.gpkg",
+            "r.gpkg",
+            ["--results-class-field", "b"],
+            r"ground truth \(.*no class in common",
+        ),
         ("point.gpkg", "r.gpkg", [], r"feature 0 is a Point; objects and areas must be polygons"),
         ("two.gpkg", "r.gpkg", [], r"several layers \(a, b\)"),
         ("two.gpkg", "r.gpkg", ["--truth-layer", "c"], r"no layer 'c'; its layers are: a, b"),

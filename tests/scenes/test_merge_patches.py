@@ -437,7 +437,7 @@ def test_crops_of_run_lengths_equal_decoded_masks():
 
 WRONG = [
     ({"image_id": 99}, "result 1: the annotations have no image 99"),
-    ({"category_id": 2}, r"result 1: the annotations have no category_id 2, but [1, 3, 5]"),
+    ({"category_id": 2}, r"result 1: category_id 2 is not one of the annotations' [1, 3, 5]"),
     ({"segmentation": {"size": [9, 9], "counts": "x"}}, "result 1: its RLE has the size [9, 9]"),
     ({"segmentation": [[0, 0, 1, 1, 0, 1]]}, "does not contain COCO results of masks: entry 1"),
     ({"file_name": "other.png"}, "result 1: the annotations have no image other.png"),

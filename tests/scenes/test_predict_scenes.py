@@ -179,7 +179,7 @@ def test_interrupt(model, tmp_path, monkeypatch, capsys):
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130
-    assert "the same command continues" in printed.read_text()
+    assert "run the same command again" in printed.read_text()
     assert "Traceback" not in printed.read_text()
     assert not (tmp_path / "out.gpkg").exists()
     done = len(list(tmp_path.glob(".*tiles/[0-9]*.npz")))

@@ -418,7 +418,7 @@ def test_ground_control_points_without_a_reference_system(tmp_path, caplog):
     with Raster(path) as raster:
         assert raster.crs is None
         assert np.array_equal(raster.read(WHOLE)[0], values)
-    assert f"{path} has no place on the map; results have pixel coordinates." in caplog.text
+    assert f"{path} is not georeferenced; results have pixel coordinates." in caplog.text
 
 
 # Programs that copy a raster may write the identity where it has no transform.

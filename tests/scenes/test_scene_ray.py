@@ -112,7 +112,7 @@ def test_a_killed_machine_and_ctrl_c_change_nothing(folder, cluster, expected, t
     process.send_signal(signal.SIGINT)
     _, printed = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command continues" in printed
+    assert "run the same command again" in printed
     assert "Traceback" not in printed
     done = tiles(tmp_path)
     assert not output.exists()

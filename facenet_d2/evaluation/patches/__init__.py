@@ -1,4 +1,4 @@
-"""Results of an evaluation on patches, put together to results and truth of whole scenes.
+"""Merging of patch results, and of the patches' ground truth, into whole scenes.
 
 Needs the extra ``geo``, except for :mod:`.places` and :mod:`.result_index`.
 """

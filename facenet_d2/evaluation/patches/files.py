@@ -1,4 +1,4 @@
-"""Scenes made of patches: their place on the map, and files of their truth and their area."""
+"""Georeferencing of scenes made of patches, and files of their ground truth and their area."""
 
 from __future__ import annotations
 

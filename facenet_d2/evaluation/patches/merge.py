@@ -1,4 +1,4 @@
-"""Scene after scene: the merge of the results, the truth, and the files of both."""
+"""Merging of results and ground truth, scene by scene, and the files of both."""
 
 from __future__ import annotations
 
@@ -128,9 +128,9 @@ class MergedScene:
 def merge_scenes(
     patches: PatchSet, options: MergeOptions, whole: Mapping[str, WholeScene] | None = None
 ) -> Iterator[MergedScene]:
-    """Write results, truth and area of each scene; in memory is one scene at a time.
+    """Write the results, the ground truth and the area of each scene, one scene at a time.
 
-    The folders of the output exist.
+    The output folders must exist.
 
     Args:
         patches: patches of all scenes.

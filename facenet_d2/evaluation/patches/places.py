@@ -49,11 +49,12 @@ class Patch:
 
 
 def make_patch(image: dict[str, Any]) -> Patch:
-    """Return the place of an image.
+    """Return an image as a patch of its scene.
 
-    Its fields ``scene``, ``x`` and ``y`` state it, as those of ``tools/prepare_isaid.py`` and
-    ``tools/prepare_scenes.py`` do. Without them, a file name ``SCENE_top_bottom_left_right.png``,
-    as the publisher's tools for iSAID give it, has the place; any other image is a whole scene.
+    Its fields ``scene``, ``x`` and ``y``, which ``tools/prepare_isaid.py`` and
+    ``tools/prepare_scenes.py`` write, give its position. Without them, a file name
+    ``SCENE_top_bottom_left_right.png``, as the publisher's tools for iSAID write it, gives the
+    position; any other image is a whole scene.
 
     Args:
         image: entry of COCO JSON from :func:`~facenet_d2.data.coco_json.read_coco`.

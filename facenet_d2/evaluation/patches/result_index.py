@@ -54,8 +54,9 @@ class ResultIndex:
                 image_id = _image_of(entry, images, ids, f"{path}: result {self.count}")
                 if entry["category_id"] not in categories:
                     raise UserError(
-                        f"{path}: result {self.count}: the annotations have no category_id "
-                        f"{entry['category_id']}, but {sorted(categories)}."
+                        f"{path}: result {self.count}: category_id {entry['category_id']} is not "
+                        f"one of the annotations' {sorted(categories)}; give the annotations that "
+                        "were evaluated."
                     )
                 place = self._places.setdefault(image_id, array("q"))
                 place.extend((start, end, self.count))

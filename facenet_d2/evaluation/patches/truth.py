@@ -1,4 +1,4 @@
-"""Truth of whole scenes, put together from the annotations of their patches or given for them."""
+"""Ground truth of whole scenes, from the annotations of their patches or of the scenes."""
 
 from __future__ import annotations
 
@@ -109,13 +109,12 @@ def truth_of_patches(
 ) -> SceneTruth:
     """Put the annotations of a scene's patches together.
 
-    - Annotations with the same ``instance_id`` are one object: the union of their masks. If all of
-      them are crowds, so is the object, unless their fields ``visible`` show that all patches
-      together see at least ``min_visible`` of it. It is also one if it belongs to another split,
-      which the field ``shared`` says.
-    - Crowds without an ``instance_id``, such as regions that are not labelled, become one crowd per
-      class.
-    - Other annotations are put together by the merge of results.
+    - Annotations with the same ``instance_id`` are one object: the union of their masks. The object
+      is ignored if one of them has the field ``shared``: it belongs to another split. It is also
+      ignored if all of them are crowds, unless their fields ``visible`` show that the patches
+      together see at least ``min_visible`` of it.
+    - Crowds without an ``instance_id``, such as unlabelled regions, become one crowd per class.
+    - Other annotations are merged like results.
 
     Args:
         grid: the patches as tiles.
