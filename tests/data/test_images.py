@@ -221,9 +221,7 @@ def test_scenes_above_the_limit_of_pillow(tmp_path, monkeypatch):
         Image.open(files[0])
     monkeypatch.setattr(images, "MAX_PIXELS", 1199)
     for function in (read_image, image_size):
-        with pytest.raises(
-            ImageError, match=r"40x30 pixels, and more than 1,199 .* patches"
-        ) as error:
+        with pytest.raises(ImageError, match=r"40x30 pixels, more than .* 1,199; cut") as error:
             function(files[0])
         assert error.value.kind == "image-large"
 
