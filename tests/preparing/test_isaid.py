@@ -343,7 +343,7 @@ def test_instances_without_class(tmp_path, monkeypatch, capsys):
     isaid_scene.write(tmp_path / "in" / "train" / "images", "P0007", image, ids, classes)
     assert prepare(monkeypatch, "--source", tmp_path / "in", "--output", tmp_path / "out") == 0
     error = capsys.readouterr().err
-    assert "1 instance without a class" in error
+    assert "1 instance left out: no class" in error
     assert "1 instance with pixels of several" in error
     content = json.loads((tmp_path / "out" / "train.json").read_text())
     assert [(a["category_id"], a["area"]) for a in content["annotations"]] == [(3, 100)]

@@ -85,7 +85,7 @@ def test_a_scene_without_a_place_is_reported(name, tmp_path, caplog):
     case = CASES[name](tmp_path)
     with Raster(case.path) as raster:
         assert raster.pixel_metres is None
-    assert "no coordinate reference system" in caplog.text or "no place" in caplog.text
+    assert "no coordinate reference system" in caplog.text or "is not georeferenced" in caplog.text
     with pytest.raises(UserError, match="give a scale instead"):
         Raster(case.path, pixel_size=0.3)
 

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 from ...stride import MASK_STRIDE
+from ...structures.crops import Crop
 from ...structures.enlarge import enlarge_masks
 from ...structures.enlarger import Enlarger, Part, box_with_margin
 from ...structures.masks import flat_nonzero
@@ -207,12 +208,14 @@ def _enlarged_masks(
         probabilities = masks.logits(some).sigmoid_()
         return enlarge_masks(probabilities, input_size, output_size, threshold, stride=stride)
     enlarge = Enlarger(masks.size, input_size, output_size, threshold, stride)
-    crops = []
-    for i in some.tolist():
-        left, top, right, bottom = box_with_margin(pixels[i].numpy())
-        part = masks.logits(slice(i, i + 1), slice(top, bottom), slice(left, right))[0]
-        crops.append(enlarge(Part(part.sigmoid_().numpy(), left, top)))
-    return RLEMasks.from_crops(crops, output_size)
+
+    def crop_of(mask: int) -> Crop:
+        left, top, right, bottom = box_with_margin(pixels[mask].numpy())
+        part = masks.logits(slice(mask, mask + 1), slice(top, bottom), slice(left, right))[0]
+        return enlarge(Part(part.sigmoid_().numpy(), left, top))
+
+    # One after the other: crops of large masks take as much memory as masks of full size.
+    return RLEMasks.from_crops(map(crop_of, some.tolist()), output_size)
 
 
 def _instances(masks: RLEMasks, scores: torch.Tensor, classes: torch.Tensor) -> Instances:
