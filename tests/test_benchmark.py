@@ -85,11 +85,13 @@ def test_dense_scene(model_cfg, window):
         assert (instances.scores[9:] < 0.5).all()
 
 
-@pytest.mark.parametrize(("candidates", "kept"), [(0, 1), (30, 10), (30, 30)])
+@pytest.mark.parametrize(("candidates", "kept"), [(0, None), (30, None), (30, 10)])
 def test_infer(run, tiny_config, candidates, kept):
-    args = ("--candidates", candidates, "--kept", kept, "--input-size", 128, 160, "--json")
+    args = ("--candidates", candidates, "--input-size", 128, 160, "--json")
+    # By default, all candidates are kept if they are fewer than 100.
+    args += ("--kept", kept) if kept else ()
     result = run("infer", "--config-file", tiny_config, *QUICK, *args)
-    assert result["instances"] == (kept if candidates else 0)
+    assert result["instances"] == (kept or candidates)
     phases = result["phases"]
     assert set(phases) == {"preprocessing", "network", "post-processing"}
     row = phases["post-processing"]

@@ -269,7 +269,8 @@ def parse_args() -> argparse.Namespace:
     command.add_argument(
         "--candidates", type=int, default=500, help="candidate masks (default: 500)"
     )
-    command.add_argument("--kept", type=int, default=100, help="final instances (default: 100)")
+    text = "final instances (default: 100, or as many as candidates if these are fewer)"
+    command.add_argument("--kept", type=int, help=text)
     command = commands.choices["switches"]
     command.add_argument("--compile", action="store_true", help="also compile, which takes minutes")
     command = commands.choices["loader"]
@@ -285,6 +286,8 @@ def parse_args() -> argparse.Namespace:
     for command in commands.choices.values():
         command.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args()
+    if args.benchmark == "infer" and args.kept is None:
+        args.kept = min(100, max(1, args.candidates))
     minima = {"iterations": 1, "warmup": 0, "batch_size": 1, "images": 1, "calls": 0}
     for name, minimum in minima.items():
         if getattr(args, name, minimum) < minimum:
