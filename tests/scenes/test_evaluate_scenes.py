@@ -462,7 +462,7 @@ def test_the_printed_report(run, tmp_path):
             "t.gpkg",
             "r.gpkg",
             ["--results-class-field", "b"],
-            r"ground truth \(.*no class in common",
+            r"ground truth \(ship.*no class in common",
         ),
         ("point.gpkg", "r.gpkg", [], r"feature 0 is a Point; objects and areas must be polygons"),
         ("two.gpkg", "r.gpkg", [], r"several layers \(a, b\)"),
