@@ -1,80 +1,33 @@
 """Mask logits of cells, computed in parts, in NumPy.
 
-See :mod:`facenet_d2.modeling.grids.cell_masks`.
+See :mod:`facenet_d2.structures.cell_masks`.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import cv2
 import numpy as np
 
+from ..structures.cell_masks import ALL, CellMasks
 from .arrays import logit, sigmoid
 from .description import GridSettings
 from .mask_windows import cell_positions, position_maps, window_coefficients
 
-ALL = slice(None)
-
-
-class CellMasks(ABC):
-    """The masks of K cells of an image.
-
-    Attributes:
-        size: (h, w), height and width of the padded input divided by the stride of the masks.
-    """
-
-    size: tuple[int, int]
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        """Divide the masks into blocks for :meth:`logits`.
-
-        Args:
-            floats: number of logits in a block; blocks of one row or one mask may have more.
-
-        Yields:
-            cells and rows of a block.
-        """
-
-    @abstractmethod
-    def logits(
-        self,
-        cells: slice,
-        rows: slice = ALL,
-        columns: slice = ALL,
-        buffer: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Compute a part of the logits.
-
-        Args:
-            cells: slice of the K cells.
-            rows: slice of the h rows.
-            columns: slice of the w columns.
-            buffer: ``(n,)`` float32 that may hold the result. New memory for each block would take
-                longer than the product.
-
-        Returns:
-            ``(k, rows, columns)`` float32.
-        """
-
 
 def cell_masks(
     outputs: Mapping[str, np.ndarray], image: int, cells: np.ndarray, settings: GridSettings
-) -> CellMasks:
+) -> CellMasks[np.ndarray]:
     """Return the masks of cells of an image.
 
     Args:
         outputs: outputs of the network by name, see
             :attr:`~facenet_d2.runtime.description.ModelDescription.output_names`.
         image: index of the image in the batch.
-        cells: increasing indices of K cells, ``(K,)``.
+        cells: indices of K cells, ``(K,)``.
         settings: the grids.
     """
     if "mask_features" in outputs:
@@ -82,8 +35,11 @@ def cell_masks(
     return LevelMasks(outputs, image, cells, settings)
 
 
-class DynamicMasks(CellMasks):
+class DynamicMasks(CellMasks[np.ndarray]):
     """Masks of SOLOv2. The arguments are those of :func:`cell_masks`."""
+
+    # Products of all kernels and some rows are faster than those of some kernels and all rows.
+    BY_ROWS = True
 
     def __init__(
         self,
@@ -106,15 +62,9 @@ class DynamicMasks(CellMasks):
     def __len__(self) -> int:
         return len(self._kernels)
 
-    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        # Products of all kernels and some rows are faster than those of some kernels and all rows.
-        height, width = self.size
-        step = max(1, floats // (len(self) * width))
-        return ((ALL, slice(row, row + step)) for row in range(0, height, step))
-
     def logits(
         self,
-        cells: slice,
+        cells: slice | np.ndarray = ALL,
         rows: slice = ALL,
         columns: slice = ALL,
         buffer: np.ndarray | None = None,
@@ -129,8 +79,11 @@ class DynamicMasks(CellMasks):
         return product.reshape(size)
 
 
-class LevelMasks(CellMasks):
+class LevelMasks(CellMasks[np.ndarray]):
     """Masks of SOLO. The arguments are those of :func:`cell_masks`."""
+
+    # A mask is resized as a whole.
+    BY_ROWS = False
 
     def __init__(
         self,
@@ -150,26 +103,22 @@ class LevelMasks(CellMasks):
     def __len__(self) -> int:
         return len(self._cells)
 
-    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        # A mask is resized as a whole.
-        step = max(1, floats // (self.size[0] * self.size[1]))
-        return ((slice(i, i + step), ALL) for i in range(0, len(self), step))
-
     def logits(
         self,
-        cells: slice,
+        cells: slice | np.ndarray = ALL,
         rows: slice = ALL,
         columns: slice = ALL,
         buffer: np.ndarray | None = None,
     ) -> np.ndarray:
-        parts = []
+        own = self._cells[cells]
+        logits = np.empty((len(own), *self.size), np.float32)
         for level, maps in enumerate(self._maps):
-            # The cells are sorted: the concatenation keeps their order.
-            first, end = np.searchsorted(self._cells[cells], self._first_cells[level : level + 2])
-            if end > first:
-                own = self._cells[cells][first:end]
-                parts.append(_enlarged_logits(self._of_level(level, maps, own), self.size))
-        return np.concatenate(parts)[:, rows, columns]
+            first, end = self._first_cells[level : level + 2]
+            of_level = (own >= first) & (own < end)
+            if of_level.any():
+                small = self._of_level(level, maps, own[of_level])
+                logits[of_level] = _enlarged_logits(small, self.size)
+        return logits[:, rows, columns]
 
     def _of_level(self, level: int, maps: np.ndarray, own: np.ndarray) -> np.ndarray:
         """Compute the logits of cells at the size of their level's maps."""

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..structures.cell_masks import CellMasks
 from ..structures.enlarger import Enlarger, Part, box_with_margin
 from .arrays import descending, logit_of, sigmoid
-from .cell_masks import CellMasks, cell_masks
+from .cell_masks import cell_masks
 from .description import GridSettings
 from .detected import Detected
 
@@ -128,7 +129,7 @@ class BinaryMasks(NamedTuple):
     masknesses: np.ndarray
 
 
-def binary_masks(masks: CellMasks, threshold: float, threads: int = 1) -> BinaryMasks:
+def binary_masks(masks: CellMasks[np.ndarray], threshold: float, threads: int = 1) -> BinaryMasks:
     """Compute the pixels whose probability is above a threshold, and their mean probability.
 
     Args:

@@ -14,13 +14,13 @@ from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 
 from ...stride import MASK_STRIDE
+from ...structures.cell_masks import CellMasks
 from ..checks import (
     check_equal_lengths,
     check_levels,
     check_num_classes,
 )
 from ..instance_model import InstanceModel
-from .cell_masks import CellMasks
 from .layout import GridLayout
 from .losses import category_loss
 from .selection import InferenceSettings, detect_instances, suppress_neighbours
@@ -157,7 +157,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
     @abstractmethod
     def cell_masks(
         self, predictions: GridPredictionsT, image: int, cells: torch.Tensor
-    ) -> CellMasks:
+    ) -> CellMasks[torch.Tensor]:
         """Return the masks of cells of an image, of the size :meth:`mask_size`.
 
         Args:

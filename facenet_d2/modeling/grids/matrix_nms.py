@@ -64,6 +64,7 @@ def matrix_nms(
     classes: torch.Tensor,
     scores: torch.Tensor,
     mask_of: torch.Tensor | None = None,
+    areas: torch.Tensor | None = None,
     *,
     kernel: str = "gaussian",
     sigma: float = 2.0,
@@ -80,6 +81,7 @@ def matrix_nms(
         scores: descending scores of the candidates, ``(N,)`` float.
         mask_of: index of each candidate's mask, ``(N,)`` int64; None if the masks are those of the
             candidates in turn.
+        areas: number of pixels of each mask, ``(K,)`` float; counted if None.
         kernel: "gaussian" or "linear".
         sigma: parameter of the gaussian kernel.
 
@@ -94,7 +96,7 @@ def matrix_nms(
         return scores
     if mask_of is None:
         mask_of = torch.arange(len(scores), device=masks.device)
-    area = count_pixels(masks)[mask_of]
+    area = (count_pixels(masks) if areas is None else areas)[mask_of]
     # Row i, column j: overlap of j with the higher-scored i of the same class; zero elsewhere.
     intersection = _intersections(masks.flatten(1), classes, mask_of).triu(diagonal=1)
     iou = intersection / (area[:, None] + area[None, :] - intersection)

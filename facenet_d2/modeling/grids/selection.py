@@ -13,12 +13,12 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 from ...stride import MASK_STRIDE
+from ...structures.cell_masks import CellMasks
 from ...structures.crops import Crop
 from ...structures.enlarge import enlarge_masks
 from ...structures.enlarger import Enlarger, Part, box_with_margin
 from ...structures.masks import flat_nonzero
 from ...structures.rle_masks import RLEMasks
-from .cell_masks import CellMasks
 from .matrix_nms import matrix_nms
 
 # Number of mask logits that are computed at a time on a GPU, 64 MiB.
@@ -106,9 +106,16 @@ class BinaryMasks(NamedTuple):
     masknesses: torch.Tensor
 
 
-def binary_masks(masks: CellMasks, threshold: float) -> BinaryMasks:
-    """Compute the pixels whose probability is above a threshold, and their mean probability."""
-    device = masks.device
+def binary_masks(
+    masks: CellMasks[torch.Tensor], threshold: float, device: torch.device
+) -> BinaryMasks:
+    """Compute the pixels whose probability is above a threshold, and their mean probability.
+
+    Args:
+        masks: the masks.
+        threshold: the probability.
+        device: device of the masks.
+    """
     pixels = torch.empty((len(masks), *masks.size), dtype=torch.bool, device=device)
     areas, totals = torch.zeros((2, len(masks)), device=device)
     # Comparing logits saves the sigmoid of all pixels outside the masks.
@@ -129,7 +136,7 @@ def binary_masks(masks: CellMasks, threshold: float) -> BinaryMasks:
 @torch.no_grad()
 def detect_instances(
     scores: torch.Tensor,
-    cell_masks: Callable[[torch.Tensor], CellMasks],
+    cell_masks: Callable[[torch.Tensor], CellMasks[torch.Tensor]],
     cell_min_areas: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
@@ -165,7 +172,7 @@ def detect_instances(
     # Candidates of the same cell share its mask.
     unique_cells, mask_of = torch.unique(cells, return_inverse=True)
     masks = cell_masks(unique_cells)
-    binary = binary_masks(masks, settings.mask_threshold)
+    binary = binary_masks(masks, settings.mask_threshold, scores.device)
     large_enough = (binary.areas > cell_min_areas[unique_cells])[mask_of]
     cell_scores = cell_scores[large_enough] * binary.masknesses[mask_of[large_enough]]
     classes, mask_of = classes[large_enough], mask_of[large_enough]
@@ -177,6 +184,7 @@ def detect_instances(
         classes,
         cell_scores,
         mask_of,
+        binary.areas,
         kernel=settings.nms_kernel,
         sigma=settings.nms_sigma,
     )
@@ -194,7 +202,7 @@ def detect_instances(
 
 
 def _enlarged_masks(
-    masks: CellMasks,
+    masks: CellMasks[torch.Tensor],
     pixels: torch.Tensor,
     some: torch.Tensor,
     settings: InferenceSettings,
@@ -204,7 +212,7 @@ def _enlarged_masks(
 ) -> RLEMasks:
     """Enlarge some masks to the size of the result; on a CPU, around their pixels only."""
     threshold = settings.mask_threshold
-    if masks.device.type != "cpu":
+    if pixels.device.type != "cpu":
         probabilities = masks.logits(some).sigmoid_()
         return enlarge_masks(probabilities, input_size, output_size, threshold, stride=stride)
     enlarge = Enlarger(masks.size, input_size, output_size, threshold, stride)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
-from ..grids.cell_masks import CellMasks
+from ...structures.cell_masks import ALL, CellMasks
 from ..grids.layout import GridLayout
 from ..shapes import spatial_size
 from .heads import MaskHead, enlarged_logits
 
 
-class LevelMasks(CellMasks):
+class LevelMasks(CellMasks[torch.Tensor]):
     """Masks from the maps of the levels, resized to the size of the finest level's map."""
+
+    # A mask is resized as a whole.
+    BY_ROWS = False
 
     def __init__(
         self,
@@ -30,7 +33,6 @@ class LevelMasks(CellMasks):
             layout: grids.
         """
         self.size = spatial_size(maps[0])
-        self.device = maps[0].device
         self._head = head
         self._maps = maps
         self._cells = cells
@@ -39,20 +41,15 @@ class LevelMasks(CellMasks):
     def __len__(self) -> int:
         return len(self._cells)
 
-    def blocks(self, floats: int) -> Iterator[tuple[slice, slice]]:
-        # A mask is resized as a whole.
-        step = max(1, floats // (self.size[0] * self.size[1]))
-        return ((slice(i, i + step), slice(None)) for i in range(0, len(self), step))
-
     def logits(
         self,
-        cells: slice | torch.Tensor = slice(None),
-        rows: slice = slice(None),
-        columns: slice = slice(None),
+        cells: slice | torch.Tensor = ALL,
+        rows: slice = ALL,
+        columns: slice = ALL,
         buffer: torch.Tensor | None = None,
     ) -> torch.Tensor:
         own = self._cells[cells]
-        logits = torch.empty((len(own), *self.size), device=self.device)
+        logits = torch.empty((len(own), *self.size), device=own.device)
         for level, maps in enumerate(self._maps):
             first, end = self._first_cells[level : level + 2]
             of_level = (own >= first) & (own < end)

@@ -177,7 +177,7 @@ def test_binary_masks_in_blocks(floats, monkeypatch):
     kernels, features = torch.randn(9, 6), torch.randn(6, 7, 5)
     kernels[4] = 0
     monkeypatch.setattr(selection, "BLOCK_FLOATS", floats)
-    pixels, areas, masknesses = binary_masks(DynamicMasks(kernels, features), 0.6)
+    pixels, areas, masknesses = binary_masks(DynamicMasks(kernels, features), 0.6, features.device)
     for i, kernel in enumerate(kernels):
         probabilities = (kernel[:, None, None] * features).sum(dim=0).sigmoid()
         assert torch.equal(pixels[i], probabilities > 0.6)
