@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import yaml
 from helpers import REPOSITORY
@@ -12,12 +13,53 @@ from facenet_d2.evaluation import METRICS
 
 FOLDER = REPOSITORY / "docs" / "model_zoo" / "trials"
 RUNS = sorted(p.parent for p in FOLDER.glob("*/metrics.json"))
+WINDOWS = FOLDER.with_name("window_trials")
+# Settings of the rows of the sixth round that differ from those of its first.
+FACE_FPN = {"MODEL.BACKBONE.NAME": "build_face_fpn_backbone"}
+FACENET = FACE_FPN | {"MODEL.SEM.ENABLED": True, "MODEL.SOLOV2.DEFORM_BRANCHES": ["kernel"]}
+CHANGES: dict[str, dict[str, object]] = {
+    "solov2": {},
+    "solov2_dcn": {"MODEL.SOLOV2.DEFORM_BRANCHES": ["kernel"]},
+    "solov2_sem": {"MODEL.BACKBONE.NAME": "build_sem_fpn_backbone"},
+    "solov2_face_fpn": FACE_FPN,
+    "solov2_sem_face_fpn": FACE_FPN | {"MODEL.SEM.ENABLED": True},
+    "facenet": FACENET,
+    "facenet_equation_2": FACENET | {"MODEL.FACE_FPN.TOP_DOWN": False},
+    "facenet_conv_first": FACENET | {"MODEL.FACE_FPN.SUBPIXEL_CONV_FIRST": True},
+    "facenet_aspp_128": FACENET | {"MODEL.FACE_FPN.ASPP_CHANNELS": 128},
+    "facenet_offsets_0.1": FACENET | {"SOLVER.OFFSET_MULTIPLIER": 0.1},
+    "facenet_deform_both": FACENET | {"MODEL.SOLOV2.DEFORM_BRANCHES": ["kernel", "category"]},
+    "facenet_stride2": FACENET | {"MODEL.SOLOV2.MASK_STRIDE": 2},
+}
 TEXT = (REPOSITORY / "docs" / "TRIALS.md").read_text()
+
+
+def read(folder):
+    return [json.loads(line) for line in (folder / "metrics.json").open()]
+
+
+def final(folder):
+    *_, last = (x for x in read(folder) if "segm/AP" in x)
+    assert last["iteration"] == 1024
+    return [last[f"segm/{metric}"] for metric in METRICS]
+
+
+def table_rows():
+    return [[c.strip() for c in line.strip("|").split("|")] for line in TEXT.splitlines()]
+
+
+def flat(node, prefix=""):
+    """Return {dotted key: value} of a nested dictionary."""
+    settings = {}
+    for key, value in node.items():
+        nested = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        settings |= nested or {f"{prefix}{key}": value}
+    return settings
 
 
 def cells(folder):
     """Compute a row of the table plainly: losses over four windows, and the final metrics."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    lines = read(folder)
     row = []
     for first, last in ((0, 200), (200, 400), (400, 600), (920, 1024)):
         window = [x for x in lines if "loss_mask" in x and first <= x["iteration"] < last]
@@ -25,9 +67,7 @@ def cells(folder):
             sum(x[key] for x in window) / len(window) for key in ("loss_mask", "loss_category")
         )
         row.append(f"{mask:.2f}/{category:.2f}")
-    *_, final = (x for x in lines if "segm/AP" in x)
-    assert final["iteration"] == 1024
-    return row + [f"{final[f'segm/{metric}']:.1f}" for metric in METRICS]
+    return row + [f"{x:.1f}" for x in final(folder)]
 
 
 def test_there_are_runs():
@@ -36,12 +76,42 @@ def test_there_are_runs():
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f.name)
 def test_every_run_has_its_row(folder):
-    rows = [[c.strip() for c in line.strip("|").split("|")] for line in TEXT.splitlines()]
-    (row,) = (r for r in rows if r[0].endswith(f"(`{folder.name}`)"))
+    (row,) = (r for r in table_rows() if r[0].endswith(f"(`{folder.name}`)") and "/" in r[1])
     assert row[1:] == cells(folder)
 
 
-@pytest.mark.parametrize("folder", RUNS, ids=lambda f: f.name)
+def test_the_rows_with_windows_are_all_there():
+    assert {folder.name for folder in WINDOWS.iterdir()} == set(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_rows_with_windows(name):
+    """AP of three seeds, its mean and sample deviation, and the means of the other metrics."""
+    metrics = np.array([final(WINDOWS / name / f"seed{seed}") for seed in (1, 2, 3)])
+    (row,) = (r for r in table_rows() if r[0].endswith(f"(`{name}`)") and "±" in "".join(r))
+    deviation = np.sqrt(((metrics[:, 0] - metrics[:, 0].mean()) ** 2).sum() / 2)
+    assert row[1:4] == [f"{ap:.1f}" for ap in metrics[:, 0]]
+    assert row[4] == f"{metrics[:, 0].mean():.1f} ± {deviation:.1f}"
+    assert row[5:] == [f"{x:.1f}" for x in metrics[:, 1:].mean(axis=0)]
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_the_rows_with_windows_differ_as_stated(name):
+    def settings(row, seed):
+        return flat(yaml.safe_load((WINDOWS / row / f"seed{seed}" / "config.yaml").read_text()))
+
+    first = settings("solov2", 1)
+    for seed in (1, 2, 3):
+        own = settings(name, seed)
+        expected = {"SEED": seed} if seed > 1 else {}
+        changed = {key: own[key] for key in own if own[key] != first[key]}
+        changed.pop("OUTPUT_DIR", None)
+        assert changed == CHANGES[name] | expected
+
+
+@pytest.mark.parametrize(
+    "folder", [*RUNS, *sorted(WINDOWS.glob("*/*"))], ids=lambda f: f"{f.parent.name}-{f.name}"
+)
 def test_every_run_is_of_one_commit(folder):
     sessions = read_sessions(folder)
     assert sum(s["iterations"] for s in sessions) == 1024
@@ -58,7 +128,7 @@ def test_runs_with_the_settings_of_the_paper_did_not_collapse(name, model, seed)
     assert (solver["WARMUP_ITERS"], solver["CLIP_GRADIENTS"]["CLIP_VALUE"]) == (500, 35.0)
     assert config["SEED"] == seed
     assert sum(s["iterations"] for s in read_sessions(folder)) == 600
-    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    lines = read(folder)
     losses = []
     for first in range(0, 600, 100):
         window = [x["loss_mask"] for x in lines if first <= x["iteration"] < first + 100]
