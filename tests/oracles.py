@@ -38,10 +38,13 @@ def detect_by_loops(
     candidates = candidates[: settings.nms_pre]
     if not candidates:
         return []
+    masks = torch.stack([x[3] for x in candidates])
     new = matrix_nms(
-        torch.stack([x[3] for x in candidates]),
+        masks,
         torch.tensor([x[1] for x in candidates]),
         torch.stack([x[0] for x in candidates]),
+        torch.arange(len(masks)),
+        masks.flatten(1).sum(dim=1).float(),
         kernel=settings.nms_kernel,
         sigma=settings.nms_sigma,
     )

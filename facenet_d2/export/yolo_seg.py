@@ -238,10 +238,9 @@ class GridYoloSeg(YoloSegNetwork):
         iou = shared / union.clamp(min=1) * related
         covered = iou.amax(dim=1)[:, :, None]
         if settings.nms_kernel == "gaussian":
-            decay = torch.exp(-settings.nms_sigma * (iou.square() - covered.square()))
-        else:
-            decay = (1 - iou) / (1 - covered).clamp(min=1e-6)
-        return decay.amin(dim=1)
+            overlap = (iou.square() - covered.square()).amax(dim=1)
+            return torch.exp(-settings.nms_sigma * overlap)
+        return ((1 - iou) / (1 - covered).clamp(min=1e-6)).amin(dim=1)
 
     def _boxes(self, logits: torch.Tensor) -> torch.Tensor:
         """Return boxes that contain the enlarged masks and are tight around most of them.

@@ -74,8 +74,8 @@ class DynamicMasks(CellMasks[np.ndarray]):
         number = math.prod(size)
         if buffer is None or len(buffer) < number:
             buffer = np.empty(number, np.float32)
-        product = buffer[:number].reshape(len(kernels), -1)
-        np.matmul(kernels, features.reshape(len(features), -1), out=product)
+        product = buffer[:number].reshape(len(kernels), size[1] * size[2])
+        np.matmul(kernels, features.reshape(len(features), size[1] * size[2]), out=product)
         return product.reshape(size)
 
 
@@ -116,11 +116,11 @@ class LevelMasks(CellMasks[np.ndarray]):
             first, end = self._first_cells[level : level + 2]
             of_level = (own >= first) & (own < end)
             if of_level.any():
-                small = self._of_level(level, maps, own[of_level])
+                small = self._level_logits(level, maps, own[of_level])
                 logits[of_level] = _enlarged_logits(small, self.size)
         return logits[:, rows, columns]
 
-    def _of_level(self, level: int, maps: np.ndarray, own: np.ndarray) -> np.ndarray:
+    def _level_logits(self, level: int, maps: np.ndarray, own: np.ndarray) -> np.ndarray:
         """Compute the logits of cells at the size of their level's maps."""
         if self._kernels is None:
             return _decoupled_logits(maps, self._grids[level], own - self._first_cells[level])

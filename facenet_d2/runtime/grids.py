@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..structures.cell_masks import CellMasks
+from ..structures.cell_masks import BLOCK_FLOATS, CellMasks
 from ..structures.enlarger import Enlarger, Part, box_with_margin
 from .arrays import descending, logit_of, sigmoid
 from .cell_masks import cell_masks
@@ -20,8 +20,6 @@ from .detected import Detected
 
 # Number of floats of the masks that are compared at a time in Matrix NMS, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
-# Number of mask logits that are computed at a time, 2 MiB: a cache has them.
-BLOCK_FLOATS = 2**19
 
 
 def suppress_neighbours(scores: np.ndarray, num_grids: Sequence[int]) -> np.ndarray:
@@ -93,10 +91,10 @@ def grid_instances(
     cell_scores, classes, mask_of = cell_scores[order], classes[order], mask_of[order]
     cell_scores = matrix_nms(
         binary.pixels.reshape(len(masks), -1),
-        mask_of,
-        binary.areas[mask_of],
         classes,
         cell_scores,
+        mask_of,
+        binary.areas,
         kernel=settings.nms_kernel,
         sigma=settings.nms_sigma,
     )
@@ -133,8 +131,8 @@ def binary_masks(masks: CellMasks[np.ndarray], threshold: float, threads: int = 
     """Compute the pixels whose probability is above a threshold, and their mean probability.
 
     Args:
-        masks: the masks of at least one cell.
-        threshold: the probability.
+        masks: masks of K cells.
+        threshold: probability above which a pixel is set.
         threads: number of threads.
     """
     pixels = np.empty((len(masks), *masks.size), bool)
@@ -143,7 +141,7 @@ def binary_masks(masks: CellMasks[np.ndarray], threshold: float, threads: int = 
     def counts(blocks: Sequence[tuple[slice, slice]]) -> tuple[np.ndarray, np.ndarray]:
         """Return the area of each mask in some blocks, and the sum of its probabilities."""
         areas, totals = np.zeros(len(masks), np.int64), np.zeros(len(masks))
-        buffer = np.empty(BLOCK_FLOATS, np.float32)
+        buffer = np.empty(max(BLOCK_FLOATS, len(masks) * masks.size[1]), np.float32)
         for cells, rows in blocks:
             logits = masks.logits(cells, rows, buffer=buffer)
             inside = logits > threshold_logit
@@ -168,11 +166,11 @@ def binary_masks(masks: CellMasks[np.ndarray], threshold: float, threads: int = 
 
 
 def matrix_nms(
-    binary: np.ndarray,
-    mask_of: np.ndarray,
-    area: np.ndarray,
+    masks: np.ndarray,
     classes: np.ndarray,
     scores: np.ndarray,
+    mask_of: np.ndarray,
+    areas: np.ndarray,
     *,
     kernel: str,
     sigma: float,
@@ -182,11 +180,11 @@ def matrix_nms(
     See :func:`facenet_d2.modeling.grids.matrix_nms.matrix_nms`.
 
     Args:
-        binary: masks, ``(K, pixels)`` bool.
-        mask_of: mask of each of N candidates, ``(N,)``, by descending score.
-        area: area of each candidate's mask, ``(N,)``.
-        classes: class of each candidate, ``(N,)``.
-        scores: descending scores, ``(N,)`` float32.
+        masks: ``(K, pixels)`` bool; the candidates' masks are not empty.
+        classes: class of each of N candidates, ``(N,)`` int64.
+        scores: descending scores of the candidates, ``(N,)`` float32.
+        mask_of: index of each candidate's mask, ``(N,)`` int64.
+        areas: number of pixels of each mask, ``(K,)``.
         kernel: "gaussian" or "linear".
         sigma: parameter of the gaussian kernel.
 
@@ -194,20 +192,24 @@ def matrix_nms(
         New scores, ``(N,)`` float32.
     """
     result = scores.copy()
-    area = area.astype(np.float32)
+    area = areas[mask_of].astype(np.float32)
     for c in np.unique(classes):
         own = np.flatnonzero(classes == c)
-        shared = _intersections(binary[mask_of[own]])
+        if len(own) < 2:
+            continue
+        shared = _intersections(masks[mask_of[own]])
         # Row i, column j: overlap of j with the higher-scored i; zero elsewhere.
         iou = np.triu(shared / (area[own][:, None] + area[own] - shared), k=1)
         # Largest overlap of i with a higher-scored mask: a suppressed i suppresses less.
         covered = iou.max(axis=0)[:, None]
         if kernel == "gaussian":
-            decay = np.exp(np.float32(-sigma) * (np.square(iou) - np.square(covered)))
+            # The quotient of the exponentials would underflow for a large sigma.
+            overlap = (np.square(iou) - np.square(covered)).max(axis=0)
+            result[own] *= np.exp(np.float32(-sigma) * overlap)
         else:
             # Exact duplicates make the divisor zero.
             decay = (1 - iou) / np.maximum(1 - covered, np.float32(1e-6))
-        result[own] *= decay.min(axis=0)
+            result[own] *= decay.min(axis=0)
     return result
 
 
@@ -216,8 +218,9 @@ def _intersections(masks: np.ndarray) -> np.ndarray:
 
     The diagonal is not meaningful.
     """
-    # Masks rarely overlap: most pixels need not be counted. 255 bytes of 1 do not overflow.
+    # Masks rarely overlap: most pixels need not be counted.
     count = np.zeros(masks.shape[1], np.uint8)
+    # 252 masks and the count so far, at most 2, do not overflow a byte.
     for start in range(0, len(masks), 252):
         part = masks[start : start + 252].view(np.uint8)
         count = np.minimum(count + part.sum(axis=0, dtype=np.uint8), 2)

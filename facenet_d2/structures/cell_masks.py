@@ -9,6 +9,9 @@ from typing import ClassVar, Generic, TypeVar
 Array = TypeVar("Array")
 ALL = slice(None)
 
+# Number of mask logits that are computed at a time on a CPU: 2 MiB, which fit into its cache.
+BLOCK_FLOATS = 2**19
+
 
 class CellMasks(ABC, Generic[Array]):
     """The masks of K cells of an image, as PyTorch tensors or NumPy arrays.
@@ -31,7 +34,8 @@ class CellMasks(ABC, Generic[Array]):
         """Divide the masks into blocks for :meth:`logits`.
 
         Args:
-            floats: number of logits in a block; blocks of one row or one mask may have more.
+            floats: maximum number of logits in a block; a block of a single row or mask may have
+                more.
 
         Yields:
             cells and rows of a block.
@@ -57,8 +61,9 @@ class CellMasks(ABC, Generic[Array]):
             cells: slice of the K cells, or k indices.
             rows: slice of the h rows.
             columns: slice of the w columns.
-            buffer: ``(n,)`` float32 that may hold the result. On a CPU, new memory for each block
-                would take longer than the product.
+            buffer: ``(n,)`` float32 that may hold the result, which the next call with it then
+                overwrites; without gradients only. On a CPU, new memory for each block can take
+                longer than the product.
 
         Returns:
             ``(k, rows, columns)`` float32.

@@ -30,7 +30,11 @@ class Crop(NamedTuple):
         return self.x, self.y, self.x + width, self.y + height
 
     def within(self, box: Sequence[float]) -> Crop:
-        """Return the pixels whose centres lie in a box (x0, y0, x1, y1)."""
+        """Return the crop of the pixels whose centres lie in a box.
+
+        Args:
+            box: (x0, y0, x1, y1) in pixels of the image, sides included.
+        """
         x0, y0, x1, y1 = self.box
         left, top = (max(a, math.ceil(b - 0.5)) for a, b in zip((x0, y0), box[:2]))
         right, bottom = (min(a, math.floor(b - 0.5) + 1) for a, b in zip((x1, y1), box[2:]))
@@ -39,7 +43,7 @@ class Crop(NamedTuple):
         if right <= left or bottom <= top:
             return EMPTY_CROP
         part = self.mask[top - y0 : bottom - y0, left - x0 : right - x0]
-        return tight_crop(np.ascontiguousarray(part), left, top)
+        return tight_crop(part, left, top)
 
 
 EMPTY_CROP = Crop(0, 0, np.zeros((0, 0), bool))

@@ -19,8 +19,9 @@ from .crops import EMPTY_CROP, Crop, tight_crop
 # Number of lines of the result that are computed at a time. Each depends on few lines of the map,
 # so blocks keep the matrix products small.
 BLOCK = 256
-# A part of a map needs this number of pixels around those above the threshold: an interpolated
-# value lies between its neighbours, and the second pixel is a neighbour at the first.
+# Number of pixels that a part of a map needs around those above the threshold. Scaling twice
+# interpolates between up to three adjacent pixels along an axis, so a result above the threshold
+# depends on pixels at most two away from one that is.
 MARGIN = 2
 
 
@@ -46,10 +47,10 @@ class Axis(NamedTuple):
         matrix: ``(lines of the image, lines of the map)`` float32; weights of the map's lines.
         first: first line of the map that each line of the image depends on.
         last: last line of the map that it depends on.
-        low: for each line of the map, the number of the image's lines before the first one that
-            depends on it or a later line; one more entry for the end of the map.
-        high: for each line of the map, the number of the image's lines up to the last one that
-            depends on an earlier line; one more entry for the end of the map.
+        low: ``low[i]`` is the first line of the image that depends on line ``i`` of the map or a
+            later one; ``(lines of the map + 1,)``.
+        high: ``high[i]`` is the end (exclusive) of the image's lines that depend on a line of the
+            map before ``i``; of the same length.
     """
 
     matrix: np.ndarray
@@ -147,22 +148,23 @@ def _blocks(
 
 # Images of a video and tiles of a scene have the same sizes.
 @lru_cache(maxsize=8)
-def _axis(lines: int, old: int, new: int, stride: int) -> Axis:
+def _axis(map_lines: int, input_lines: int, image_lines: int, stride: int) -> Axis:
     """Return the scaling of one axis.
 
     Args:
-        lines: number of lines of the map, which is enlarged by the stride.
-        old: number of lines of the input, to which it is cropped then.
-        new: number of lines of the image, to which it is scaled then.
+        map_lines: number of lines of the map.
+        input_lines: number of lines of the network's input without padding, to which the enlarged
+            map is cropped.
+        image_lines: number of lines of the image.
         stride: stride of the map.
     """
-    matrix = _bilinear(lines, lines * stride)[:old]
-    if old != new:
-        first, second, weight = _neighbours(old, new)
+    matrix = _bilinear(map_lines, map_lines * stride)[:input_lines]
+    if input_lines != image_lines:
+        first, second, weight = _neighbours(input_lines, image_lines)
         matrix = matrix[first] * (1 - weight)[:, None] + matrix[second] * weight[:, None]
     used = matrix > 0
-    first, last = used.argmax(axis=1), lines - 1 - used[:, ::-1].argmax(axis=1)
-    every = np.arange(lines + 1)
+    first, last = used.argmax(axis=1), map_lines - 1 - used[:, ::-1].argmax(axis=1)
+    every = np.arange(map_lines + 1)
     low, high = np.searchsorted(last, every), np.searchsorted(first, every)
     return Axis(matrix, first.tolist(), last.tolist(), low.tolist(), high.tolist())
 

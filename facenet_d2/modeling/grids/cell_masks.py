@@ -51,6 +51,6 @@ class DynamicMasks(CellMasks[torch.Tensor]):
         size = (len(kernels), *features.shape[1:])
         out = None
         if buffer is not None and math.prod(size) <= len(buffer):
-            out = buffer[: math.prod(size)].view(len(kernels), -1)
+            out = buffer[: math.prod(size)].view(len(kernels), size[1] * size[2])
         with full_precision(features.device.type):
             return torch.mm(kernels, features.flatten(1), out=out).view(size)

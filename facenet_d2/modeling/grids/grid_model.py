@@ -49,7 +49,8 @@ class GridModel(InstanceModel[GridPredictionsT]):
     the masks of cells from the other fields.
 
     Attributes:
-        cell_min_areas: minimum mask area of each cell, in pixels of the masks, ``(cells,)``.
+        cell_min_areas: area of each cell above which its mask is kept, in pixels of the masks,
+            ``(cells,)``.
         uses_covariances: whether a loss needs the covariances of the masks.
     """
 
@@ -66,7 +67,7 @@ class GridModel(InstanceModel[GridPredictionsT]):
         num_classes: int,
         instance_in_features: Sequence[str],
         layout: GridLayout,
-        min_mask_areas: Sequence[int],
+        min_mask_areas: Sequence[float],
         settings: InferenceSettings,
         focal_alpha: float,
         focal_gamma: float,
@@ -110,8 +111,8 @@ class GridModel(InstanceModel[GridPredictionsT]):
         self.focal_gamma = focal_gamma
         self.dice_weight = dice_weight
         self.mask_stride = mask_stride
-        pixels = (MASK_STRIDE // mask_stride) ** 2
-        areas = [torch.full((s * s,), a * pixels) for s, a in zip(layout.num_grids, min_mask_areas)]
+        scale = (MASK_STRIDE // mask_stride) ** 2
+        areas = [torch.full((s * s,), a * scale) for s, a in zip(layout.num_grids, min_mask_areas)]
         self.register_buffer("cell_min_areas", torch.cat(areas), persistent=False)
 
     @classmethod

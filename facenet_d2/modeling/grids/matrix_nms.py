@@ -9,21 +9,14 @@ from ..checks import check_choice
 
 KERNELS = ("gaussian", "linear")
 
-# Maximum size of a chunk of masks.
+# Number of floats of the masks that are compared at a time, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
-
-
-def count_pixels(masks: torch.Tensor) -> torch.Tensor:
-    """Count the set pixels of each of N masks, ``(N, H, W)`` bool to ``(N,)`` float."""
-    # PyTorch sums bool through a copy of eight bytes per pixel. Summing bytes, in parts too short
-    # to overflow, is ten times as fast.
-    rows = masks.view(torch.uint8).split(255, dim=1)
-    return sum(r.sum(dim=1, dtype=torch.uint8).sum(dim=1, dtype=torch.float32) for r in rows)
 
 
 def _shared_pixels(masks: torch.Tensor) -> torch.Tensor:
     """Return the indices of the pixels that at least two of ``(N, pixels)`` masks contain."""
     count = torch.zeros_like(masks[0], dtype=torch.uint8)
+    # 252 masks and the count so far, at most 2, do not overflow a byte.
     for part in masks.view(torch.uint8).split(252):
         count = (count + part.sum(dim=0, dtype=torch.uint8)).clamp(max=2)
     return flat_nonzero(count > 1)
@@ -45,6 +38,8 @@ def _intersections(
     total = torch.zeros((len(classes),) * 2, device=masks.device)
     for c in classes.unique():
         own = (classes == c).nonzero()[:, 0]
+        if len(own) < 2:
+            continue
         mine = masks[mask_of[own]]
         # Masks rarely overlap: most pixels need not be counted.
         shared = _shared_pixels(mine)
@@ -63,8 +58,8 @@ def matrix_nms(
     masks: torch.Tensor,
     classes: torch.Tensor,
     scores: torch.Tensor,
-    mask_of: torch.Tensor | None = None,
-    areas: torch.Tensor | None = None,
+    mask_of: torch.Tensor,
+    areas: torch.Tensor,
     *,
     kernel: str = "gaussian",
     sigma: float = 2.0,
@@ -79,9 +74,8 @@ def matrix_nms(
         masks: ``(K, H, W)`` bool; the candidates' masks are not empty.
         classes: class of each of N candidates, ``(N,)`` int64.
         scores: descending scores of the candidates, ``(N,)`` float.
-        mask_of: index of each candidate's mask, ``(N,)`` int64; None if the masks are those of the
-            candidates in turn.
-        areas: number of pixels of each mask, ``(K,)`` float; counted if None.
+        mask_of: index of each candidate's mask, ``(N,)`` int64.
+        areas: number of pixels of each mask, ``(K,)`` float.
         kernel: "gaussian" or "linear".
         sigma: parameter of the gaussian kernel.
 
@@ -94,9 +88,7 @@ def matrix_nms(
     check_choice("kernel", kernel, KERNELS)
     if len(scores) == 0:
         return scores
-    if mask_of is None:
-        mask_of = torch.arange(len(scores), device=masks.device)
-    area = (count_pixels(masks) if areas is None else areas)[mask_of]
+    area = areas[mask_of]
     # Row i, column j: overlap of j with the higher-scored i of the same class; zero elsewhere.
     intersection = _intersections(masks.flatten(1), classes, mask_of).triu(diagonal=1)
     iou = intersection / (area[:, None] + area[None, :] - intersection)
@@ -104,8 +96,8 @@ def matrix_nms(
     covered = iou.amax(dim=0)[:, None]
     if kernel == "gaussian":
         # The quotient of the exponentials would underflow for a large sigma.
-        decay = torch.exp(-sigma * (iou.square() - covered.square()))
+        decay = torch.exp(-sigma * (iou.square() - covered.square()).amax(dim=0))
     else:
         # Exact duplicates make the divisor zero.
-        decay = (1 - iou) / (1 - covered).clamp(min=1e-6)
-    return scores * decay.amin(dim=0)
+        decay = ((1 - iou) / (1 - covered).clamp(min=1e-6)).amin(dim=0)
+    return scores * decay

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 
 from ...stride import MASK_STRIDE
-from ...structures.cell_masks import CellMasks
+from ...structures.cell_masks import BLOCK_FLOATS, CellMasks
 from ...structures.crops import Crop
 from ...structures.enlarge import enlarge_masks
 from ...structures.enlarger import Enlarger, Part, box_with_margin
@@ -24,17 +24,14 @@ from .matrix_nms import matrix_nms
 # Number of mask logits that are computed at a time on a GPU, 64 MiB.
 CHUNK_FLOATS = 16 * 2**20
 
-# The same on a CPU, whose cache has a block of this size, 2 MiB.
-BLOCK_FLOATS = 2**19
-
 
 @dataclass(frozen=True)
 class InferenceSettings:
     """Thresholds and limits of inference.
 
     Attributes:
-        score_threshold: minimum class score of a candidate, a pair of a cell and a class.
-        mask_threshold: minimum probability of a mask's pixels.
+        score_threshold: class scores of candidates, pairs of a cell and a class, are above it.
+        mask_threshold: probabilities of a mask's pixels are above it.
         max_candidates: maximum number of candidates, those with the highest class scores. The
             published code has no such limit; the results differ only if it is reached.
         nms_pre: maximum number of candidates in Matrix NMS, those with the highest scores.
@@ -112,16 +109,18 @@ def binary_masks(
     """Compute the pixels whose probability is above a threshold, and their mean probability.
 
     Args:
-        masks: the masks.
-        threshold: the probability.
+        masks: masks of K cells.
+        threshold: probability above which a pixel is set.
         device: device of the masks.
     """
     pixels = torch.empty((len(masks), *masks.size), dtype=torch.bool, device=device)
-    areas, totals = torch.zeros((2, len(masks)), device=device)
+    areas = torch.zeros(len(masks), device=device)
+    # A sum of many pixels, one after the other, is not exact enough in float32.
+    totals = torch.zeros(len(masks), dtype=torch.float64, device=device)
     # Comparing logits saves the sigmoid of all pixels outside the masks.
     logit = math.log(threshold / (1 - threshold))
     floats = BLOCK_FLOATS if device.type == "cpu" else CHUNK_FLOATS
-    buffer = torch.empty(floats, device=device)
+    buffer = torch.empty(max(floats, len(masks) * masks.size[1]), device=device)
     for cells, rows in masks.blocks(floats):
         logits = masks.logits(cells, rows, buffer=buffer)
         inside = logits > logit
@@ -129,8 +128,8 @@ def binary_masks(
         places = flat_nonzero(inside)
         owners = places // (logits.shape[1] * logits.shape[2])
         areas[cells] += torch.bincount(owners, minlength=len(logits))
-        totals[cells].index_add_(0, owners, logits.flatten()[places].sigmoid_())
-    return BinaryMasks(pixels, areas, totals / areas.clamp(min=1))
+        totals[cells].index_add_(0, owners, logits.flatten()[places].sigmoid_().double())
+    return BinaryMasks(pixels, areas, (totals / areas.clamp(min=1)).float())
 
 
 @torch.no_grad()
@@ -148,9 +147,9 @@ def detect_instances(
     Args:
         scores: class probabilities, after :func:`suppress_neighbours` if the settings ask for it,
             ``(cells, C)``.
-        cell_masks: function that returns the masks of cells, ``(K,)`` int64.
-        cell_min_areas: minimum mask area of each cell, ``(cells,)``. Masks that are not larger are
-            dropped.
+        cell_masks: function that returns the masks of K cells, given their indices, ``(K,)`` int64.
+        cell_min_areas: area of each cell above which its mask is kept, in pixels of the masks,
+            ``(cells,)``.
         settings: thresholds and limits.
         input_size: (height, width) of the image as the network saw it, without padding.
         output_size: (height, width) of the result.
@@ -204,17 +203,26 @@ def detect_instances(
 def _enlarged_masks(
     masks: CellMasks[torch.Tensor],
     pixels: torch.Tensor,
-    some: torch.Tensor,
+    indices: torch.Tensor,
     settings: InferenceSettings,
     input_size: tuple[int, int],
     output_size: tuple[int, int],
     stride: int,
 ) -> RLEMasks:
-    """Enlarge some masks to the size of the result; on a CPU, around their pixels only."""
+    """Enlarge the masks with the given indices, ``(M,)`` int64, to the size of the result.
+
+    On a CPU, only the surroundings of their pixels are enlarged.
+    """
     threshold = settings.mask_threshold
     if pixels.device.type != "cpu":
-        probabilities = masks.logits(some).sigmoid_()
-        return enlarge_masks(probabilities, input_size, output_size, threshold, stride=stride)
+        return RLEMasks.cat(
+            [
+                enlarge_masks(
+                    masks.logits(part).sigmoid_(), input_size, output_size, threshold, stride=stride
+                )
+                for part in indices.split(max(1, CHUNK_FLOATS // math.prod(masks.size)))
+            ]
+        )
     enlarge = Enlarger(masks.size, input_size, output_size, threshold, stride)
 
     def crop_of(mask: int) -> Crop:
@@ -223,7 +231,7 @@ def _enlarged_masks(
         return enlarge(Part(part.sigmoid_().numpy(), left, top))
 
     # One after the other: crops of large masks take as much memory as masks of full size.
-    return RLEMasks.from_crops(map(crop_of, some.tolist()), output_size)
+    return RLEMasks.from_crops(map(crop_of, indices.tolist()), output_size)
 
 
 def _instances(masks: RLEMasks, scores: torch.Tensor, classes: torch.Tensor) -> Instances:

@@ -173,8 +173,9 @@ class SOLOMaskHead(MaskHead):
         return torch.cat([conv.weight[cells, :, 0, 0], conv.bias[cells, None]], dim=1)
 
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
+        kernels = self._kernels(level, cells).float()
         with full_precision(features.device.type):
-            product = self._kernels(level, cells).float() @ _with_ones(features.float())
+            product = torch.addmm(kernels[:, -1:], kernels[:, :-1], features.float().flatten(1))
         return product.unflatten(1, features.shape[-2:])
 
     def losses(
@@ -217,8 +218,10 @@ class DecoupledMaskHead(MaskHead):
         self, features: torch.Tensor, level: int, cells: torch.Tensor
     ) -> torch.Tensor:
         grid = self.num_grids[level]
-        maps = features.float().sigmoid()
-        return maps[cells % grid] * maps[grid + cells // grid]
+        # Only the maps of some columns and rows are needed.
+        some, places = torch.cat([cells % grid, grid + cells // grid]).unique(return_inverse=True)
+        factors = features[some].float().sigmoid()
+        return factors[places[: len(cells)]] * factors[places[len(cells) :]]
 
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
         return _logit(self._probabilities(features, level, cells))

@@ -53,7 +53,7 @@ class SOLO(GridModel[SOLOPredictions]):
         num_classes: int,
         instance_in_features: Sequence[str],
         layout: GridLayout,
-        min_mask_areas: Sequence[int],
+        min_mask_areas: Sequence[float],
         settings: InferenceSettings,
         focal_alpha: float,
         focal_gamma: float,

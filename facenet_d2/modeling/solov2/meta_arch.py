@@ -63,7 +63,7 @@ class SOLOv2(GridModel[SOLOv2Predictions]):
         instance_in_features: Sequence[str],
         mask_in_features: Sequence[str],
         layout: GridLayout,
-        min_mask_areas: Sequence[int],
+        min_mask_areas: Sequence[float],
         settings: InferenceSettings,
         focal_alpha: float,
         focal_gamma: float,

@@ -97,10 +97,13 @@ def window_loss(
     x, y, grid = positions.float().unbind(dim=-1)
     u, v = ((centers - torch.stack([x, y], dim=-1)) * grid[:, None]).float().unbind(dim=-1)
     u, v = u - offset_x, v - offset_y
-    xx, xy, yy = (covariances * grid[:, None].square()).float().unbind(dim=-1)
+    scaled = covariances * grid[:, None].square()
+    xx, xy, yy = scaled.float().unbind(dim=-1)
+    # Of float64 covariances: the terms of a thin diagonal object almost cancel.
+    determinant = (scaled[:, 0] * scaled[:, 2] - scaled[:, 1].square()).float()
     mean_q = (a * u).square() + (b * u + c * v).square()
     mean_q = mean_q + (a.square() + b.square()) * xx + 2 * b * c * xy + c.square() * yy
-    volume = (a * c).square() * (xx * yy - xy.square())
+    volume = (a * c).square() * determinant
     # Rounding may make D slightly negative.
     divergence = mean_q - 1 - (4 * volume.clamp(min=1e-20)).log() / 2
     return divergence.clamp(min=0).log1p()

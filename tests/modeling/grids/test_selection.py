@@ -186,6 +186,20 @@ def test_binary_masks_in_blocks(floats, monkeypatch):
         assert masknesses[i].item() == pytest.approx(np.mean(inside) if inside else 0, abs=1e-6)
 
 
+def test_the_mean_probability_of_a_large_mask_is_exact():
+    logits = torch.linspace(1, 5, 2**20).view(1, 1024, 1024)
+    *_, masknesses = binary_masks(DynamicMasks(torch.ones(1, 1), logits), 0.5, logits.device)
+    assert masknesses.item() == pytest.approx(logits.double().sigmoid().mean().item(), abs=1e-6)
+
+
+def test_no_masks():
+    pixels, areas, masknesses = binary_masks(
+        DynamicMasks(torch.ones(0, 6), torch.randn(6, 7, 5)), 0.5, torch.device("cpu")
+    )
+    assert pixels.shape == (0, 7, 5)
+    assert len(areas) == len(masknesses) == 0
+
+
 def test_cap_on_candidates_takes_the_best():
     """The tiles with the highest scores are selected from a row of tiles of one class."""
     features = torch.full((6, 4, 24), -10.0)
