@@ -49,7 +49,10 @@ PUBLISHED = {
     f"{model}_lite0_{side}_36ep": folder
     for side, folder in LIGHT.items()
     for model in ("solov2", "facenet")
-} | {"facenet_lite0_window_384_36ep": FOLDER.with_name("nwpu_vhr10_lite0_window")}
+} | {
+    f"facenet_lite0_window_{schedule}": FOLDER.with_name("nwpu_vhr10_lite0_window")
+    for schedule in ("384_36ep", "stride2_384_12ep")
+}
 VARIANT_RUNS = [folder for runs in VARIANTS.values() for folder in runs]
 ANCHORS = ["MODEL.YOLACT.ANCHOR_SCALE", "1.5", "MODEL.ANCHOR_GENERATOR.SCALE", "4.0"]
 # (page, runs of other models, schedule, overrides)
@@ -360,6 +363,10 @@ def test_windows_beside_the_light_protocol():
         row = cells[f"{title}, EfficientNet-Lite0, 384 pixels, 36 epochs, mean of {number} seeds"]
         for column, key in (("mask AP", "segm/AP"), ("AP50", "segm/AP50"), ("AP75", "segm/AP75")):
             assert row[column] == f"{np.mean([final(run)[key] for run in some]):.1f}"
+    row = cells["the same with masks at stride 2 for 12 more epochs, one seed"]
+    stride2 = windows / "facenet_lite0_window_stride2_384_12ep" / "seed1"
+    for column, key in (("mask AP", "segm/AP"), ("AP50", "segm/AP50"), ("AP75", "segm/AP75")):
+        assert row[column] == f"{final(stride2)[key]:.1f}"
 
 
 @pytest.mark.parametrize("column", VARIANTS)
