@@ -71,19 +71,23 @@ def ignore_stop_signals() -> None:
 class _Handler:
     """Handler of stop signals that raises :class:`StopRequested` where it is not lost.
 
-    Python prints, but does not raise, exceptions in finalisers and around a fork. There, the
-    handler is called again a little later.
+    Python prints, but does not raise, exceptions in finalisers and around a fork. The handler is
+    then called again a little later: after a fork almost at once, since the next fork, which takes
+    a large process long, may follow.
     """
 
     RETRY = 0.05  # in seconds
+    RETRY_AFTER_FORK = 0.001
 
     def __init__(self) -> None:
         self.signum = 0
         self.is_forking = False
-        # Python runs the last `before` first, so that this includes all other functions at a fork.
+        self.is_pending = False
+        # Python runs the last `before` first and the last `after_in_parent` last, so that these
+        # include all other functions at a fork.
         os.register_at_fork(
             before=partial(setattr, self, "is_forking", True),
-            after_in_parent=partial(setattr, self, "is_forking", False),
+            after_in_parent=self._after_fork,
             after_in_child=partial(setattr, self, "is_forking", False),
         )
 
@@ -91,9 +95,15 @@ class _Handler:
         if signum != signal.SIGALRM:
             self.signum = signum
         if self.is_forking:
-            self.call_later()
+            self.is_pending = True
         else:
             raise StopRequested(self.signum)
+
+    def _after_fork(self) -> None:
+        self.is_forking = False
+        if self.is_pending:
+            self.is_pending = False
+            signal.setitimer(signal.ITIMER_REAL, self.RETRY_AFTER_FORK)
 
     def call_later(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, self.RETRY)

@@ -138,6 +138,34 @@ def test_no_signal_is_lost_in_a_fork():
     sender.wait()
 
 
+def test_a_signal_in_a_slow_fork_takes_effect_soon_after_it():
+    """Also if the next fork follows at once and takes longer than the handler waits elsewhere."""
+    script = """if True:
+        import os, signal, time
+        from facenet_d2.signals import StopRequested, stop_requests
+
+        forks = 0
+
+        def slowly():
+            if forks == 1:
+                os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.06)
+
+        os.register_at_fork(before=slowly)
+        try:
+            with stop_requests():
+                for forks in range(1, 30):
+                    if (child := os.fork()) == 0:
+                        os._exit(0)
+                    os.waitpid(child, 0)
+        except StopRequested as stop:
+            print(stop, forks)
+    """
+    output = subprocess.check_output([sys.executable, "-c", script], cwd=REPOSITORY, text=True)
+    assert output.startswith("stopped by SIGHUP")
+    assert int(output.split()[-1]) <= 2
+
+
 def start_command(script, preparation, *arguments):
     return subprocess.Popen(
         [sys.executable, script, *arguments],

@@ -222,7 +222,9 @@ def _run_network(model: Any, image: torch.Tensor) -> None:
             for level, (grid, maps) in enumerate(
                 zip(model.layout.num_grids, predictions.mask_maps, strict=True)
             ):
-                model.mask_head.logits(maps[0], level, torch.arange(grid * grid))
+                model.mask_head.logits(
+                    model.mask_head.prepare(maps[0]), level, torch.arange(grid * grid)
+                )
         return
     features = model.backbone(image)
     rpn, heads = model.proposal_generator, model.roi_heads

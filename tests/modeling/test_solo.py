@@ -49,7 +49,7 @@ def test_masks_of_cells():
         assert every.shape[1] == GRIDS[level] ** 2
         cells = torch.tensor([0, 2, 7])
         for image in range(2):
-            actual = head.logits(maps[level][image], level, cells)
+            actual = head.logits(head.prepare(maps[level][image]), level, cells)
             torch.testing.assert_close(actual, every[image, cells], rtol=1e-4, atol=1e-5)
 
 
@@ -68,7 +68,7 @@ def test_masks_of_cells_decoupled():
         for row in range(GRIDS[level]):
             for column in range(GRIDS[level]):
                 cell = torch.tensor([row * GRIDS[level] + column])
-                actual = head.logits(maps[level][1], level, cell)[0].sigmoid()
+                actual = head.logits(head.prepare(maps[level][1]), level, cell)[0].sigmoid()
                 torch.testing.assert_close(actual, x[1, column] * y[1, row], rtol=1e-4, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_losses_of_pairs(kind):
     masks = torch.rand(2, 12, 20) > 0.5
     owners = torch.tensor([0, 1, 1])
     actual = head.losses(maps[0], 0, cells, masks, owners)
-    p = head.logits(maps[0], 0, cells).sigmoid()
+    p = head.logits(head.prepare(maps[0]), 0, cells).sigmoid()
     for i in range(3):
         q = masks[owners[i]].float()
         # Equation (11), with the published 1e-3 in each sum below.
@@ -120,6 +120,7 @@ def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
     with EventStorage():
         losses = model.losses(predictions, gt)
     logits, maps = predictions
+    head = model.mask_head
     targets = [assign_targets(x, model.layout, 3, (32, 40)) for x in gt]
     expected = []
     starts = np.cumsum([0] + [s * s for s in model.layout.num_grids])
@@ -129,7 +130,8 @@ def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
             level = int(np.searchsorted(starts, cell, side="right")) - 1
             used.add(level)
             place = torch.tensor([cell - starts[level]])
-            p = model.mask_head.logits(maps[level][i], level, place)[0].sigmoid()
+            features = head.prepare(maps[level][i])
+            p = head.logits(features, level, place)[0].sigmoid()
             q = reduce_masks(target.masks[owner][None], tuple(p.shape))[0].float()
             dice = 1 - 2 * (p * q).sum() / ((p**2).sum() + (q**2).sum() + 2e-3)
             expected.append(dice)
@@ -143,13 +145,15 @@ def test_the_mask_loss_is_the_mean_over_the_pairs_of_the_shared_assigner(model):
 @torch.no_grad()
 def test_parts_of_the_logits_of_cells_in_any_order(model):
     predictions = model.predict(torch.randn(2, 3, 128, 160))
+    head = model.mask_head
     starts = np.cumsum([0] + [s * s for s in model.layout.num_grids])
     cells = torch.tensor([starts[-1] - 1, 3, starts[2] + 1, 0, starts[1]])
     expected = []
     for cell in cells.tolist():
         level = int(np.searchsorted(starts, cell, side="right")) - 1
         place = torch.tensor([cell - starts[level]])
-        p = model.mask_head.logits(predictions.mask_maps[level][1], level, place)[None].sigmoid()
+        features = head.prepare(predictions.mask_maps[level][1])
+        p = head.logits(features, level, place)[None].sigmoid()
         p = F.interpolate(p, size=(32, 40), mode="bilinear", align_corners=False)
         expected.append(p[0, 0])
     expected = torch.stack(expected)
@@ -187,6 +191,9 @@ def test_perfect_outputs_give_the_objects_back(model):
         mask_of[cell] = owner
 
     class Perfect(torch.nn.Module):
+        def prepare(self, features):
+            return features
+
         def logits(self, features, level, places):
             start = sum(s * s for s in model.layout.num_grids[:level])
             masks = target.masks[[mask_of[start + int(k)] for k in places]]
@@ -258,6 +265,8 @@ def test_masks_start_with_their_prior(model, model_cfg):
     model = build_model(model_cfg)
     with torch.no_grad():
         maps = model.predict(torch.zeros(1, 3, 64, 64)).mask_maps
-        p = model.mask_head.logits(maps[0][0], 0, torch.arange(5)).sigmoid()
+        p = model.mask_head.logits(
+            model.mask_head.prepare(maps[0][0]), 0, torch.arange(5)
+        ).sigmoid()
     prior = 0.3**2 if model_cfg.MODEL.SOLO.DECOUPLED else 0.3
     torch.testing.assert_close(p, torch.full_like(p, prior), rtol=0.2, atol=0.02)

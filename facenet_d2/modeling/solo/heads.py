@@ -114,12 +114,16 @@ class MaskHead(SOLOHead):
             One map per level, ``(N, ..., 2 H_l, 2 W_l)``.
         """
 
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        """Convert one image's map of a level, ``(..., 2 H_l, 2 W_l)``, for :meth:`logits`."""
+        return features.float()
+
     @abstractmethod
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
         """Compute the mask logits of K cells of a level.
 
         Args:
-            features: one image's map of the level, ``(..., 2 H_l, 2 W_l)``.
+            features: result of :meth:`prepare`.
             level: index of the level.
             cells: indices of the cells in their grid, ``(K,)`` int64.
 
@@ -172,10 +176,12 @@ class SOLOMaskHead(MaskHead):
         assert isinstance(conv, Conv2d)
         return torch.cat([conv.weight[cells, :, 0, 0], conv.bias[cells, None]], dim=1)
 
+    def prepare(self, features: torch.Tensor) -> torch.Tensor:
+        return _with_ones(features.float()).unflatten(1, features.shape[1:])
+
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
-        kernels = self._kernels(level, cells).float()
         with full_precision(features.device.type):
-            product = torch.addmm(kernels[:, -1:], kernels[:, :-1], features.float().flatten(1))
+            product = self._kernels(level, cells).float() @ features.flatten(1)
         return product.unflatten(1, features.shape[-2:])
 
     def losses(

@@ -35,6 +35,7 @@ class LevelMasks(CellMasks[torch.Tensor]):
         self.size = spatial_size(maps[0])
         self._head = head
         self._maps = maps
+        self._prepared: dict[int, torch.Tensor] = {}
         self._cells = cells
         self._first_cells = layout.first_cells
 
@@ -50,10 +51,12 @@ class LevelMasks(CellMasks[torch.Tensor]):
     ) -> torch.Tensor:
         own = self._cells[cells]
         logits = torch.empty((len(own), *self.size), device=own.device)
-        for level, maps in enumerate(self._maps):
+        for level in range(len(self._maps)):
             first, end = self._first_cells[level : level + 2]
             of_level = (own >= first) & (own < end)
             if of_level.any():
-                small = self._head.logits(maps, level, own[of_level] - first)
+                if level not in self._prepared:
+                    self._prepared[level] = self._head.prepare(self._maps[level])
+                small = self._head.logits(self._prepared[level], level, own[of_level] - first)
                 logits[of_level] = enlarged_logits(small, self.size)
         return logits[:, rows, columns]
