@@ -103,10 +103,10 @@ class _Handler:
         self.is_forking = False
         if self.is_pending:
             self.is_pending = False
-            signal.setitimer(signal.ITIMER_REAL, self.RETRY_AFTER_FORK)
+            self.call_later(self.RETRY_AFTER_FORK)
 
-    def call_later(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, self.RETRY)
+    def call_later(self, delay: float = RETRY) -> None:
+        signal.setitimer(signal.ITIMER_REAL, delay)
 
 
 _handler: _Handler | None = None

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from detectron2.config import get_cfg
 from helpers import REPOSITORY
+from run_files import final, flat, read_metrics
 from safetensors import safe_open
 
 from facenet_d2 import add_facenet_config
@@ -83,25 +84,6 @@ def tables(text):
             [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
         )
         yield [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def final(folder):
-    """Read the metrics after the last iteration plainly."""
-    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
-    *_, last = (line for line in lines if "segm/AP" in line)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    assert last["iteration"] == max(line["iteration"] for line in lines)
-    assert last["iteration"] == config["SOLVER"]["MAX_ITER"]
-    return last
-
-
-def flat(config, prefix=""):
-    found = {}
-    for key, value in config.items():
-        found |= (
-            flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return found
 
 
 def recorded_settings(folder):
@@ -305,7 +287,7 @@ def test_published_weights_are_those_of_the_run(name):
 
 @pytest.mark.parametrize("folder", RUNS, ids=lambda f: f"{f.parent.name}-{f.name}")
 def test_no_run_collapsed(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.json").open()]
+    lines = read_metrics(folder)
     for loss, share in (("loss_mask", 0.75), ("loss_category", 0.6)):
         values = [line[loss] for line in lines if loss in line]
         assert np.mean(values[-5:]) < share * np.mean(values[:3])

@@ -1,12 +1,12 @@
 """docs/TRIALS.md agrees with the metrics.json files in docs/model_zoo/trials."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 import yaml
 from helpers import REPOSITORY
+from run_files import final, flat, read_metrics
 
 from facenet_d2.engine.run_record import read_sessions
 from facenet_d2.evaluation import METRICS
@@ -34,12 +34,8 @@ CHANGES: dict[str, dict[str, object]] = {
 TEXT = (REPOSITORY / "docs" / "TRIALS.md").read_text()
 
 
-def read(folder):
-    return [json.loads(line) for line in (folder / "metrics.json").open()]
-
-
-def final(folder):
-    *_, last = (x for x in read(folder) if "segm/AP" in x)
+def final_metrics(folder):
+    last = final(folder)
     assert last["iteration"] == 1024
     return [last[f"segm/{metric}"] for metric in METRICS]
 
@@ -48,18 +44,9 @@ def table_rows():
     return [[c.strip() for c in line.strip("|").split("|")] for line in TEXT.splitlines()]
 
 
-def flat(node, prefix=""):
-    """Return {dotted key: value} of a nested dictionary."""
-    settings = {}
-    for key, value in node.items():
-        nested = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        settings |= nested or {f"{prefix}{key}": value}
-    return settings
-
-
 def cells(folder):
     """Compute a row of the table plainly: losses over four windows, and the final metrics."""
-    lines = read(folder)
+    lines = read_metrics(folder)
     row = []
     for first, last in ((0, 200), (200, 400), (400, 600), (920, 1024)):
         window = [x for x in lines if "loss_mask" in x and first <= x["iteration"] < last]
@@ -67,7 +54,7 @@ def cells(folder):
             sum(x[key] for x in window) / len(window) for key in ("loss_mask", "loss_category")
         )
         row.append(f"{mask:.2f}/{category:.2f}")
-    return row + [f"{x:.1f}" for x in final(folder)]
+    return row + [f"{x:.1f}" for x in final_metrics(folder)]
 
 
 def test_there_are_runs():
@@ -87,7 +74,7 @@ def test_the_rows_with_windows_are_all_there():
 @pytest.mark.parametrize("name", CHANGES)
 def test_the_rows_with_windows(name):
     """AP of three seeds, its mean and sample deviation, and the means of the other metrics."""
-    metrics = np.array([final(WINDOWS / name / f"seed{seed}") for seed in (1, 2, 3)])
+    metrics = np.array([final_metrics(WINDOWS / name / f"seed{seed}") for seed in (1, 2, 3)])
     (row,) = (r for r in table_rows() if r[0].endswith(f"(`{name}`)") and "±" in "".join(r))
     deviation = np.sqrt(((metrics[:, 0] - metrics[:, 0].mean()) ** 2).sum() / 2)
     assert row[1:4] == [f"{ap:.1f}" for ap in metrics[:, 0]]
@@ -128,7 +115,7 @@ def test_runs_with_the_settings_of_the_paper_did_not_collapse(name, model, seed)
     assert (solver["WARMUP_ITERS"], solver["CLIP_GRADIENTS"]["CLIP_VALUE"]) == (500, 35.0)
     assert config["SEED"] == seed
     assert sum(s["iterations"] for s in read_sessions(folder)) == 600
-    lines = read(folder)
+    lines = read_metrics(folder)
     losses = []
     for first in range(0, 600, 100):
         window = [x["loss_mask"] for x in lines if first <= x["iteration"] < first + 100]

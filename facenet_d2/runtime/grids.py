@@ -205,11 +205,11 @@ def matrix_nms(
         if kernel == "gaussian":
             # The quotient of the exponentials would underflow for a large sigma.
             overlap = (np.square(iou) - np.square(covered)).max(axis=0)
-            result[own] *= np.exp(np.float32(-sigma) * overlap)
+            decay = np.exp(np.float32(-sigma) * overlap)
         else:
             # Exact duplicates make the divisor zero.
-            decay = (1 - iou) / np.maximum(1 - covered, np.float32(1e-6))
-            result[own] *= decay.min(axis=0)
+            decay = ((1 - iou) / np.maximum(1 - covered, np.float32(1e-6))).min(axis=0)
+        result[own] *= decay
     return result
 
 

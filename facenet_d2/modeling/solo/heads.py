@@ -116,7 +116,7 @@ class MaskHead(SOLOHead):
 
     def prepare(self, features: torch.Tensor) -> torch.Tensor:
         """Convert one image's map of a level, ``(..., 2 H_l, 2 W_l)``, for :meth:`logits`."""
-        return features.float()
+        return features
 
     @abstractmethod
     def logits(self, features: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
